@@ -1,0 +1,139 @@
+"""Which module outputs, with which factors, add up to what a block adds to the residual stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+TOLERANCE = 4.0  # rounding errors of the model's dtype that an identity may be off by, root mean square
+
+
+@dataclass(frozen=True)
+class Fit:
+    """`out = carry * start + sum(scales[i] * parts[i])`, off by `error` relative to the stream."""
+
+    parts: tuple[int, ...]
+    scales: tuple[float, ...]
+    carry: float
+    error: float
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """In float64 on the CPU: identities are judged there."""
+    return tensor.detach().to("cpu", torch.float64)
+
+
+def rounding(dtype: torch.dtype) -> float:
+    """One rounding step of `dtype`, relative."""
+    return torch.finfo(dtype).eps
+
+
+def same(a: Tensor | None, b: Tensor | None) -> bool:
+    """Whether two recorded tensors are one value."""
+    return a is not None and b is not None and a.shape == b.shape and bool(torch.equal(a.cpu(), b.cpu()))
+
+
+def factor(a: Tensor, b: Tensor) -> float | None:
+    """The `k` for which `a = k * b` up to rounding, or None; 1.0 when both are zero."""
+    if a.shape != b.shape:
+        return None
+    x, y = wide(a).flatten(), wide(b).flatten()
+    size = float(y @ y)
+    if size == 0.0:
+        return 1.0 if float(x.abs().max()) == 0.0 else None
+    k = float(x @ y) / size
+    if k == 0.0:
+        return None
+    limit = 4 * max(rounding(a.dtype), rounding(b.dtype))
+    return snap(k, (), limit) if float((x - k * y).norm()) <= limit * float(x.norm()) else None
+
+
+def snap(value: float, known: Sequence[float], limit: float) -> float:
+    """`value`, or 1 or the number of the configuration that it is up to rounding."""
+    for candidate in (1.0, -1.0, *known):
+        if abs(value - candidate) <= 4 * limit * abs(candidate):
+            return float(candidate)
+    return value
+
+
+class Sums:
+    """The search for sums of one block: `out` against `start` and the candidate `parts`, all `[batch, pos, d_model]`."""
+
+    def __init__(self, start: Tensor, out: Tensor, parts: Sequence[Tensor], known: Sequence[float] = ()) -> None:
+        self.eps = rounding(out.dtype)
+        self.known = known
+        self.start, self.out = wide(start).flatten(), wide(out).flatten()
+        self.parts = [wide(p).flatten() for p in parts]
+        self.size = float(self.start.norm() + self.out.norm()) or 1.0
+        weight = 1.0 / (self.eps * (self.start.abs() + self.out.abs()) + 1e-2 * self.eps * self.size / len(self.out) ** 0.5)
+        self.weight = weight
+        rows = torch.stack([self.start, *self.parts, self.out]) * weight
+        self.gram = rows @ rows.T
+        self.norms = [float(self.gram[i + 1, i + 1]) ** 0.5 for i in range(len(self.parts))]
+
+    def fit(self, parts: tuple[int, ...], carried: bool = False) -> Fit | None:
+        """The least-squares factors of `parts`, or None when they do not make up `out`."""
+        live = [i for i in parts if self.norms[i] > 0]
+        columns = ([0] if carried else []) + [i + 1 for i in live]
+        target = len(self.parts) + 1
+        right = self.gram[columns, target] - (0 if carried else self.gram[columns, 0])
+        solution = self._solve(columns, right)
+        if solution is None:
+            return None
+        limit = max(self.eps, 1e-6)
+        values = [snap(float(v), self.known, 4 * limit) for v in solution]
+        carry = values.pop(0) if carried else 1.0
+        scales = dict(zip(live, values, strict=True))
+        if any(abs(s) * self.norms[i] < TOLERANCE * len(self.out) ** 0.5 for i, s in scales.items()):
+            return None  # a factor of nothing: the part is not needed
+        return self._judge(parts, tuple(scales.get(i, 1.0) for i in parts), carry)
+
+    def _solve(self, columns: list[int], right: Tensor) -> Tensor | None:
+        if not columns:
+            return torch.zeros(0, dtype=torch.float64)
+        square = self.gram[columns][:, columns]
+        scale = square.diagonal().sqrt()
+        normed = square / scale[:, None] / scale[None, :]
+        if float(torch.linalg.eigvalsh(normed)[0]) < 1e-9:
+            return None
+        return torch.linalg.solve(normed, right / scale) / scale
+
+    def _judge(self, parts: tuple[int, ...], scales: tuple[float, ...], carry: float) -> Fit | None:
+        total = carry * self.start
+        reach = total.abs() + self.out.abs()
+        for i, scale in zip(parts, scales, strict=True):
+            total = total + scale * self.parts[i]
+            reach = reach + abs(scale) * self.parts[i].abs()
+        off = (self.out - total).abs()
+        if float((off / (self.eps * reach + 1e-30)).square().mean().sqrt()) > TOLERANCE:
+            return None
+        return Fit(parts, scales, carry, float(off.norm()) / self.size)
+
+    def search(self, groups: Sequence[Sequence[int]], extra: Sequence[int]) -> Fit | None:
+        """The first sum that fits: one part of each of `groups`, then with one or two of `extra`, then with a carry."""
+        for carried in (False, True):
+            for more in range(3):
+                best: list[Fit] = []
+                for others in combinations(extra, more):
+                    for chosen in _choices(groups):
+                        if not set(chosen) & set(others) and (found := self.fit((*chosen, *others), carried)):
+                            best.append(found)
+                if best:
+                    return min(best, key=_preference)
+        return None
+
+
+def _choices(groups: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+    chosen: list[tuple[int, ...]] = [()]
+    for group in groups:
+        chosen = [(*c, i) for c in chosen for i in group]
+    return chosen
+
+
+def _preference(fit: Fit) -> tuple[float, ...]:
+    """Factors of one first, then what reached the stream last."""
+    return (sum(abs(s - 1.0) > 1e-9 for s in fit.scales), *(-float(p) for p in fit.parts))
