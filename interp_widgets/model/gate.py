@@ -1,0 +1,213 @@
+"""The hooks: installed once per model, inert unless a run of ours on *this* module is active in this context.
+
+The two hook functions are module-level and hold no state, so a hooked model can be deep-copied, pickled and saved. Which
+run is active is a `ContextVar`: another thread's forward, or the user's own between two of our tokens, never sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from interp_widgets.model.anatomy import Anatomy
+from interp_widgets.model.errors import CancelledError, ModelChangedError
+
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+Before = Callable[[Args, Kwargs], tuple[Args, Kwargs] | None]
+After = Callable[[Args, Kwargs, Any], Any]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """What a run wants of one attention call.
+
+    Attributes:
+        see: called with the query, key and value that the attention function was handed, and the pattern
+            `[row, head, dest, src]`; returns an edited pattern, or None to leave it.
+    """
+
+    see: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor | None]
+
+
+@dataclass
+class Program:
+    """What one forward does, module by module.
+
+    Attributes:
+        before: called with a module's arguments, may return new ones.
+        after: called with a module's output, may return a new one.
+        attention: called by the attention wrapper with the attention module; see `patterns.py`.
+        cancelled: asked before every block.
+        blocks: the modules before which `cancelled` is asked.
+    """
+
+    before: dict[nn.Module, list[Before]] = field(default_factory=dict[nn.Module, list[Before]])
+    after: dict[nn.Module, list[After]] = field(default_factory=dict[nn.Module, list[After]])
+    attention: dict[nn.Module, list[Tap]] = field(default_factory=dict[nn.Module, "list[Tap]"])
+    cancelled: Callable[[], bool] | None = None
+    blocks: frozenset[nn.Module] = frozenset()
+
+    def on_before(self, module: nn.Module, handler: Before) -> None:
+        """Add a handler of `module`'s arguments."""
+        self.before.setdefault(module, []).append(handler)
+
+    def on_after(self, module: nn.Module, handler: After) -> None:
+        """Add a handler of `module`'s output."""
+        self.after.setdefault(module, []).append(handler)
+
+
+_ACTIVE: ContextVar[Program | None] = ContextVar("interp_widgets_active_program", default=None)
+
+
+def active() -> Program | None:
+    """The program of this context, if one of our runs is going on here."""
+    return _ACTIVE.get()
+
+
+@contextmanager
+def activate(program: Program) -> Iterator[None]:
+    """Make `program` the one that the hooks obey, in this context only; nothing else survives the block."""
+    token = _ACTIVE.set(program)
+    try:
+        yield
+    finally:
+        _ACTIVE.reset(token)
+
+
+def before_hook(module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
+    """The forward-pre hook of every watched module."""
+    program = _ACTIVE.get()
+    if program is None or torch.compiler.is_compiling():
+        return None
+    if program.cancelled is not None and module in program.blocks and program.cancelled():
+        raise CancelledError
+    handlers = program.before.get(module)
+    if handlers is None:
+        return None
+    changed = False
+    for handler in handlers:
+        result = handler(args, kwargs)
+        if result is not None:
+            (args, kwargs), changed = result, True
+    return (args, kwargs) if changed else None
+
+
+def after_hook(module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
+    """The forward hook of every watched module."""
+    program = _ACTIVE.get()
+    if program is None or torch.compiler.is_compiling():
+        return None
+    handlers = program.after.get(module)
+    if handlers is None:
+        return None
+    changed = False
+    for handler in handlers:
+        result = handler(args, kwargs, output)
+        if result is not None:
+            output, changed = result, True
+    return output if changed else None
+
+
+def watched(anatomy: Anatomy) -> tuple[dict[nn.Module, None], dict[nn.Module, None]]:
+    """The modules whose arguments, and those whose outputs, a run may want; in order, each once."""
+    before: dict[nn.Module, None] = {}
+    after: dict[nn.Module, None] = {anatomy.embed: None}
+    for layer in anatomy.layers:
+        before[layer.module] = None
+        before.update(dict.fromkeys(layer.norms))
+        if layer.middle is not None:
+            before[layer.middle] = None
+        if layer.attention is not None:
+            before[layer.attention.output] = None
+            after[layer.attention.module] = None
+            if layer.attention.write is not None:
+                after[layer.attention.write.module] = None
+        if layer.mlp is not None:
+            before[layer.mlp.entry or layer.mlp.module] = None
+            if layer.mlp.neurons is not None:
+                before[layer.mlp.neurons] = None
+            if layer.mlp.write is not None:
+                after[layer.mlp.write.module] = None
+    if anatomy.final_norm is not None:
+        before[anatomy.final_norm] = None
+    before[anatomy.unembed] = None
+    return before, after
+
+
+class Gate:
+    """Our hooks on one model, and the promise that they are there when a run starts and gone after `remove`.
+
+    Example:
+        >>> gate = Gate(anatomy)            # doctest: +SKIP
+        >>> gate.install(); gate.remove()   # doctest: +SKIP
+    """
+
+    def __init__(self, anatomy: Anatomy) -> None:
+        self._before, self._after = watched(anatomy)
+        self._paths: Mapping[str, nn.Module] = anatomy.paths
+        self._root = anatomy.root
+        self._handles: dict[tuple[str, nn.Module], RemovableHandle] = {}
+
+    def install(self) -> None:
+        """Install what is missing: the first time everything, later what somebody else removed."""
+        for module in self._before:
+            self._ensure("before", module, module._forward_pre_hooks)  # pyright: ignore[reportPrivateUsage]
+        for module in self._after:
+            self._ensure("after", module, module._forward_hooks)  # pyright: ignore[reportPrivateUsage]
+
+    def _ensure(self, when: str, module: nn.Module, present: Mapping[int, Any]) -> None:
+        handle = self._handles.get((when, module))
+        if handle is not None and handle.id in present:
+            return
+        if when == "before":
+            handle = module.register_forward_pre_hook(before_hook, prepend=True, with_kwargs=True)
+        else:
+            handle = module.register_forward_hook(after_hook, prepend=True, with_kwargs=True)
+        self._handles[when, module] = handle
+
+    def check(self) -> None:
+        """Raise when a watched module is no longer the one in the model.
+
+        Raises:
+            ModelChangedError: naming the module that was replaced or is gone.
+        """
+        for path, module in self._paths.items():
+            here: Any = self._root
+            for name in path.split(".") if path else ():
+                here = here._modules.get(name) if isinstance(here, nn.Module) else None  # pyright: ignore[reportPrivateUsage]
+            if here is not module:
+                what = "is gone" if here is None else "was replaced"
+                raise ModelChangedError(
+                    f"The module {path!r} {what} while the model was open, so what is hooked is not what runs; "
+                    "open the model again with iw.open(model, tokenizer)."
+                )
+
+    def remove(self) -> None:
+        """Remove our hooks and nobody else's."""
+        for handle in self._handles.values():
+            handle.remove()
+        self._handles.clear()
+
+    @property
+    def count(self) -> int:
+        """How many hooks of ours are on the model."""
+        return len(self._handles)
+
+
+def foreign_hooks(root: nn.Module) -> list[tuple[str, str]]:
+    """Hooks that are not ours: `(module path, function name)`, the user's and transformers' own alike."""
+    found: list[tuple[str, str]] = []
+    for path, module in root.named_modules():
+        for table in (module._forward_pre_hooks, module._forward_hooks):  # pyright: ignore[reportPrivateUsage]
+            for hook in table.values():
+                if hook is not before_hook and hook is not after_hook:
+                    found.append((path, getattr(hook, "__qualname__", type(hook).__name__)))
+    return found

@@ -1,0 +1,317 @@
+"""LiveModel: one per module. The module, its tokenizer and anatomy, the hooks, the lock, and what runs on them."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, overload
+
+import torch
+from torch import nn
+
+from interp_widgets.model.anatomy import Anatomy, find_anatomy
+from interp_widgets.model.cache import ByteCache
+from interp_widgets.model.compile import compile_program, receipts_of
+from interp_widgets.model.errors import ClosedError, FeatureOffError, PromptError
+from interp_widgets.model.fingerprint import Fingerprint, WeightProbe
+from interp_widgets.model.gate import Gate, Program
+from interp_widgets.model.interventions import Intervention
+from interp_widgets.model.patterns import install, remove, wraps
+from interp_widgets.model.question import Asked, Prompt, Token, Tokenizer
+from interp_widgets.model.readout import Readout
+from interp_widgets.model.reading import Reading, read_answer
+from interp_widgets.model.receipts import Receipt
+from interp_widgets.model.reference import Reference
+from interp_widgets.model.report import Report
+from interp_widgets.model.run import Batch, Caller, Run, batch_of, forward
+from interp_widgets.model.sites import Site
+
+_REGISTRY: dict[int, weakref.ref[LiveModel]] = {}
+_REGISTRY_LOCK = threading.Lock()
+_RUN_BYTES = 256 << 20
+
+
+class LiveModel:
+    """The user's own module, opened: stock `transformers`, never wrapped, re-weighted or left changed.
+
+    Use `open_model`, which gives the same `LiveModel` for the same module.
+
+    Attributes:
+        module: the module that was passed.
+        tokenizer: the tokenizer that was passed.
+        anatomy: where its parts are.
+        report: the checks on attach.
+        reference: the prompts that mean ablation uses when nothing else is named.
+    """
+
+    def __init__(self, module: nn.Module, tokenizer: Any, *, name: str, reference: Reference | None, cache_bytes: int) -> None:
+        self.module = module
+        self.tokenizer = tokenizer
+        self.name = name
+        self.anatomy: Anatomy = find_anatomy(module)
+        self.reference = reference
+        self.lock = threading.RLock()
+        self.cache = ByteCache(cache_bytes)
+        self.tokens = Tokenizer(tokenizer, self.anatomy.vocab, context_length(self.anatomy.root))
+        self.unk_is_bos = getattr(tokenizer, "unk_token_id", None) in (None, getattr(tokenizer, "bos_token_id", None))
+        self.gate = Gate(self.anatomy)
+        self.caller = Caller(self.anatomy)
+        self.readout = Readout(self.anatomy)
+        self.dims: dict[str, int] = {}
+        self._probe = WeightProbe(self.anatomy)
+        self._salt = 0
+        self._users = 0
+        self._attention = attention_implementation(self.anatomy.root)
+        self.report: Report = Report(())
+
+    # ---- lifetime -------------------------------------------------------------------------------------------------
+
+    def acquire(self) -> None:
+        """One more session uses this model; the first one installs the hooks."""
+        with self.lock:
+            self._users += 1
+            if self._users == 1:
+                self.gate.install()
+                if self.patterns_wrapped:
+                    install(self._attention)
+
+    def release(self) -> None:
+        """One session less; with the last one the hooks go and the cache is freed."""
+        with self.lock:
+            if self._users == 0:
+                return
+            self._users -= 1
+            if self._users == 0:
+                self.gate.remove()
+                if self.patterns_wrapped:
+                    remove(self._attention)
+                self.cache.clear()
+
+    @property
+    def patterns_wrapped(self) -> bool:
+        """Whether attention goes through the registry, so that patterns can be read and written there."""
+        return wraps(self._attention)
+
+    @property
+    def rotary(self) -> bool:
+        """Whether queries and keys are rotated before attention sees them."""
+        return any("rotary" in type(m).__name__.lower() for m in self.anatomy.root.modules())
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        weight = getattr(self.anatomy.embed, "weight", None)
+        if isinstance(weight, torch.Tensor) and not weight.is_meta:
+            return weight.device
+        hook = getattr(self.anatomy.embed, "_hf_hook", None)
+        return torch.device(getattr(hook, "execution_device", None) or "cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return next((p.dtype for p in self.anatomy.root.parameters() if p.is_floating_point()), torch.float32)
+
+    def fingerprint(self) -> Fingerprint:
+        """The key of everything cached: weights, foreign hooks, mode."""
+        return (*self._probe.read(), self._salt)
+
+    def refresh(self) -> None:
+        """Forget what is cached, after a change that the key cannot see."""
+        self._salt += 1
+        self.cache.clear()
+
+    def ready(self) -> None:
+        """Called inside the lock before every forward: hooks are there, modules are the ones that were found.
+
+        Raises:
+            ClosedError: when no session holds the model.
+            ModelChangedError: when a module was replaced.
+        """
+        if self._users == 0:
+            raise ClosedError(f"The model {self.name!r} has been closed; open it again with iw.open(model, tokenizer).")
+        refuse_dropout(self.anatomy.root)
+        self.gate.check()
+        self.gate.install()
+
+    # ---- running --------------------------------------------------------------------------------------------------
+
+    @overload
+    def run(
+        self, prompt: str | Sequence[int], interventions: Sequence[Intervention] = (), read: Sequence[str | Site] = ()
+    ) -> Run: ...
+    @overload
+    def run(
+        self, prompt: Sequence[str] | Sequence[Sequence[int]], interventions: Sequence[Intervention] = (), read: Sequence[str | Site] = ()
+    ) -> list[Run]: ...
+    def run(self, prompt: Any, interventions: Sequence[Intervention] = (), read: Sequence[str | Site] = ()) -> Any:
+        """One forward under `interventions`; a list of prompts gives a list of runs, each exact.
+
+        Args:
+            prompt: a text, token ids, chat messages, or a list of texts or of id lists.
+            interventions: applied in order; at one site the later sees what the earlier left.
+            read: sites to read, after the interventions; `run["L1H3"]`.
+
+        Raises:
+            PromptError, SiteError, InterventionError, FeatureOffError, ModelChangedError, ClosedError: each in a sentence.
+
+        Example:
+            >>> run = live.run("The cat", [Ablate("L0H1", mode="zero")])   # doctest: +SKIP
+            >>> run.receipts[0].state                                      # doctest: +SKIP
+            'acted'
+        """
+        if _is_many(prompt):
+            return self.runs(prompt, interventions, read)
+        return self.runs([prompt], interventions, read)[0]
+
+    def runs(
+        self,
+        prompts: Sequence[Prompt],
+        interventions: Sequence[Intervention] = (),
+        read: Sequence[str | Site] = (),
+        *,
+        logits: bool = True,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> list[Run]:
+        """The runs of several prompts, in batches that fit the memory budget."""
+        if not prompts:
+            raise PromptError("There is no prompt to run; pass at least one.")
+        encoded = [self.tokens.encode(p) for p in prompts]
+        sites = [Site.parse(s) for s in read]
+        out: list[Run] = []
+        for chunk in _chunks(encoded, self.anatomy.vocab if logits or not self.caller.keeps else self.anatomy.d_model * 16):
+            out += self._run_batch(chunk, interventions, sites, logits, cancelled)
+        return out
+
+    def _run_batch(
+        self,
+        prompts: Sequence[tuple[Token, ...]],
+        interventions: Sequence[Intervention],
+        sites: Sequence[Site],
+        logits: bool,
+        cancelled: Callable[[], bool] | None,
+    ) -> list[Run]:
+        with self.lock:
+            self.ready()
+            batch = batch_of(prompts, self.device)
+            compiled = compile_program(self, batch, interventions, sites, prompts, cancelled)
+            keep = None if logits else [batch.ids.shape[1] - 1]
+            full, _ = forward(self.caller, self.anatomy, batch, compiled.program, keep)
+        return [
+            Run(
+                prompt,
+                full[r, : len(prompt)] if logits else full[r],
+                receipts_of(compiled, self.anatomy, batch, r),
+                {site: compiled.captured(site, r, len(prompt)) for site in sites},
+            )
+            for r, prompt in enumerate(prompts)
+        ]
+
+    def answer(
+        self, asked: Asked, interventions: Sequence[Intervention] = (), cancelled: Callable[[], bool] | None = None
+    ) -> Reading:
+        """The logits at the read position, always by the same one-row path; see `reading.py`."""
+        return read_answer(self, asked, interventions, cancelled)
+
+    def program(self, cancelled: Callable[[], bool] | None = None) -> Program:
+        """An empty program for this model."""
+        return Program(cancelled=cancelled, blocks=frozenset(layer.module for layer in self.anatomy.layers))
+
+    def batch(self, tokens: Sequence[Token]) -> Batch:
+        """One prompt as a batch of one row."""
+        return batch_of([tuple(tokens)], self.device)
+
+    def need(self, feature: str) -> None:
+        """Raise when a check on attach switched `feature` off.
+
+        Raises:
+            FeatureOffError: with the check's reason.
+        """
+        reason = self.report.off.get(feature)
+        if reason is not None:
+            raise FeatureOffError(f"{feature} is off for {self.name!r}: {reason}")
+
+    def __repr__(self) -> str:
+        a = self.anatomy
+        return f"LiveModel({self.name!r}, {len(a.layers)} layers, d_model={a.d_model}, {str(self.dtype).removeprefix('torch.')})"
+
+    def receipts(self, prompt: Prompt, interventions: Sequence[Intervention]) -> tuple[Receipt, ...]:
+        """Only the receipts of a run."""
+        return self.runs([prompt], interventions, logits=False)[0].receipts
+
+
+def open_model(
+    module: nn.Module, tokenizer: Any, *, name: str | None = None, reference: Reference | None = None, cache_bytes: int = 256 << 20
+) -> LiveModel:
+    """The `LiveModel` of `module`: the same one while it is open, and verified when it is new.
+
+    Raises:
+        ModelRefusedError: for a structural reason, before any hook.
+    """
+    from interp_widgets.model.verify import verify
+
+    with _REGISTRY_LOCK:
+        known = _REGISTRY.get(id(module))
+        live = known() if known is not None else None
+        if live is not None and live.module is module:
+            live.acquire()
+            return live
+        live = LiveModel(module, tokenizer, name=name or model_name(module), reference=reference, cache_bytes=cache_bytes)
+        live.acquire()
+        try:
+            live.report = verify(live)
+        except BaseException:
+            live.release()
+            raise
+        _REGISTRY[id(module)] = weakref.ref(live, lambda _, key=id(module): _REGISTRY.pop(key, None))
+        return live
+
+
+def model_name(module: nn.Module) -> str:
+    """What the model calls itself."""
+    config = getattr(module, "config", None)
+    return str(getattr(config, "_name_or_path", "") or type(module).__name__)
+
+
+def attention_implementation(root: nn.Module) -> str:
+    """The attention implementation in use, by the registry's name."""
+    return str(getattr(getattr(root, "config", None), "_attn_implementation", None) or "eager")
+
+
+def context_length(root: nn.Module) -> int | None:
+    """How many positions the model knows, if its configuration says so."""
+    config = getattr(root, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    value = next((v for n in ("max_position_embeddings", "n_positions", "max_seq_len") if (v := getattr(text, n, None))), None)
+    return int(value) if isinstance(value, int) and value > 0 else None
+
+
+def refuse_dropout(root: nn.Module) -> None:
+    """Refuse a model in training mode with dropout: two runs of it differ.
+
+    Raises:
+        ModelRefusedError: naming the dropout.
+    """
+    from interp_widgets.model.errors import ModelRefusedError
+
+    if not root.training and not any(m.training for m in root.children()):
+        return
+    for path, m in root.named_modules():
+        if m.training and isinstance(m, nn.Dropout) and m.p > 0:
+            raise ModelRefusedError(
+                f"The model is in training mode and {path!r} drops {m.p:.0%} at random, so no two runs agree; call model.eval() first."
+            )
+
+
+def _is_many(prompt: Any) -> bool:
+    return isinstance(prompt, (list, tuple)) and len(prompt) > 0 and isinstance(prompt[0], (str, list, tuple))
+
+
+def _chunks(prompts: Sequence[tuple[Token, ...]], per_token: int) -> list[list[tuple[Token, ...]]]:
+    chunks: list[list[tuple[Token, ...]]] = [[]]
+    for prompt in prompts:
+        width = max([len(prompt), *(len(p) for p in chunks[-1])])
+        if chunks[-1] and width * (len(chunks[-1]) + 1) * per_token * 4 > _RUN_BYTES:
+            chunks.append([])
+        chunks[-1].append(prompt)
+    return chunks

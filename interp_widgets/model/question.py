@@ -1,0 +1,228 @@
+"""A question put to a model: prompts, a target and a foil, and the metric that reads the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from interp_widgets.model.errors import PromptError
+
+MetricFn = Callable[[torch.Tensor], float]
+Prompt = str | Sequence[int] | Sequence[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token: its id, its text, and whether it is `"text"`, `"special"` or part of a split character (`"byte"`)."""
+
+    id: int
+    text: str
+    kind: str = "text"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt of a prompt set, with its own target and foil (and a corrupt prompt to compare with)."""
+
+    prompt: str
+    target: str | int | Sequence[str | int] | None = None
+    foil: str | int | Sequence[str | int] | None = None
+    corrupt: str | None = None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How an answer is read from logits `[vocab]`: one sign, positive = toward the target.
+
+    Several target (or foil) tokens are read by logsumexp; no foil means minus the mean logit; `fn` replaces all of it.
+
+    Example:
+        >>> Metric((0,), (1,)).of(torch.tensor([[2.0, 0.5, 0.0]])).tolist()
+        [1.5]
+    """
+
+    target: tuple[int, ...]
+    foil: tuple[int, ...] = ()
+    fn: MetricFn | None = None
+
+    @property
+    def label(self) -> str:
+        """What the number is called."""
+        if self.fn is not None:
+            return getattr(self.fn, "__name__", "own metric").replace("_", " ").replace("<lambda>", "own metric")
+        return "logit difference" if self.foil else "logit over the mean logit"
+
+    def of(self, logits: torch.Tensor) -> torch.Tensor:
+        """The metric of every row of `logits [row, vocab]` (float32), differentiable unless `fn` is set."""
+        if self.fn is not None:
+            return torch.tensor([float(self.fn(row)) for row in logits], device=logits.device)
+        target = _pick(logits, self.target)
+        return target - (_pick(logits, self.foil) if self.foil else logits.mean(-1))
+
+
+def _pick(logits: torch.Tensor, ids: tuple[int, ...]) -> torch.Tensor:
+    return logits[:, ids[0]] if len(ids) == 1 else logits[:, list(ids)].logsumexp(-1)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One example, resolved to tokens."""
+
+    prompt: str
+    tokens: tuple[Token, ...]
+    metric: Metric
+    target: tuple[Token, ...]
+    foil: tuple[Token, ...]
+    position: int
+    corrupt: tuple[Token, ...] | None = None
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Token ids."""
+        return tuple(t.id for t in self.tokens)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: one example, or a prompt set.
+
+    Example:
+        >>> q = session.ask("When Mary and John went to the store, John gave a drink to", " Mary", " John")  # doctest: +SKIP
+        >>> q.label                                                                                          # doctest: +SKIP
+        'logit difference'
+    """
+
+    examples: tuple[Asked, ...]
+
+    @property
+    def first(self) -> Asked:
+        """The example on the screen."""
+        return self.examples[0]
+
+    @property
+    def label(self) -> str:
+        """What the metric is called."""
+        return self.first.metric.label
+
+    @property
+    def n(self) -> int:
+        """How many examples."""
+        return len(self.examples)
+
+
+class Tokenizer:
+    """What we need of a Hugging Face tokenizer, with errors in sentences."""
+
+    def __init__(self, tokenizer: Any, vocab: int, context: int | None) -> None:
+        self.raw = tokenizer
+        self.vocab = vocab
+        self.context = context
+        self._special = frozenset(int(i) for i in getattr(tokenizer, "all_special_ids", ()) or ())
+
+    def encode(self, prompt: Prompt, bos: bool | None = None) -> tuple[Token, ...]:
+        """Exactly `tokenizer(prompt)`; `bos=True` prepends one where the tokenizer adds none.
+
+        Raises:
+            PromptError: for an empty prompt, ids outside the vocabulary, or more tokens than the context holds.
+        """
+        ids, template = self._ids(prompt)
+        start = getattr(self.raw, "bos_token_id", None)
+        if bos and (not ids or ids[0] != start):
+            if start is None:
+                raise PromptError("bos=True was asked for, but this tokenizer has no BOS token; leave it out.")
+            ids = [int(start), *ids]
+        content = [i for i in ids if i not in self._special]
+        if not ids or (not content and isinstance(prompt, str) and not prompt):
+            raise PromptError("The prompt is empty; type a few words first.")
+        self._check(ids)
+        return tuple(self.token(i, special) for i, special in zip(ids, self._marks(ids, template), strict=True))
+
+    def _ids(self, prompt: Prompt) -> tuple[list[int], bool]:
+        if isinstance(prompt, str):
+            if not prompt:
+                raise PromptError("The prompt is empty; type a few words first.")
+            return [int(i) for i in self.raw(prompt)["input_ids"]], False
+        items = list(prompt)
+        if items and isinstance(items[0], dict):
+            try:
+                ids = self.raw.apply_chat_template(items, tokenize=True, add_generation_prompt=True, return_dict=False)
+            except Exception as error:
+                raise PromptError(f"The chat template could not be applied: {error}; pass a plain prompt instead.") from error
+            return [int(i) for i in ids], True
+        if not all(isinstance(i, int) and not isinstance(i, bool) for i in items):
+            raise PromptError(f"A prompt is a text, token ids, or chat messages, not {prompt!r:.60}.")
+        return [int(i) for i in items], False  # pyright: ignore[reportArgumentType]  (checked one line above)
+
+    def _check(self, ids: Sequence[int]) -> None:
+        for i in ids:
+            if not 0 <= i < self.vocab:
+                raise PromptError(f"Token id {i} does not exist: the model's vocabulary has ids 0 to {self.vocab - 1}.")
+        if self.context is not None and len(ids) > self.context:
+            raise PromptError(
+                f"The prompt has {len(ids)} tokens, but the model's context holds {self.context}; "
+                f"shorten it by {len(ids) - self.context}."
+            )
+
+    def _marks(self, ids: Sequence[int], template: bool) -> list[bool]:
+        return [i in self._special for i in ids]
+
+    def token(self, i: int, special: bool | None = None) -> Token:
+        """The token with id `i`, a part of a split character shown as its byte."""
+        text = str(self.raw.decode([i], clean_up_tokenization_spaces=False)) if i < len(self.raw) else f"⟨{i}⟩"
+        if i in self._special if special is None else special:
+            return Token(i, text or f"⟨{i}⟩", "special")
+        if "\ufffd" in text:
+            return Token(i, self._bytes(i), "byte")
+        return Token(i, text)
+
+    def _bytes(self, i: int) -> str:
+        piece = str(self.raw.convert_ids_to_tokens(i))
+        table = _byte_alphabet()
+        if all(c in table for c in piece):
+            return "".join(f"⟨{table[c]:02X}⟩" for c in piece)
+        return piece
+
+    def one(self, what: str, spec: str | int) -> Token:
+        """A target or foil: one token, by text or id.
+
+        Raises:
+            PromptError: when it is not exactly one token of this vocabulary.
+        """
+        if isinstance(spec, bool) or not isinstance(spec, (str, int)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise PromptError(f"The {what} is a token's text or id, not {spec!r}.")
+        if isinstance(spec, int):
+            self._check([spec])
+            return self.token(spec)
+        if not spec:
+            raise PromptError(f"The {what} is empty; give one token, such as ' Mary'.")
+        ids = [int(i) for i in self.raw(spec, add_special_tokens=False)["input_ids"]]
+        if len(ids) == 1 and ids[0] != getattr(self.raw, "unk_token_id", None):
+            return self.token(ids[0])
+        if not ids or getattr(self.raw, "unk_token_id", None) in ids:
+            raise PromptError(f"The {what} {spec!r} is not a token of this model; give one that is.")
+        spaced = [int(i) for i in self.raw(" " + spec, add_special_tokens=False)["input_ids"]]
+        hint = f" Did you mean {' ' + spec!r}, with a space in front?" if len(spaced) == 1 else ""
+        parts = ", ".join(repr(self.token(i).text) for i in ids[:6])
+        raise PromptError(f"The {what} {spec!r} is {len(ids)} tokens ({parts}), and one is needed.{hint}")
+
+    def many(self, what: str, spec: str | int | Sequence[str | int] | None) -> tuple[Token, ...]:
+        """A target or foil that may be a list, read by logsumexp."""
+        if spec is None:
+            return ()
+        if isinstance(spec, (str, int)):
+            return (self.one(what, spec),)
+        if not spec:
+            raise PromptError(f"The {what} is an empty list; give at least one token.")
+        return tuple(dict.fromkeys(self.one(what, s) for s in spec))
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The printable stand-ins that byte-level tokenizers use, back to bytes."""
+    keep = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    table = {chr(b): b for b in keep}
+    for n, b in enumerate(b for b in range(256) if b not in keep):
+        table[chr(256 + n)] = b
+    return table

@@ -1,0 +1,66 @@
+"""From the last hidden state to logits, in float32, whatever the model's dtype."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from interp_widgets.model.anatomy import Anatomy
+from interp_widgets.model.gate import after_hook, before_hook
+
+_CHUNK = 1 << 26  # weights converted to float32 at a time
+
+
+def has_plain_weight(unembed: nn.Module) -> bool:
+    """Whether the unembedding is an ordinary matrix that is present (not quantised, not offloaded)."""
+    weight = getattr(unembed, "weight", None)
+    return isinstance(weight, torch.Tensor) and type(weight.data) is torch.Tensor and not weight.is_meta and weight.dim() == 2
+
+
+def _observed(module: nn.Module) -> bool:
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]  # pyright: ignore[reportPrivateUsage]
+    return any(h is not before_hook and h is not after_hook for h in hooks)
+
+
+class Readout:
+    """Logits of chosen rows.
+
+    A user's hook on the unembedding is part of the plain model, so then the module itself is called; the same where its
+    weight is not an ordinary matrix.
+    """
+
+    def __init__(self, anatomy: Anatomy) -> None:
+        self.anatomy = anatomy
+
+    @property
+    def direct(self) -> bool:
+        """Whether logits are computed here rather than by calling the module."""
+        unembed = self.anatomy.unembed
+        return has_plain_weight(unembed) and not _observed(unembed) and not hasattr(unembed, "_hf_hook")
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits `[row, vocab]`, float32, of `hidden [row, d_model]` as the unembedding receives it."""
+        out = self._linear(hidden) if self.direct else self._call(hidden)
+        if self.anatomy.logit_scale != 1.0:
+            out = out * self.anatomy.logit_scale
+        cap = self.anatomy.softcap
+        return cap * torch.tanh(out / cap) if cap else out
+
+    def _call(self, hidden: torch.Tensor) -> torch.Tensor:
+        out: Any = self.anatomy.unembed(hidden[:, None])
+        return out[:, 0].float()
+
+    def _linear(self, hidden: torch.Tensor) -> torch.Tensor:
+        weight: torch.Tensor = self.anatomy.unembed.weight  # pyright: ignore[reportAssignmentType]
+        bias: Any = getattr(self.anatomy.unembed, "bias", None)
+        if weight.shape[0] != self.anatomy.vocab and weight.shape[1] == self.anatomy.vocab:
+            weight = weight.t()
+        hidden = hidden.float()
+        if weight.dtype == torch.float32:
+            out = hidden @ weight.t()
+        else:
+            step = max(1, _CHUNK // weight.shape[1])
+            out = torch.cat([hidden @ weight[i : i + step].float().t() for i in range(0, weight.shape[0], step)], dim=-1)
+        return out if bias is None else out + bias.float()

@@ -1,0 +1,114 @@
+"""Reading: any site of a forward, after the interventions at it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from interp_widgets.model.errors import FeatureOffError
+from interp_widgets.model.gate import Program, Tap
+from interp_widgets.model.places import layer_of, on_input, place
+from interp_widgets.model.sites import Site
+
+if TYPE_CHECKING:
+    from interp_widgets.model.live import LiveModel
+
+
+def capture(live: LiveModel, program: Program, site: Site, rows: int, caught: dict[Site, torch.Tensor]) -> None:
+    """Let `program` keep what stands at `site`, `[row, pos, ...]`, in `caught`.
+
+    Raises:
+        FeatureOffError: where this model does not let the site be read, with the reason.
+    """
+    if site.part in ("pattern", "q", "k", "v", "q_unrotated", "k_unrotated"):
+        _capture_attention(live, program, site, caught)
+    elif site.part in ("attn_norm", "mlp_norm", "final_norm"):
+        _capture_norm(live, program, site, rows, caught)
+    else:
+
+        def keep(x: torch.Tensor) -> None:
+            caught[site] = x.detach().clone()
+
+        place(program, live.anatomy, site, lambda: rows, keep)
+
+
+def _capture_attention(live: LiveModel, program: Program, site: Site, caught: dict[Site, torch.Tensor]) -> None:
+    attention = layer_of(live.anatomy, site).attention
+    assert attention is not None
+    if site.part in ("q_unrotated", "k_unrotated") and live.rotary:
+        raise FeatureOffError(
+            f"{site.lens_name} is not read on a rotary model: what its attention receives is already rotated; "
+            f"read {site.lens_name.replace('hook_', 'hook_rot_')} instead."
+        )
+    live.need("patterns read")
+
+    def pick(whole: torch.Tensor) -> torch.Tensor:  # [row, head, pos, d_head] -> [row, pos, head, d_head]
+        return whole.transpose(1, 2) if site.index is None else whole[:, site.index]
+
+    def see(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pattern: torch.Tensor) -> None:
+        if site.part == "pattern":
+            caught[site] = (pattern if site.index is None else pattern[:, site.index]).detach().clone()
+        else:
+            caught[site] = pick({"q": q, "k": k, "v": v}[site.part[0]]).detach().clone()
+
+    if live.patterns_wrapped:
+        program.attention.setdefault(attention.module, []).append(Tap(see))
+        return
+    if site.part != "pattern":
+        raise FeatureOffError(f"{site.name} is off: attention of this model does not go through transformers' registry.")
+    program.on_after(attention.module, lambda _a, _k, out: _native(out, site, caught))
+
+
+def native_pattern(output: Any) -> torch.Tensor | None:
+    """The pattern that an eager attention module returns beside its output, `[row, head, dest, src]`."""
+    if isinstance(output, (tuple, list)):
+        for item in output[1:]:  # pyright: ignore[reportUnknownVariableType]
+            if isinstance(item, torch.Tensor) and item.dim() == 4 and item.is_floating_point():
+                return item
+    return None
+
+
+def _native(output: Any, site: Site, caught: dict[Site, torch.Tensor]) -> None:
+    pattern = native_pattern(output)
+    if pattern is not None:
+        caught[site] = (pattern if site.index is None else pattern[:, site.index]).detach().float().clone()
+
+
+def _capture_norm(live: LiveModel, program: Program, site: Site, rows: int, caught: dict[Site, torch.Tensor]) -> None:
+    norm: nn.Module | None
+    if site.part == "final_norm":
+        norm = live.anatomy.final_norm
+    else:
+        layer = layer_of(live.anatomy, site)
+        norm = layer.norms[0] if site.part == "attn_norm" and layer.norms else None
+        norm = layer.middle if site.part == "mlp_norm" else norm
+    if norm is None:
+        raise FeatureOffError(f"{site.name} does not exist: this model has no norm there.")
+
+    centred = is_centred(norm)
+
+    def keep(x: torch.Tensor) -> None:
+        caught[site] = norm_scale(norm, x.detach(), centred)
+
+    on_input(program, norm, lambda: rows, keep)
+
+
+def is_centred(norm: nn.Module) -> bool:
+    """Whether a norm subtracts the mean (LayerNorm) or not (RMSNorm), by what it does to a shifted input."""
+    cached = getattr(norm, "weight", None)
+    if not isinstance(cached, torch.Tensor) or cached.is_meta:
+        return "layernorm" in type(norm).__name__.lower() and "rms" not in type(norm).__name__.lower()
+    x = torch.linspace(-1, 1, cached.numel(), device=cached.device, dtype=cached.dtype).view(1, 1, -1)
+    with torch.no_grad():
+        return bool(torch.allclose(norm.forward(x), norm.forward(x + 3.0), atol=1e-3))
+
+
+def norm_scale(norm: nn.Module, x: torch.Tensor, centred: bool) -> torch.Tensor:
+    """What a norm divides by, float32 `[row, pos]`: the standard deviation (LayerNorm) or root mean square (RMSNorm)."""
+    x = x.float()
+    eps = next((float(v) for n in ("eps", "variance_epsilon", "epsilon") if (v := getattr(norm, n, None)) is not None), 0.0)
+    if centred:
+        x = x - x.mean(-1, keepdim=True)
+    return (x.square().mean(-1) + eps).sqrt()

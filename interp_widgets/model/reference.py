@@ -1,0 +1,62 @@
+"""The prompts that a mean or resample ablation takes its replacement from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from interp_widgets.model.errors import InterventionError
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A named set of prompts.
+
+    Args:
+        name: what stands beside the number.
+        prompts: one or more texts.
+        by_position: mean at each position over aligned prompts, instead of one mean pooled over positions.
+
+    Raises:
+        InterventionError: when it is empty or holds an empty text.
+
+    Example:
+        >>> Reference.of(["a b", "c d"]).n
+        2
+    """
+
+    name: str
+    prompts: tuple[str, ...]
+    by_position: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.prompts or not all(isinstance(p, str) and p for p in self.prompts):  # pyright: ignore[reportUnnecessaryIsInstance]
+            empty = [i for i, p in enumerate(self.prompts) if not p]
+            what = f"prompt {empty[0]} is empty" if empty else "it has no prompts"
+            raise InterventionError(f"The reference set {self.name!r} cannot be used: {what}; give texts with words in them.")
+
+    @classmethod
+    def of(cls, spec: Reference | str | Sequence[str] | None) -> Reference | None:
+        """Read what a user may write: a `Reference`, one prompt, a list of prompts, or None."""
+        if spec is None or isinstance(spec, Reference):
+            return spec
+        if isinstance(spec, str):
+            return cls("one prompt", (spec,))
+        return cls(f"{len(spec)} prompts", tuple(spec))
+
+    @property
+    def n(self) -> int:
+        """How many prompts."""
+        return len(self.prompts)
+
+    @property
+    def digest(self) -> str:
+        """A short hash of the prompts, the same in every process."""
+        joined = "\x00".join(self.prompts) + str(self.by_position)
+        return hashlib.blake2b(joined.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
+
+    @property
+    def code(self) -> str:
+        """Python that builds the same reference."""
+        return f"iw.Reference({self.name!r}, {list(self.prompts)!r})" if self.n <= 4 else f"iw.Reference({self.name!r}, prompts)"

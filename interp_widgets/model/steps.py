@@ -1,0 +1,197 @@
+"""The one place that applies interventions: each becomes a step, and a step is a handler of a module's tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+import torch
+
+from interp_widgets.model.anatomy import Anatomy
+from interp_widgets.model.errors import InterventionError
+from interp_widgets.model.interventions import Edit, Intervention, Steer
+from interp_widgets.model.places import layer_of
+from interp_widgets.model.positions import Row
+from interp_widgets.model.receipts import Receipt, Tally
+from interp_widgets.model.sites import Site
+
+Op = Callable[[torch.Tensor, "Step"], torch.Tensor]
+
+
+@dataclass
+class Frame:
+    """The rows that a forward is about to process.
+
+    Attributes:
+        rows: one per batch row.
+        width: tokens per row, padding included.
+        offset: how many tokens of each row went before (in the cache).
+        pads: left padding of each row.
+    """
+
+    rows: Sequence[Row]
+    width: int
+    offset: int = 0
+    pads: Sequence[int] | None = None
+
+    def mask(self, step: Step) -> torch.Tensor | None:
+        """Where `step` acts, `[row, pos]`; None for everywhere."""
+        out = np.zeros((len(self.rows), self.width), dtype=bool)
+        for r, row in enumerate(self.rows):
+            pad = self.pads[r] if self.pads is not None else 0
+            whole = np.zeros(max(pad + len(row), self.offset + self.width), dtype=bool)
+            whole[pad : pad + len(row)] = step.intervention.positions.mask(row)
+            out[r] = whole[self.offset : self.offset + self.width]
+        return None if out.all() else torch.from_numpy(out)
+
+
+@dataclass
+class Step:
+    """One intervention on its way into a forward.
+
+    Attributes:
+        value: what replaces the activation: `[feature]`, or `[pos, feature]` aligned with the prompt.
+        mask: where it acts in this forward (`[row, pos]`, None = everywhere); set from the frame.
+        tally: what it did.
+    """
+
+    intervention: Intervention
+    site: Site
+    op: Op
+    value: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+    active: bool = True
+    offset: int = 0
+    tally: Tally = field(default_factory=Tally)
+
+    def enter(self, frame: Frame) -> None:
+        """Get ready for the next forward of this run."""
+        self.mask = frame.mask(self)
+        self.active = self.mask is None or bool(self.mask.any())
+        self.offset = frame.offset
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """The edited copy of `x [row, pos, ...feature]`; never in place."""
+        self.tally.fired += 1
+        if not self.active:
+            return x
+        mask = None if self.mask is None else self.mask.to(x.device)
+        new = self.op(x, self)
+        if mask is not None:
+            new = torch.where(mask.view(*mask.shape, *[1] * (x.dim() - 2)), new, x)
+        self.tally.add(x.flatten(2) if x.dim() > 2 else x, new.flatten(2) if new.dim() > 2 else new, mask)
+        return new
+
+
+# ---- what each kind of intervention does to x ----------------------------------------------------------------------
+
+
+def _replace(x: torch.Tensor, step: Step) -> torch.Tensor:
+    assert step.value is not None
+    value = step.value.to(x.device, x.dtype)
+    if value.dim() == x.dim() - 1:  # by position
+        need = step.offset + x.shape[1]
+        if value.shape[0] < need:
+            value = torch.cat([value, x[0, value.shape[0] - need :]])
+        value = value[step.offset : need]
+    return value.expand_as(x)
+
+
+def _steer(x: torch.Tensor, step: Step) -> torch.Tensor:
+    steer = cast("Steer", step.intervention)
+    v = torch.from_numpy(steer.vector.values.copy()).to(x.device)
+    c = steer.coefficient
+    if steer.mode == "add":
+        return x + (c * v).to(x.dtype)
+    unit = v / v.norm().clamp_min(1e-30)
+    along = (x.float() @ unit)[..., None] * unit
+    if steer.mode == "project_out":
+        return (x.float() - c * along).to(x.dtype)
+    if steer.mode == "clamp":
+        return (x.float() - along + c * v).to(x.dtype)
+    moved = x.float() + c * v
+    return (moved * (x.float().norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True).clamp_min(1e-30))).to(x.dtype)
+
+
+def _own(x: torch.Tensor, step: Step) -> torch.Tensor:
+    edit = cast("Edit", step.intervention)
+    rows: list[torch.Tensor] = []
+    for row in x:
+        out = edit.fn(row.clone())
+        if not isinstance(out, torch.Tensor) or out.shape != row.shape:  # pyright: ignore[reportUnnecessaryIsInstance]
+            got = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InterventionError(f"The edit {edit.name!r} at {edit.site} must return {tuple(row.shape)}, not {got}.")
+        rows.append(out)
+    return torch.stack(rows).to(x.dtype)
+
+
+def op_of(intervention: Intervention) -> Op:
+    """The function of `x` that an intervention stands for."""
+    if isinstance(intervention, Steer):
+        return _steer
+    return _own if isinstance(intervention, Edit) else _replace
+
+
+# ---- what it did ------------------------------------------------------------------------------------------
+
+def receipt(step: Step, reach: str | None, generating: bool) -> Receipt:
+    """What `step` did; `reach` says why nothing that is read can see it, or is None."""
+    tally, intervention = step.tally, step.intervention
+    norms = (tally.before**0.5, tally.after**0.5, tally.relative)
+    if isinstance(intervention, Steer) and intervention.coefficient == 0 and intervention.mode != "clamp":
+        return Receipt(intervention, step.site, "idle", "strength 0", tally.fired, 0, *norms)
+    if tally.fired == 0:
+        why = f"{step.site.name} was never computed in this run, so nothing could be changed"
+        return Receipt(intervention, step.site, "no effect", why, 0, 0, *norms)
+    if tally.positions == 0:
+        if intervention.positions.kind == "generated" and not generating:
+            why = "it acts on generated positions only, and the prompt's answer is read"
+            return Receipt(intervention, step.site, "cannot reach", why, tally.fired, 0, *norms)
+        why = f"no position matches {intervention.positions}" + (" yet" if generating else "")
+        return Receipt(intervention, step.site, "idle", why, tally.fired, 0, *norms)
+    if tally.change == 0:
+        why = "the activation already had this value" if not isinstance(intervention, Steer) else "lost in rounding, or the vector is zero"
+        return Receipt(intervention, step.site, "no effect", why, tally.fired, tally.positions, *norms)
+    if reach is not None:
+        return Receipt(intervention, step.site, "cannot reach", reach, tally.fired, tally.positions, *norms)
+    return Receipt(intervention, step.site, "acted", "", tally.fired, tally.positions, *norms)
+
+
+def reach_of(step: Step, anatomy: Anatomy, row: Row, position: int) -> str | None:
+    """Why the answer at `position` cannot see `step`, or None: attention is causal, and the last block reads one column."""
+    at = np.flatnonzero(step.intervention.positions.mask(row))
+    if at.size == 0:
+        return None
+    if at.min() > position:
+        return f"it acts after position {position}, where the answer is read"
+    last = len(anatomy.layers) - 1
+    local = step.site.part in ("z", "attn", "mlp", "neurons", "resid_post", "resid_mid", "mlp_in")
+    if step.site.layer == last and local and position not in at:
+        return f"in the last block only position {position}, where the answer is read, matters"
+    return None
+
+
+def check_width(intervention: Intervention, anatomy: Anatomy) -> None:
+    """Refuse a steering vector of the wrong width.
+
+    Raises:
+        InterventionError: with both widths.
+    """
+    if not isinstance(intervention, Steer):
+        return
+    site, shape = intervention.site, intervention.vector.shape
+    if site.part == "z":
+        attention = layer_of(anatomy, site).attention
+        assert attention is not None
+        need: tuple[int, ...] = (attention.d_head,) if site.index is not None else (attention.n_heads, attention.d_head)
+    elif site.part == "neurons":
+        need = ((layer_of(anatomy, site).mlp or anatomy.layers[0].mlp).d_neurons,)  # pyright: ignore[reportOptionalMemberAccess]
+    else:
+        need = (anatomy.d_model,)
+    if shape != need:
+        raise InterventionError(
+            f"The vector {intervention.name!r} has shape {list(shape)}, but {site.name} needs {list(need)}; "
+            "was it made for another model?"
+        )

@@ -1,0 +1,242 @@
+"""The checks on attach: a fast path or a feature is used only after it was shown right on this very model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from interp_widgets.model.errors import InterpError
+from interp_widgets.model.gate import Program, Tap, activate, foreign_hooks
+from interp_widgets.model.places import place
+from interp_widgets.model.probe import probe_ids
+from interp_widgets.model.question import Token
+from interp_widgets.model.replay import Trace, batch_dims, finish, record, run_layers
+from interp_widgets.model.report import Check, Report
+from interp_widgets.model.run import Batch, batch_of, force_eager, forward, modes
+from interp_widgets.model.sites import Site
+
+if TYPE_CHECKING:
+    from interp_widgets.model.live import LiveModel
+
+_SLACK = 64  # errors up to this many times the dtype's epsilon are rounding
+
+
+def verify(live: LiveModel) -> Report:
+    """Run every check; a failed one switches its feature off by name, and nothing raises that the user could still use."""
+    with live.lock:
+        live.ready()
+        return _Verifier(live).report()
+
+
+class _Verifier:
+    """One pass of checks over a short probe prompt."""
+
+    def __init__(self, live: LiveModel) -> None:
+        self.live = live
+        ids = [int(i) for i in probe_ids(live.anatomy.root).flatten()[:8]]
+        self.one = self._batch([ids])
+        self.eps = float(torch.finfo(live.dtype).eps) if live.dtype.is_floating_point else 1e-6
+        self.checks: list[Check] = []
+        self.off: dict[str, str] = {}
+        program = live.program()
+        self.trace = record(program, live.anatomy)
+        self.logits, self.hidden = forward(live.caller, live.anatomy, self.one, program)
+        self.scale = float(self.logits.float().abs().max()) or 1.0
+        self.floor = 0.0
+
+    def _batch(self, prompts: list[list[int]]) -> Batch:
+        return batch_of([tuple(Token(i, "x") for i in p) for p in prompts], self.live.device)
+
+    def report(self) -> Report:
+        """Make all checks."""
+        for feature, reason in self.live.anatomy.gaps.items():
+            self.off[feature] = reason
+        for name, error in self.live.anatomy.errors.items():
+            self._add(f"{name} add up (relative)", error, feature=name)
+        self._try("read-out", "read-out from the last hidden state = logits (relative)", self._readout)
+        self._try("edits", "an edit acts and leaves no trace", self._edits)
+        self._try("batch", "the batch dimension of every recorded tensor is known", self._dims)
+        self._try("replay", "replay from any block = the whole model (relative)", self._replay)
+        self._try("growing batch", "a growing batch = one by one (relative)", self._growing)
+        self._try("patterns read", "patterns: rows sum to 1, pattern · v = z", self._patterns)
+        self._try("patterns written", "an edited pattern acts on its head only", self._pattern_edit)
+        self._noise()
+        return Report(tuple(self.checks), self.floor, tuple(foreign_hooks(self.live.anatomy.root)), self.off, self.live.anatomy.notes)
+
+    def _add(self, name: str, error: float, feature: str, slack: float = _SLACK, note: str = "") -> bool:
+        ok = error <= slack * self.eps
+        self.checks.append(Check(name, ok, error, feature, note))
+        if not ok and feature not in self.off:
+            self.off[feature] = f"{name}: error {error:.1e} where rounding gives {slack * self.eps:.1e}"
+        return ok
+
+    def _try(self, feature: str, name: str, check: Callable[[str, str], None]) -> None:
+        try:
+            check(feature, name)
+        except InterpError as error:
+            self.checks.append(Check(name, False, None, feature, str(error)))
+            self.off.setdefault(feature, str(error))
+        except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError, AssertionError) as error:
+            self.checks.append(Check(name, False, None, feature, f"{type(error).__name__}: {error}"))
+            self.off.setdefault(feature, f"{name}: {type(error).__name__}: {error}")
+
+    def _relative(self, a: torch.Tensor, b: torch.Tensor) -> float:
+        return float((a.float() - b.float()).abs().max()) / self.scale
+
+    def _run(self, program: Program, batch: Batch | None = None) -> torch.Tensor:
+        return forward(self.live.caller, self.live.anatomy, batch or self.one, program)[0]
+
+    # ---- the checks -----------------------------------------------------------------------------------------------
+
+    def _readout(self, feature: str, name: str) -> None:
+        with modes(self.live.device):
+            mine = self.live.readout.logits(self.hidden[0])
+        self._add(name, self._relative(mine[:, : self.logits.shape[-1]], self.logits[0]), feature)
+
+    def _edit(self, site: Site, rows: int = 1) -> Program:
+        program = self.live.program()
+        place(program, self.live.anatomy, site, lambda: rows, lambda x: x * 0.5 + 0.01)
+        return program
+
+    def _sites(self) -> list[Site]:
+        sites = [Site("embed")]
+        for layer in self.live.anatomy.layers:
+            sites.append(Site("resid_post", layer.index))
+            if layer.attention is not None:
+                sites.append(Site("z", layer.index))
+            if layer.mlp is not None and layer.mlp.write is not None:
+                sites.append(Site("mlp", layer.index))
+        return sites
+
+    def _edits(self, feature: str, name: str) -> None:
+        sites = self._sites()
+        picked = [sites[0], *sites[1:4], sites[-1]]
+        for site in dict.fromkeys(picked):
+            if torch.equal(self._run(self._edit(site)), self.logits):
+                self.off.setdefault(feature, f"an edit at {site.name} changed nothing")
+                self.checks.append(Check(name, False, None, feature, f"{site.name} is a no-op"))
+                return
+        again = self._run(self.live.program())
+        self._add(name, 0.0 if torch.equal(again, self.logits) else self._relative(again, self.logits), feature, slack=0.0)
+
+    def _dims(self, feature: str, name: str) -> None:
+        ids = self.one.ids[0].tolist()
+        program = self.live.program()
+        two = record(program, self.live.anatomy)
+        self._run(program, self._batch([ids, ids[:-2]]))
+        self.live.dims.update(batch_dims(self.trace, two))
+        self.checks.append(Check(name, True, None, feature, f"{len(self.live.dims)} tensors grow with the batch"))
+
+    def _replay(self, feature: str, name: str) -> None:
+        live, worst = self.live, 0.0
+        n = len(live.anatomy.layers)
+        starts = range(n) if n <= 6 else sorted({0, 1, n // 3, n // 2, n - 2, n - 1})
+        for start in starts:
+            site = Site("resid_post", start)
+            whole = self._run(self._edit(site))
+            with modes(live.device), force_eager(live.anatomy.root), activate(self._edit(site)):
+                stream = run_layers(live.anatomy, self.trace, self.trace.calls[start].hidden, start, n, live.dims)
+                hidden = finish(live.anatomy, stream)
+            with modes(live.device):
+                worst = max(worst, self._relative(live.readout.logits(hidden[0]), whole[0]))
+        self._add(name, worst, feature)
+
+    def _growing(self, feature: str, name: str) -> None:
+        live = self.live
+        site = next((s for s in self._sites() if s.part == "z"), Site("resid_post", 0))
+        whole = self._run(self._edit(site))
+        start = site.layer or 0
+        program = live.program()
+        place(program, live.anatomy, site, lambda: 3, lambda x: torch.cat([x[:1], x[1:2] * 0.5 + 0.01, x[2:]]))
+        with modes(live.device), force_eager(live.anatomy.root), activate(program):
+            stream = self.trace.calls[start].hidden.expand(3, -1, -1)
+            hidden = finish(live.anatomy, run_layers(live.anatomy, self.trace, stream, start, len(live.anatomy.layers), live.dims))
+        with modes(live.device):
+            rows = torch.stack([live.readout.logits(h) for h in hidden])
+        worst = max(self._relative(rows[1], whole[0]), self._relative(rows[0], self.logits[0]), self._relative(rows[2], self.logits[0]))
+        self._add(name, worst, feature)
+        self.floor = max(self.floor, self._spread(rows[0], self.logits[0]))
+
+    def _spread(self, a: torch.Tensor, b: torch.Tensor) -> float:
+        return float((a.float() - b.float()).abs().max())
+
+    def _patterns(self, feature: str, name: str) -> None:
+        from interp_widgets.model.reads import capture
+
+        live, worst = self.live, 0.0
+        layers = [layer for layer in live.anatomy.layers if layer.attention is not None]
+        if not layers:
+            self.off.setdefault(feature, "no layer of this model has softmax attention")
+            return
+        for layer in (layers[0], layers[-1]):
+            site = Site("pattern", layer.index)
+            caught: dict[Site, torch.Tensor] = {}
+            program = live.program()
+            capture(live, program, site, 1, caught)
+            self._run(program)
+            if site not in caught:
+                self.off.setdefault(feature, f"attention of {type(live.anatomy.root).__name__} does not return or hand on its pattern")
+                self.checks.append(Check(name, False, None, feature, "no pattern came out"))
+                return
+            worst = max(worst, float((caught[site].sum(-1) - 1).abs().max()))
+            above = torch.triu(torch.ones(caught[site].shape[-2:], dtype=torch.bool, device=caught[site].device), 1)
+            worst = max(worst, float(caught[site].masked_select(above).abs().max()))
+            if live.patterns_wrapped and not layer.attention.gated:  # pyright: ignore[reportOptionalMemberAccess]
+                worst = max(worst, self._value_check(layer.index))
+        self._add(name, worst, feature)
+
+    def _value_check(self, layer: int) -> float:
+        from interp_widgets.model.reads import capture
+
+        caught: dict[Site, torch.Tensor] = {}
+        program = self.live.program()
+        sites = [Site("pattern", layer), Site("v", layer), Site("z", layer)]
+        for site in sites:
+            capture(self.live, program, site, 1, caught)
+        self._run(program)
+        pattern, v, z = (caught[s][0].float() for s in sites)
+        v = v.repeat_interleave(z.shape[1] // v.shape[1], dim=1)
+        mine = torch.einsum("hds,shv->dhv", pattern, v)
+        return float((mine - z).abs().max() / z.abs().max().clamp_min(1e-12))
+
+    def _pattern_edit(self, feature: str, name: str) -> None:
+        live = self.live
+        if not live.patterns_wrapped:
+            why = f"attention of this model ({live._attention}) does not go through transformers' registry"  # pyright: ignore[reportPrivateUsage]
+            self.off.setdefault(feature, why)
+            self.checks.append(Check(name, False, None, feature, why))
+            return
+        layer = next(layer for layer in live.anatomy.layers if layer.attention is not None)
+        assert layer.attention is not None
+        caught: dict[str, torch.Tensor] = {}
+        program = live.program()
+        place(program, live.anatomy, Site("z", layer.index), lambda: 1, lambda x: caught.update(z=x.clone()))
+        self._run(program)
+        plain = caught["z"]
+        program = live.program()
+
+        def cut(_q: torch.Tensor, _k: torch.Tensor, _v: torch.Tensor, pattern: torch.Tensor) -> torch.Tensor:
+            new = pattern.clone()
+            new[:, 0] = 0.0
+            return new
+
+        program.attention[layer.attention.module] = [Tap(cut)]
+        place(program, live.anatomy, Site("z", layer.index), lambda: 1, lambda x: caught.update(z=x.clone()))
+        self._run(program)
+        others = float((caught["z"][:, :, 1:] - plain[:, :, 1:]).abs().max()) if layer.attention.n_heads > 1 else 0.0
+        acted = not torch.equal(caught["z"][:, :, 0], plain[:, :, 0])
+        self._add(name, others + (0.0 if acted else 1.0), feature, slack=0.0)
+
+    def _noise(self) -> None:
+        """The same run rounded otherwise: half an epsilon of relative noise on the embeddings, from a fixed generator."""
+        generator = torch.Generator().manual_seed(0)
+
+        def jiggle(x: torch.Tensor) -> torch.Tensor:
+            noise = torch.rand(x.shape, generator=generator).to(x.device, torch.float32) - 0.5
+            return (x.float() * (1 + self.eps * noise)).to(x.dtype)
+
+        program = self.live.program()
+        place(program, self.live.anatomy, Site("embed"), lambda: 1, jiggle)
+        self.floor = max(self.floor, self._spread(self._run(program), self.logits))
