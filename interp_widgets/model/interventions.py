@@ -145,7 +145,8 @@ class Steer:
         object.__setattr__(self, "coefficient", finite_strength(coefficient))
         object.__setattr__(self, "mode", mode)
         object.__setattr__(self, "positions", Positions.of(positions))
-        object.__setattr__(self, "name", name or str(getattr(vector, "name", "vector")))
+        own = getattr(vector, "name", None)
+        object.__setattr__(self, "name", name or (own if isinstance(own, str) else "vector"))
 
     def at(self, coefficient: float) -> Steer:
         """The same push with another strength."""
