@@ -1,0 +1,116 @@
+"""Open what ships in the wheel: the embedded models and their checkpoints along training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..model.errors import ModelRefusedError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+HERE = Path(__file__).parent
+MANIFEST = HERE / "manifest.json"
+_REINSTALL = "reinstall the package with `pip install --force-reinstall --no-deps interp-widgets`"
+
+
+def load(name: str = "embedded") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Open a shipped model by name: in float32, in evaluation mode, with its tokenizer.
+
+    Args:
+        name: `"embedded"`, `"embedded:<variant>"`, or either with `"@<step>"` for a checkpoint along its training.
+
+    Raises:
+        ModelRefusedError: no such model or step (the message lists what exists), or a file is missing or damaged.
+
+    Example:
+        >>> model, tokenizer = load()
+        >>> model.config.n_layer, tokenizer("Mary")["input_ids"][0] == tokenizer.bos_token_id
+        (4, True)
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder_name, step = _parse(name)
+    folder = HERE / folder_name
+    for path in _files(folder_name, step):
+        _verify(path)
+    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype="float32", local_files_only=True)
+    if step is not None:
+        model.load_state_dict(_checkpoint_weights(folder, step), strict=False)
+        model.tie_weights()
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    return model.eval(), tokenizer
+
+
+def names() -> list[str]:
+    """The names that `load` opens, without the checkpoints."""
+    return sorted({_public(Path(path).parts[0]) for path in _manifest()})
+
+
+def checkpoints(name: str = "embedded") -> list[str]:
+    """The checkpoints of a shipped model, in the order of training, as names that `load` opens.
+
+    Raises:
+        ModelRefusedError: no such model; the message lists what exists.
+    """
+    folder, _ = _parse(name.partition("@")[0])
+    return [f"{_public(folder)}@{step}" for step in _steps(folder)]
+
+
+def _parse(name: str) -> tuple[str, int | None]:
+    base, at, step = name.partition("@")
+    folder = base.replace(":", "_")
+    if base not in names():
+        raise ModelRefusedError(f"There is no shipped model {base!r}; there are {', '.join(map(repr, names()))}.")
+    if not at:
+        return folder, None
+    steps = _steps(folder)
+    if not step.isdigit() or int(step) not in steps:
+        known = f"its checkpoints are at steps {', '.join(map(str, steps))}" if steps else "it has no checkpoints"
+        raise ModelRefusedError(f"The shipped model {base!r} has no checkpoint {step!r}; {known}.")
+    return folder, int(step)
+
+
+def _public(folder: str) -> str:
+    return folder.replace("_", ":")
+
+
+def _steps(folder: str) -> list[int]:
+    prefix = f"{folder}/checkpoints/"
+    return sorted(int(Path(path).stem) for path in _manifest() if path.startswith(prefix))
+
+
+def _files(folder: str, step: int | None) -> list[str]:
+    own = [path for path in _manifest() if path.startswith(f"{folder}/") and "/checkpoints/" not in path]
+    return own if step is None else [*own, f"{folder}/checkpoints/{step}.safetensors"]
+
+
+@cache
+def _manifest() -> dict[str, str]:
+    """SHA-256 of every shipped file, by path."""
+    try:
+        return json.loads(MANIFEST.read_text())
+    except (OSError, ValueError) as error:
+        raise ModelRefusedError(f"The file {MANIFEST} is missing or damaged; {_REINSTALL}.") from error
+
+
+def _verify(relative: str) -> None:
+    path = HERE / relative
+    if not path.is_file():
+        raise ModelRefusedError(f"The file {path} is missing; {_REINSTALL}.")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != _manifest()[relative]:
+        raise ModelRefusedError(f"The file {path} is damaged (its SHA-256 is not the shipped one); {_REINSTALL}.")
+
+
+def _checkpoint_weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
+    """Weights of a checkpoint: int8 with one scale per row for matrices, float16 for the rest."""
+    from safetensors.torch import load_file
+
+    stored = load_file(str(folder / "checkpoints" / f"{step}.safetensors"))
+    return {key: tensor.float() * stored[f"{key}.scale"].float() if f"{key}.scale" in stored else tensor.float()
+            for key, tensor in stored.items() if not key.endswith(".scale")}

@@ -1,0 +1,101 @@
+"""What the embedded models do, measured: behaviour per family, induction, attention of heads."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from .corpus import Document, Family, Split
+from .families import FAMILIES, UNSEEN_NAMES_FAMILY
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+
+def examples(family: Family, split: Split, count: int, seed: int = 12345) -> list[Document]:
+    """Documents of a split, always the same ones for a seed."""
+    random = Random(f"{seed}|{family.name}|{split}")
+    return [family.document(random, split) for _ in range(count)]
+
+
+def last_logits(model: Any, tok: Any, prompts: list[str]) -> torch.Tensor:
+    """Logits after each prompt, `[prompt, vocab]`."""
+    import torch
+
+    rows = [tok(prompt)["input_ids"] for prompt in prompts]
+    longest = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+    with torch.inference_mode():
+        logits = model(input_ids=ids, use_cache=False).logits
+    return logits[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])].float()
+
+
+def accuracy(model: Any, tok: Any, documents: list[Document]) -> float:
+    """Share of documents whose right answers together are likelier than all foils together; without foils: top-1."""
+    logits = last_logits(model, tok, [d.prompt for d in documents])
+    right = 0
+    for document, row in zip(documents, logits, strict=True):
+        targets = _first_ids(tok, document.targets)
+        if document.foils:
+            right += bool(row[targets].logsumexp(0) > row[_first_ids(tok, document.foils)].logsumexp(0))
+        else:
+            right += int(row.argmax()) in targets
+    return right / len(documents)
+
+
+def _first_ids(tok: Any, texts: tuple[str, ...]) -> list[int]:
+    return sorted({tok(text, add_special_tokens=False)["input_ids"][0] for text in texts})
+
+
+def behaviour(model: Any, tok: Any, count: int = 200) -> dict[str, dict[Split, float]]:
+    """Accuracy by family and held-out split."""
+    return {family.name: {split: accuracy(model, tok, examples(family, split, count)) for split in family.splits}
+            for family in (*FAMILIES, UNSEEN_NAMES_FAMILY) if family.splits}
+
+
+def induction(model: Any, vocabulary: int, marker: tuple[int, ...] = (), *, length: int = 24, count: int = 64,
+              seed: int = 7) -> tuple[np.ndarray, np.ndarray, float]:
+    """Induction and previous-token score of every head, `[layer, head]`, and top-1 accuracy, on repeated random tokens.
+
+    Induction score: mean attention in the second half to the token after the first occurrence of the current one
+    (Olsson et al. 2022). Previous-token score: mean attention to position - 1, over the whole sequence after BOS.
+    """
+    import torch
+
+    random = Random(seed)
+    lead = [0, *marker]
+    rows = [(s := random.sample(range(1, vocabulary), length)) and [*lead, *s, *s] for _ in range(count)]
+    ids = torch.tensor(rows)
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    with torch.inference_mode():
+        out = model(input_ids=ids, use_cache=False, output_attentions=True)
+    model.set_attn_implementation(before)
+    patterns = torch.stack(out.attentions).float()  # [layer, row, head, dest, src]
+    start = len(lead)
+    dest = torch.arange(start + length, start + 2 * length)
+    scores = patterns[:, :, :, dest, dest - length + 1].mean((1, 3))
+    later = torch.arange(start, start + 2 * length)
+    previous = patterns[:, :, :, later, later - 1].mean((1, 3))
+    answers = ids[:, start + length + 1:]
+    right = (out.logits[:, start + length:-1].argmax(-1) == answers).float().mean()
+    return scores.numpy(), previous.numpy(), float(right)
+
+
+def summary(model: Any, tok: Any, examples: int = 64) -> dict[str, Any]:
+    """One line for a training log."""
+    marker = tuple(tok("List:", add_special_tokens=False)["input_ids"])
+    scores, previous, right = induction(model, len(tok), marker, count=32)
+    bare, _, bare_right = induction(model, len(tok), count=32)
+    line: dict[str, Any] = {"ind": _top(scores), "prev": _top(previous), "ind_acc": round(right, 3), "bare": _top(bare), "bare_acc": round(bare_right, 3)}
+    for name, splits in behaviour(model, tok, examples).items():
+        line[name] = "/".join(f"{value:.2f}" for value in splits.values())
+    return line
+
+
+def _top(scores: np.ndarray) -> str:
+    import numpy as np
+
+    layer, head = np.unravel_index(scores.argmax(), scores.shape)
+    return f"L{layer}H{head} {scores.max():.2f}"
