@@ -118,7 +118,7 @@ def after_hook(module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> An
 
 def watched(anatomy: Anatomy) -> tuple[dict[nn.Module, None], dict[nn.Module, None]]:
     """The modules whose arguments, and those whose outputs, a run may want; in order, each once."""
-    before: dict[nn.Module, None] = {}
+    before: dict[nn.Module, None] = {anatomy.root: None}
     after: dict[nn.Module, None] = {anatomy.embed: None}
     for layer in anatomy.layers:
         before[layer.module] = None

@@ -89,6 +89,11 @@ class LiveModel:
                 self.cache.clear()
 
     @property
+    def users(self) -> int:
+        """How many sessions hold the model."""
+        return self._users
+
+    @property
     def patterns_wrapped(self) -> bool:
         """Whether attention goes through the registry, so that patterns can be read and written there."""
         return wraps(self._attention)

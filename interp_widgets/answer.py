@@ -1,0 +1,145 @@
+"""The answer to a session's question: one number with where it came from, and the receipts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from interp_widgets.model.interventions import Intervention, with_reference
+from interp_widgets.model.live import LiveModel
+from interp_widgets.model.question import Asked, Question
+from interp_widgets.model.receipts import Receipt
+from interp_widgets.model.reference import Reference
+
+
+@dataclass(frozen=True)
+class Next:
+    """A next token: its probability now, and in the plain run."""
+
+    id: int
+    text: str
+    probability: float
+    plain_probability: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model answers under the interventions.
+
+    Attributes:
+        metric: in logits (or the unit of your own metric), positive toward the target; the mean over a prompt set.
+        plain_metric: the same with nothing on.
+        values: the metric of every example, `[example]`; `plain_values` likewise.
+        interval: half the 95 % interval of the mean over a prompt set, None for one prompt.
+        rank: of the target among all tokens, from 1, in the first example.
+        target_probability: of the target (summed over several).
+        kl: KL(plain ‖ edited) at the read position, in nats.
+        top: the most likely next tokens of both runs, in the first example.
+        receipts: one per intervention.
+        seconds: what the run took.
+    """
+
+    metric: float
+    plain_metric: float
+    values: tuple[float, ...]
+    plain_values: tuple[float, ...]
+    interval: float | None
+    rank: int
+    target_probability: float
+    plain_target_probability: float
+    kl: float
+    top: tuple[Next, ...]
+    receipts: tuple[Receipt, ...]
+    seconds: float
+
+
+def reference_for(live: LiveModel, question: Question, chosen: Reference | None) -> Reference | None:
+    """Which prompts a mean ablation uses: the chosen ones, the question's corrupt prompts, the rest of its set, the model's own."""
+    if chosen is not None:
+        return chosen
+    corrupt = tuple("".join(t.text for t in a.corrupt if t.kind == "text") for a in question.examples if a.corrupt is not None)
+    if corrupt:
+        return Reference("corrupt prompt" if len(corrupt) == 1 else f"{len(corrupt)} corrupt prompts", corrupt)
+    if question.n > 1:
+        return Reference("the prompt set", tuple(a.prompt for a in question.examples))
+    return live.reference
+
+
+def with_references(interventions: tuple[Intervention, ...], reference: Reference | None) -> tuple[Intervention, ...]:
+    """Fill in the reference of every ablation that names none."""
+    return tuple(with_reference(i, reference) for i in interventions)
+
+
+def compute_answer(
+    live: LiveModel,
+    question: Question,
+    interventions: tuple[Intervention, ...],
+    reference: Reference | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    top: int = 5,
+) -> Answer:
+    """Ask the model.
+
+    Raises:
+        InterpError: when an intervention makes no sense here, in a sentence.
+    """
+    start = time.perf_counter()
+    uses = with_references(interventions, reference_for(live, question, reference))
+    plain: list[torch.Tensor] = []
+    edited: list[torch.Tensor] = []
+    receipts: tuple[Receipt, ...] = ()
+    for n, asked in enumerate(question.examples):
+        plain.append(live.answer(asked, (), cancelled).logits)
+        reading = live.answer(asked, uses, cancelled) if uses else None
+        edited.append(reading.logits if reading is not None else plain[-1])
+        if n == 0 and reading is not None:
+            receipts = reading.receipts
+    values = _metrics(question, edited)
+    plain_values = _metrics(question, plain) if uses else values
+    first = question.first
+    interval = float(1.96 * np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+    return Answer(
+        metric=float(np.mean(values)),
+        plain_metric=float(np.mean(plain_values)),
+        values=values,
+        plain_values=plain_values,
+        interval=interval,
+        rank=_rank(first, edited[0]),
+        target_probability=_probability(first, edited[0]),
+        plain_target_probability=_probability(first, plain[0]),
+        kl=divergence(plain[0], edited[0]),
+        top=_top(live, plain[0], edited[0], top),
+        receipts=receipts,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _metrics(question: Question, rows: list[torch.Tensor]) -> tuple[float, ...]:
+    return tuple(float(a.metric.of(row[None])[0]) for a, row in zip(question.examples, rows, strict=True))
+
+
+def _rank(asked: Asked, logits: torch.Tensor) -> int:
+    best = max(float(logits[i]) for i in asked.metric.target)
+    return int((logits > best).sum()) + 1
+
+
+def _probability(asked: Asked, logits: torch.Tensor) -> float:
+    return float(torch.softmax(logits, -1)[list(asked.metric.target)].sum())
+
+
+def divergence(plain: torch.Tensor, edited: torch.Tensor) -> float:
+    """KL(plain ‖ edited) in nats, of two rows of logits."""
+    p, q = torch.log_softmax(plain.double(), -1), torch.log_softmax(edited.double(), -1)
+    return max(0.0, float((p.exp() * (p - q)).sum()))
+
+
+def _top(live: LiveModel, plain: torch.Tensor, edited: torch.Tensor, k: int) -> tuple[Next, ...]:
+    p, q = torch.softmax(plain, -1), torch.softmax(edited, -1)
+    n = min(k, q.numel())
+    ids = list(dict.fromkeys([*q.topk(n).indices.tolist(), *p.topk(min(2, n)).indices.tolist()]))
+    ids.sort(key=lambda i: -float(q[i]))
+    return tuple(Next(i, live.tokens.token(i).text, float(q[i]), float(p[i])) for i in ids)

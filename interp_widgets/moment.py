@@ -1,0 +1,109 @@
+"""One state of a session as frozen data, and the history of such states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from interp_widgets.model.interventions import Ablate, Intervention, Steer
+from interp_widgets.model.question import Question
+from interp_widgets.model.sites import Site
+
+_LIMIT = 200
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An intervention in the list, switched on or off."""
+
+    intervention: Intervention
+    on: bool = True
+
+    @property
+    def key(self) -> str:
+        """What it is called between kernel and browser: a control has one key, whatever its value."""
+        what = self.intervention
+        if isinstance(what, Ablate):
+            return f"head:{what.site.name}" if what.edge is None else f"edge:{what.site.name}:{what.edge[0]}:{what.edge[1]}"
+        if isinstance(what, Steer):
+            return f"strength:{what.name}"
+        return f"{type(what).__name__.lower()}:{what.site.name}"
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What is asked, and what is done to the model: everything that a number on the screen belongs to."""
+
+    question: Question | None = None
+    entries: tuple[Entry, ...] = ()
+    label: str = "opened"
+    draft: str = ""
+
+    @property
+    def interventions(self) -> tuple[Intervention, ...]:
+        """Those that are switched on, in the order in which they act."""
+        return tuple(e.intervention for e in self.entries if e.on)
+
+    def with_entry(self, entry: Entry, label: str) -> Moment:
+        """Replace the entry of the same key where it stands, or append."""
+        keys = [e.key for e in self.entries]
+        if entry.key in keys:
+            entries = tuple(entry if e.key == entry.key else e for e in self.entries)
+        else:
+            entries = (*self.entries, entry)
+        return replace(self, entries=entries, label=label, draft="")
+
+    def without(self, keys: Sequence[str], label: str) -> Moment:
+        """Drop the entries of these keys."""
+        return replace(self, entries=tuple(e for e in self.entries if e.key not in keys), label=label, draft="")
+
+    def entry(self, key: str) -> Entry | None:
+        """The entry of this key."""
+        return next((e for e in self.entries if e.key == key), None)
+
+    def ablated(self, site: Site) -> Ablate | None:
+        """The ablation of this site, if it is on."""
+        found = next((e for e in self.entries if e.on and isinstance(e.intervention, Ablate) and e.intervention.site == site), None)
+        return found.intervention if found is not None and isinstance(found.intervention, Ablate) else None
+
+
+@dataclass
+class History:
+    """Moments in order, and where we are; a step after an undo forgets what was undone."""
+
+    moments: list[Moment] = field(default_factory=lambda: [Moment()])
+    index: int = 0
+    metrics: dict[int, float] = field(default_factory=dict[int, float])
+
+    @property
+    def now(self) -> Moment:
+        """The present moment."""
+        return self.moments[self.index]
+
+    def step(self, moment: Moment) -> None:
+        """Go on to `moment`; one with the same draft key replaces the present one (a drag is one step)."""
+        if moment.draft and self.now.draft == moment.draft:
+            self.moments[self.index] = moment
+            self.metrics.pop(self.index, None)
+            return
+        del self.moments[self.index + 1 :]
+        for i in [i for i in self.metrics if i > self.index]:
+            del self.metrics[i]
+        self.moments.append(moment)
+        self.index += 1
+        if len(self.moments) > _LIMIT:
+            del self.moments[0]
+            self.index -= 1
+            self.metrics = {i - 1: v for i, v in self.metrics.items() if i > 0}
+
+    def settle(self) -> None:
+        """The present draft is final."""
+        self.moments[self.index] = replace(self.now, draft="")
+
+    def move(self, by: int) -> bool:
+        """Undo (−1) or redo (+1); False at the end of the list."""
+        if not 0 <= self.index + by < len(self.moments):
+            return False
+        self.settle()
+        self.index += by
+        return True

@@ -1,0 +1,471 @@
+"""Session: the one truth. A question, the interventions, their history, and a revision that counts every change."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from interp_widgets.answer import Answer, compute_answer, reference_for, with_references
+from interp_widgets.code import to_json, to_session_code, to_torch_code
+from interp_widgets.methods.steering import SteeringVector
+from interp_widgets.model.applied import applied
+from interp_widgets.model.compile import compile_steps
+from interp_widgets.model.errors import ClosedError, InterventionError, PromptError
+from interp_widgets.model.interventions import Ablate, AblateMode, Intervention, Steer, finite_strength
+from interp_widgets.model.live import LiveModel
+from interp_widgets.model.places import check_site
+from interp_widgets.model.question import Asked, Example, Metric, MetricFn, Prompt, Question, Token
+from interp_widgets.model.receipts import Receipt
+from interp_widgets.model.reference import Reference
+from interp_widgets.model.sites import Site
+from interp_widgets.moment import Entry, History, Moment
+from interp_widgets.worker import retire_worker, worker_of
+
+Listener = Callable[["Session", str], None]
+TokenSpec = str | int | Sequence[str | int] | None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One revision of a session, safe to compute with on another thread."""
+
+    revision: int
+    question: Question | None
+    interventions: tuple[Intervention, ...]
+    reference: Reference | None
+    mode: AblateMode
+
+
+class Session:
+    """A question put to a live model, and what is done to the model while it answers.
+
+    Made by `iw.open`. Every change raises `revision`; widgets mirror the session and never hold a truth of their own.
+
+    Example:
+        >>> session = iw.open()                                                        # doctest: +SKIP
+        >>> session.ask("When Mary and John went to the store, John gave a drink to", " Mary", " John")  # doctest: +SKIP
+        >>> session.toggle("L1H3")                                                     # doctest: +SKIP
+        >>> session.answer.metric                                                      # doctest: +SKIP
+        2.97
+    """
+
+    def __init__(self, live: LiveModel) -> None:
+        self._live = live
+        self._history = History()
+        self._lock = threading.RLock()
+        self._listeners: dict[int, Listener] = {}
+        self._next_listener = 0
+        self._answers: dict[int, Answer] = {}
+        self._reference: Reference | None = None
+        self._vectors: dict[str, SteeringVector] = {}
+        self._mode: AblateMode = "mean"
+        self._revision = 0
+        self._closed = False
+        self._widgets: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._release = weakref.finalize(self, _release, live)
+
+    # ---- asking ---------------------------------------------------------------------------------------------------
+
+    def ask(
+        self,
+        prompt: Prompt | Sequence[Example],
+        target: TokenSpec = None,
+        foil: TokenSpec = None,
+        *,
+        corrupt: str | None = None,
+        metric: MetricFn | None = None,
+        position: int = -1,
+        bos: bool | None = None,
+    ) -> Question:
+        """Ask a question; the interventions stay on.
+
+        Args:
+            prompt: a text, token ids, chat messages, or a list of `Example`s (a prompt set).
+            target: the token that counts as positive, by text or id, or a list read by logsumexp; None: the model's own top token.
+            foil: the token it is compared with; None: the mean logit, and the label says so.
+            corrupt: a prompt of the same length to resample and patch from.
+            metric: any function of the logits `[vocab]` that returns a number.
+            position: where the answer is read, −1 for the last token.
+            bos: True prepends a BOS where the tokenizer adds none.
+
+        Raises:
+            PromptError: for a prompt, target or foil that cannot be asked; the old question stays.
+        """
+        self._open()
+        examples = _examples(prompt, target, foil, corrupt)
+        question = Question(tuple(self._asked(e, metric, position, bos, n) for n, e in enumerate(examples)))
+        self._step(replace(self.now, question=question, label="asked", draft=""))
+        return question
+
+    def _asked(self, example: Example | _Raw, metric: MetricFn | None, position: int, bos: bool | None, n: int) -> Asked:
+        tokens = self._live.tokens
+        try:
+            encoded = tokens.encode(example.prompt, bos)
+            where = _position(position, len(encoded))
+            target, foil = tokens.many("target", example.target), tokens.many("foil", example.foil)
+            both = set(target) & set(foil)
+            if both:
+                raise PromptError(f"The target and the foil are both {next(iter(both)).text!r}; their difference is always 0.")
+            corrupt = tokens.encode(example.corrupt, bos) if example.corrupt else None
+        except PromptError as error:
+            raise PromptError(f"Example {n}: {error}") from None if n else error
+        shown = example.prompt if isinstance(example.prompt, str) else "".join(t.text for t in encoded)
+        asked = Asked(shown, encoded, Metric((0,)), target, foil, where, corrupt)
+        if not target:
+            best = int(self._live.answer(asked).logits.argmax())
+            target = (tokens.token(best),)
+        own = Metric(tuple(t.id for t in target), tuple(t.id for t in foil), metric)
+        return replace(asked, target=target, metric=own)
+
+    # ---- what is done to the model --------------------------------------------------------------------------------
+
+    def set(self, *interventions: Intervention) -> None:
+        """Put these interventions, and only these, in force, in this order.
+
+        Raises:
+            SiteError, InterventionError, FeatureOffError: for one that this model cannot take; nothing is changed then.
+        """
+        self._open()
+        for intervention in interventions:
+            self._check(intervention)
+        entries: dict[str, Entry] = {}
+        for n, intervention in enumerate(interventions):
+            entry = Entry(intervention)
+            entries[entry.key if entry.key not in entries or isinstance(intervention, Ablate) else f"{entry.key}#{n}"] = entry
+        label = interventions[-1].label if len(interventions) == 1 else f"{len(interventions)} interventions"
+        self._step(replace(self.now, entries=tuple(entries.values()), label=label if interventions else "cleared", draft=""))
+
+    def toggle(self, site: str | Site, mode: AblateMode | None = None) -> None:
+        """Switch a head (or another site) off, or on again."""
+        where = Site.parse(site)
+        self.switch([where], off=self.now.ablated(where) is None, mode=mode)
+
+    def switch(self, sites: Sequence[str | Site], *, off: bool, mode: AblateMode | None = None) -> None:
+        """Switch several sites off, or on again, in one step."""
+        self._open()
+        ablations = [Ablate(Site.parse(s), mode or self._mode) for s in sites]
+        for ablation in ablations:
+            self._check(ablation)
+        names = ", ".join(a.site.name for a in ablations[:3]) + (f" and {len(ablations) - 3} more" if len(ablations) > 3 else "")
+        moment = self.now
+        if off:
+            for ablation in ablations:
+                moment = moment.with_entry(Entry(ablation), f"{names} off")
+        else:
+            moment = moment.without([Entry(a).key for a in ablations], f"{names} on")
+        self._step(moment)
+
+    def set_mode(self, mode: AblateMode) -> None:
+        """The mode of every ablation, those in force included."""
+        self._open()
+        Ablate("L0H0", mode)
+        entries = tuple(_remode(e, mode) for e in self.now.entries)
+        for entry in entries:
+            self._check(entry.intervention)
+        self._mode = mode
+        self._step(replace(self.now, entries=entries, label=f"{mode} ablation", draft=""))
+
+    def strength(self, name: str, value: float, *, final: bool = True) -> None:
+        """Set a named vector's coefficient; a drag (`final=False`) is one step of the history.
+
+        Raises:
+            InterventionError: when there is no such vector, or the strength is not a finite number.
+        """
+        self._open()
+        vector = self._vectors.get(name)
+        if vector is None:
+            raise InterventionError(f"There is no vector {name!r}; there are {', '.join(self._vectors) or 'none yet'}.")
+        value = finite_strength(value)
+        entry = self.now.entry(f"strength:{name}")
+        old = entry.intervention if entry is not None else None
+        steer = old.at(value) if isinstance(old, Steer) else Steer(vector.site, vector, value, name=name)
+        self._check(steer)
+        with self._lock:
+            moment = self.now.with_entry(Entry(steer, entry.on if entry else True), f"{name} {value:+.2f}")
+            self._step(replace(moment, draft=f"strength:{name}"))
+            if final:
+                self._history.settle()
+
+    def steer_settings(
+        self, name: str, *, on: bool | None = None, site: str | None = None, positions: str | None = None, mode: str | None = None
+    ) -> None:
+        """Change how a named vector acts, its strength kept."""
+        self._open()
+        if name not in self._vectors:
+            raise InterventionError(f"There is no vector {name!r}; there are {', '.join(self._vectors) or 'none yet'}.")
+        vector = self._vectors[name]
+        entry = self.now.entry(f"strength:{name}")
+        old = entry.intervention if entry is not None and isinstance(entry.intervention, Steer) else Steer(vector.site, vector, 0.0, name=name)
+        steer = Steer(site or old.site, old.vector, old.coefficient, mode or old.mode, positions or old.positions, name)  # pyright: ignore[reportArgumentType]
+        self._check(steer)
+        shown = on if on is not None else (entry.on if entry is not None else True)
+        self._step(self.now.with_entry(Entry(steer, shown), f"{name} {'on' if shown else 'off'}" if on is not None else f"{name} changed"))
+
+    def add_vector(self, vector: SteeringVector, name: str | None = None) -> None:
+        """Give the session a vector that sliders and `strength` know by name."""
+        self._open()
+        self._check(Steer(vector.site, vector, 0.0))
+        with self._lock:
+            self._vectors[name or vector.name] = vector
+            self._changed()
+
+    def clear(self) -> None:
+        """Take every intervention away."""
+        self.set()
+
+    def undo(self) -> bool:
+        """One step back; False when there is none."""
+        return self._move(-1)
+
+    def redo(self) -> bool:
+        """One step forward again; False when there is none."""
+        return self._move(1)
+
+    def _move(self, by: int) -> bool:
+        self._open()
+        with self._lock:
+            moved = self._history.move(by)
+            if moved:
+                self._changed()
+        return moved
+
+    def _check(self, intervention: Intervention) -> None:
+        check_site(self._live.anatomy, intervention.site)
+        if isinstance(intervention, Steer):
+            compile_steps(self._live, [intervention], ())
+
+    # ---- reading --------------------------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> LiveModel:
+        """The live model."""
+        return self._live
+
+    @property
+    def revision(self) -> int:
+        """Counts every change."""
+        return self._revision
+
+    @property
+    def now(self) -> Moment:
+        """The present state."""
+        return self._history.now
+
+    @property
+    def history(self) -> History:
+        """All states, and which one is present."""
+        return self._history
+
+    @property
+    def question(self) -> Question | None:
+        """What is asked."""
+        return self.now.question
+
+    @property
+    def interventions(self) -> tuple[Intervention, ...]:
+        """What is done to the model, in order; entries that are switched off are left out."""
+        return self.now.interventions
+
+    @property
+    def vectors(self) -> dict[str, SteeringVector]:
+        """The named vectors."""
+        return dict(self._vectors)
+
+    @property
+    def mode(self) -> AblateMode:
+        """The mode in which `toggle` ablates."""
+        return self._mode
+
+    @property
+    def reference(self) -> Reference | None:
+        """The prompts that mean and resample ablation use now; assign a `Reference` or a list of prompts to choose."""
+        question = self.question
+        return self._reference or (reference_for(self._live, question, None) if question else self._live.reference)
+
+    @reference.setter
+    def reference(self, value: Reference | Sequence[str] | str | None) -> None:
+        self._open()
+        with self._lock:
+            self._reference = Reference.of(value)
+            self._changed()
+
+    @property
+    def answer(self) -> Answer:
+        """The answer of the present revision, computed when first asked for.
+
+        Raises:
+            PromptError: when nothing has been asked yet.
+        """
+        self._open()
+        return self.compute(self.snapshot())
+
+    def compute(self, snapshot: Snapshot, cancelled: Callable[[], bool] | None = None) -> Answer:
+        """The answer of one revision."""
+        if snapshot.question is None:
+            raise PromptError("Nothing has been asked yet; call session.ask(prompt, target, foil) first.")
+        kept = self._answers.get(snapshot.revision)
+        if kept is not None:
+            return kept
+        answer = compute_answer(self._live, snapshot.question, snapshot.interventions, snapshot.reference, cancelled)
+        with self._lock:
+            if snapshot.revision == self._revision:
+                self._answers = {snapshot.revision: answer}
+                self._history.metrics[self._history.index] = answer.metric
+        return answer
+
+    def peek(self) -> Answer | None:
+        """The answer of the present revision if it has been computed."""
+        return self._answers.get(self._revision)
+
+    def snapshot(self) -> Snapshot:
+        """The present revision, frozen; references filled in."""
+        with self._lock:
+            question, reference = self.question, self.reference
+            uses = with_references(self.interventions, reference) if question else self.interventions
+            return Snapshot(self._revision, question, uses, reference, self._mode)
+
+    @contextmanager
+    def applied(self) -> Iterator[list[Receipt]]:
+        """Run your own `model(...)` or `model.generate(...)` under the interventions, in this context only.
+
+        Yields:
+            a list that holds the receipts when the block ends.
+
+        Example:
+            >>> with session.applied() as receipts:     # doctest: +SKIP
+            ...     out = model(**tokenizer("The cat", return_tensors="pt"))
+            >>> receipts[0].state                       # doctest: +SKIP
+            'acted'
+        """
+        self._open()
+        snapshot = self.snapshot()
+        tokens: tuple[Token, ...] = snapshot.question.first.tokens if snapshot.question else ()
+        with applied(self._live, with_references(snapshot.interventions, snapshot.reference), tokens) as receipts:
+            yield receipts
+
+    def to_code(self, dialect: Literal["session", "torch"] = "session") -> str:
+        """The present state as Python: in this package's words, or as plain torch hooks that give the same numbers."""
+        if dialect not in ("session", "torch"):
+            raise InterventionError(f'There is no dialect {dialect!r}; choose "session" or "torch".')
+        return to_session_code(self) if dialect == "session" else to_torch_code(self)
+
+    def to_json(self) -> str:
+        """The present state as JSON: question, interventions, vectors; own code is left out and named."""
+        return to_json(self)
+
+    @classmethod
+    def from_json(cls, text: str, model: Any = None, tokenizer: Any = None) -> Session:
+        """A session from `to_json`'s text, on the named model or on the one given."""
+        from interp_widgets.api import session_from_json
+
+        return session_from_json(text, model, tokenizer)
+
+    # ---- lifetime -------------------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Forget everything cached, after a change of the model that its key cannot see."""
+        self._open()
+        self._live.refresh()
+        with self._lock:
+            self._changed()
+
+    def close(self) -> None:
+        """Close every widget, stop what computes, and take our hooks off the model when this was its last session."""
+        if self._closed:
+            return
+        self._closed = True
+        self._notify("closed")
+        for widget in list(self._widgets):
+            widget.close()
+        self._listeners.clear()
+        worker_of(self._live).drop_where(lambda key: isinstance(key, tuple) and key[0] == id(self))
+        self._release()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def _open(self) -> None:
+        if self._closed:
+            raise ClosedError("This session is closed; open the model again with iw.open(...).")
+
+    # ---- who is told ----------------------------------------------------------------------------------------------
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Be told of every change (`"state"`) and of the end (`"closed"`); returns what ends it."""
+        with self._lock:
+            key = self._next_listener = self._next_listener + 1
+            self._listeners[key] = listener
+        return lambda: self._listeners.pop(key, None) and None
+
+    def holds(self, widget: Any) -> None:
+        """Remember a widget, weakly, so that `close` closes it."""
+        self._widgets.add(widget)
+
+    @property
+    def widgets(self) -> list[Any]:
+        """The widgets that are alive."""
+        return list(self._widgets)
+
+    def _step(self, moment: Moment) -> None:
+        with self._lock:
+            self._history.step(moment)
+            self._changed()
+
+    def _changed(self) -> None:
+        self._revision += 1
+        self._notify("state")
+
+    def _notify(self, what: str) -> None:
+        for listener in list(self._listeners.values()):
+            listener(self, what)
+
+    def __repr__(self) -> str:
+        asked = f"{self.question.n} prompt(s)" if self.question else "nothing asked"
+        return f"Session({self._live.name!r}, {asked}, {len(self.interventions)} interventions, revision {self._revision})"
+
+
+@dataclass(frozen=True)
+class _Raw:
+    """An example whose prompt is not a text."""
+
+    prompt: Prompt
+    target: TokenSpec
+    foil: TokenSpec
+    corrupt: str | None
+
+
+def _examples(prompt: Any, target: TokenSpec, foil: TokenSpec, corrupt: str | None) -> list[Example | _Raw]:
+    if isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], Example):
+        if target is not None or foil is not None or corrupt is not None:
+            raise PromptError("A prompt set carries target, foil and corrupt in its Examples; leave them out of ask().")
+        return list(prompt)
+    if isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], str):
+        raise PromptError("A list of texts needs a target each: pass [iw.Example(prompt, target, foil), ...].")
+    return [_Raw(prompt, target, foil, corrupt)]
+
+
+def _position(position: int, n: int) -> int:
+    if isinstance(position, bool) or not isinstance(position, int) or not -n <= position < n:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise PromptError(f"Position {position!r} does not exist: the prompt has {n} tokens (0 to {n - 1}, or -1 to -{n}).")
+    return position % n
+
+
+def _remode(entry: Entry, mode: AblateMode) -> Entry:
+    what = entry.intervention
+    if not isinstance(what, Ablate) or what.mode == "edge":
+        return entry
+    return Entry(Ablate(what.site, mode, what.reference, what.positions), entry.on)
+
+
+def _release(live: LiveModel) -> None:
+    live.release()
+    if live.users == 0:
+        retire_worker(live)
+
+

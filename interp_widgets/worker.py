@@ -1,0 +1,157 @@
+"""Who computes: one thread per live model, newest wish first, until cancelled."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from itertools import count
+
+from interp_widgets.model.errors import CancelledError
+from interp_widgets.model.live import LiveModel
+
+log = logging.getLogger("interp_widgets")
+Cancelled = Callable[[], bool]
+Job = Callable[[Cancelled], None]
+_IDLE_SECONDS = 30.0
+
+ANSWER, PANEL, PREFETCH = 0, 1, 2
+
+
+@dataclass(order=True)
+class _Wish:
+    priority: int
+    order: int
+    key: Hashable = field(compare=False)
+    job: Job = field(compare=False)
+    dropped: threading.Event = field(compare=False, default_factory=threading.Event)
+
+
+class Worker:
+    """Runs jobs one after the other; of two jobs with one key only the newer runs.
+
+    A job that runs is told to stop (`cancelled()`) when a newer wish of its key comes, when it is dropped, or when a more
+    urgent job waits; in the last case it is run again afterwards.
+    """
+
+    def __init__(self) -> None:
+        self._wishes: dict[Hashable, _Wish] = {}
+        self._running: _Wish | None = None
+        self._order = count()
+        self._wake = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._pid = os.getpid()
+        self._closed = False
+
+    def submit(self, key: Hashable, job: Job, priority: int = PANEL) -> None:
+        """Wish for `job`; an older wish of the same key is dropped, also while it runs."""
+        with self._wake:
+            if self._closed:
+                return
+            self._drop(key)
+            self._wishes[key] = _Wish(priority, next(self._order), key, job)
+            self._start()
+            self._wake.notify_all()
+
+    def drop(self, key: Hashable) -> None:
+        """Forget the wishes of this key, and stop the one that runs."""
+        with self._wake:
+            self._drop(key)
+
+    def drop_where(self, test: Callable[[Hashable], bool]) -> None:
+        """Forget every wish whose key passes `test`."""
+        with self._wake:
+            running = [self._running.key] if self._running is not None else []
+            for key in [*self._wishes, *running]:
+                if test(key):
+                    self._drop(key)
+
+    def _drop(self, key: Hashable) -> None:
+        wish = self._wishes.pop(key, None)
+        if wish is not None:
+            wish.dropped.set()
+        if self._running is not None and self._running.key == key:
+            self._running.dropped.set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything runs or waits."""
+        with self._wake:
+            return self._running is not None or bool(self._wishes)
+
+    def wait(self, timeout: float = 30.0) -> bool:
+        """Wait until nothing runs or waits; False when it took longer."""
+        with self._wake:
+            return self._wake.wait_for(lambda: self._running is None and not self._wishes, timeout)
+
+    def close(self) -> None:
+        """Stop what runs within one step, and end the thread."""
+        with self._wake:
+            self._closed = True
+            for key in list(self._wishes):
+                self._drop(key)
+            if self._running is not None:
+                self._running.dropped.set()
+            self._wake.notify_all()
+
+    def _start(self) -> None:
+        if self._pid != os.getpid():  # a forked child has the object but not the thread
+            self._thread, self._running, self._pid = None, None, os.getpid()
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._loop, name="interp_widgets worker", daemon=True)
+            self._thread.start()
+
+    def _next(self) -> _Wish | None:
+        with self._wake:
+            if not self._wishes and not self._closed:
+                self._wake.wait_for(lambda: bool(self._wishes) or self._closed, _IDLE_SECONDS)
+            if self._closed or not self._wishes:
+                self._thread = None
+                return None
+            wish = min(self._wishes.values())
+            del self._wishes[wish.key]
+            self._running = wish
+            return wish
+
+    def _loop(self) -> None:
+        while (wish := self._next()) is not None:
+            again = False
+            try:
+                wish.job(lambda w=wish: self._stopped(w))
+            except CancelledError:
+                again = not wish.dropped.is_set()
+            except Exception:
+                log.exception("a computation failed: %s", wish.key)
+            with self._wake:
+                self._running = None
+                if again and not self._closed and wish.key not in self._wishes and not wish.dropped.is_set():
+                    self._wishes[wish.key] = wish
+                self._wake.notify_all()
+            del wish
+
+    def _stopped(self, wish: _Wish) -> bool:
+        return wish.dropped.is_set() or any(w.priority < wish.priority for w in list(self._wishes.values()))
+
+
+_WORKERS: weakref.WeakKeyDictionary[LiveModel, Worker] = weakref.WeakKeyDictionary()
+_WORKERS_LOCK = threading.Lock()
+
+
+def worker_of(live: LiveModel) -> Worker:
+    """The worker of a model, made when first asked for."""
+    with _WORKERS_LOCK:
+        worker = _WORKERS.get(live)
+        if worker is None:
+            worker = _WORKERS[live] = Worker()
+        return worker
+
+
+def retire_worker(live: LiveModel) -> None:
+    """End a model's worker, when its last session closes."""
+    with _WORKERS_LOCK:
+        worker = _WORKERS.pop(live, None)
+    if worker is not None:
+        worker.close()
