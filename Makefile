@@ -55,6 +55,7 @@ format: $(VENV)/.dev node_modules/.package-lock.json ## format and repair what c
 	@$(PY) -m ruff check --fix --quiet . || true
 	@$(PY) -m ruff format --quiet .
 	@npm run --silent format
+	@$(PY) -m tests.cases
 
 clean: ## remove what the set-up made here (the peers' environments stay)
 	rm -rf $(VENV) node_modules build dist

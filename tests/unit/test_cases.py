@@ -1,0 +1,23 @@
+"""The table of cases in `tests/README.md` is the one that the marks of the tests give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests import cases
+
+
+def test_the_table_of_cases_is_up_to_date() -> None:
+    text = cases.README.read_text("utf-8")
+    assert cases.with_table(text) == text, "run: python -m tests.cases"
+
+
+def test_a_mark_lands_in_the_table_in_the_order_of_the_catalogue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "test_x.py").write_text('@pytest.mark.case("E10", "E02")\ndef test_order(): ...\n')
+    monkeypatch.setattr(cases, "ROOT", tmp_path)
+    assert cases.marks() == {"E02": ["test_x.py::test_order"], "E10": ["test_x.py::test_order"]}
+    assert cases.table().splitlines()[2] == "| E02 | `test_x.py::test_order` |"
