@@ -28,7 +28,7 @@ def marks() -> dict[Case, list[str]]:
 def _cases(test: ast.FunctionDef | ast.ClassDef) -> Iterator[Case]:
     for mark in test.decorator_list:
         if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.case":
-            yield from (argument.value for argument in mark.args if isinstance(argument, ast.Constant))
+            yield from (str(ast.literal_eval(argument)) for argument in mark.args)
 
 
 def _order(case: Case) -> tuple[str, int]:

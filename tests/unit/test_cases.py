@@ -14,9 +14,7 @@ def test_the_table_of_cases_is_up_to_date() -> None:
     assert cases.with_table(text) == text, "run: python -m tests.cases"
 
 
-def test_a_mark_lands_in_the_table_in_the_order_of_the_catalogue(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_mark_lands_in_the_table_in_catalogue_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "test_x.py").write_text('@pytest.mark.case("E10", "E02")\ndef test_order(): ...\n')
     monkeypatch.setattr(cases, "ROOT", tmp_path)
     assert cases.marks() == {"E02": ["test_x.py::test_order"], "E10": ["test_x.py::test_order"]}
