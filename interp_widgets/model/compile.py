@@ -57,8 +57,22 @@ def compile_steps(live: LiveModel, interventions: Sequence[Intervention], tokens
     for intervention in interventions:
         check_site(live.anatomy, intervention.site)
         check_width(intervention, live.anatomy)
-        steps.append(Step(intervention, intervention.site, op_of(intervention), resolve(live, intervention, tokens)))
+        value = resolve(live, intervention, tokens)
+        step = Step(intervention, intervention.site, op_of(intervention), value)
+        if value is not None:
+            step.value, step.by_position = aligned(intervention.site, value)
+        steps.append(step)
     return steps
+
+
+def aligned(site: Site, value: torch.Tensor) -> tuple[torch.Tensor, bool]:
+    """`value` in the layout of `site`'s edit, and whether it has one entry per position."""
+    if site.part == "neurons" and site.index is not None:
+        each = value.dim() > 0 and value.numel() > 1
+        return (value.reshape(-1, 1) if each else value.reshape(())), each
+    whole = site.index is None and site.part in ("z", "pattern")
+    each = value.dim() == (3 if whole else 2)
+    return (value.transpose(0, 1) if site.part == "pattern" and whole and each else value), each
 
 
 def place_step(live: LiveModel, program: Program, step: Step, rows: Callable[[], int]) -> None:
@@ -79,21 +93,37 @@ def _changed(step: Step, x: torch.Tensor) -> torch.Tensor | None:
     return None if new is x else new
 
 
+def check_edge(intervention: Intervention, n: int) -> None:
+    """Refuse to cut an edge to a position that a prompt of `n` tokens does not have.
+
+    Raises:
+        InterventionError: with both.
+    """
+    if isinstance(intervention, Ablate) and intervention.edge is not None and intervention.edge[0] >= n:
+        dest, src = intervention.edge
+        raise InterventionError(f"The edge {dest} ← {src} does not exist: the prompt has {n} tokens, 0 to {n - 1}.")
+
+
 def _place_edge(live: LiveModel, program: Program, step: Step) -> None:
     live.need("patterns written")
     ablate = step.intervention
     assert isinstance(ablate, Ablate) and ablate.edge is not None
     dest, src = ablate.edge
+    if not 0 <= src <= dest:
+        raise InterventionError(f"The edge {dest} ← {src} does not exist: attention looks back, from a position to an earlier one.")
 
     def see(_q: torch.Tensor, _k: torch.Tensor, _v: torch.Tensor, pattern: torch.Tensor) -> torch.Tensor | None:
-        n = pattern.shape[-1]
-        if not (0 <= src <= dest < n):
-            raise InterventionError(f"The edge {dest} ← {src} does not exist: the prompt has {n} tokens and attention looks back.")
-        new = pattern.clone()
-        new[:, step.site.index, dest - (n - pattern.shape[-2]), src] = 0.0
         step.tally.fired += 1
+        chosen = step.chosen(pattern.shape[0])
+        # a destination that was fed in an earlier step was cut there; one that is not generated yet comes later
+        cuts = [(r, dest - shift, src) for r, shift in zip(chosen, step.shifts, strict=True) if 0 <= dest - shift < pattern.shape[-2]]
+        if not cuts:
+            return None
+        new = pattern.clone()
+        for r, row, column in cuts:
+            new[r, step.site.index, row, column] = 0.0
         step.tally.add(pattern[:, step.site.index], new[:, step.site.index], None)
-        step.tally.positions = 1
+        step.tally.positions = len(cuts)
         return new
 
     attention = layer_of(live.anatomy, step.site).attention
@@ -111,11 +141,7 @@ def _place_pattern(live: LiveModel, program: Program, step: Step) -> None:
     def see(_q: torch.Tensor, _k: torch.Tensor, _v: torch.Tensor, pattern: torch.Tensor) -> torch.Tensor | None:
         rows = pattern.transpose(1, 2)  # [row, dest, head, src]
         seen = rows if index is None else rows[:, :, index]
-        if step.value is not None and step.value.dim() > 0:
-            step_value = step.value if index is not None else step.value.transpose(0, 1)
-            new = Step(step.intervention, step.site, step.op, step_value, step.mask, step.active, step.offset, step.tally)(seen)
-        else:
-            new = step(seen)
+        new = step(seen)
         if new is seen:
             return None
         if index is None:
@@ -141,6 +167,7 @@ def compile_program(
     compiled.enter(Frame(batch.rows, batch.ids.shape[1]))
     rows = len(batch.rows)
     for step in compiled.steps:
+        check_edge(step.intervention, max(len(p) for p in prompts))
         place_step(live, program, step, lambda: rows)
     for site in reads:
         check_site(live.anatomy, site)

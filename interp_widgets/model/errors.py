@@ -37,3 +37,7 @@ class ClosedError(InterpError):
 
 class CancelledError(Exception):
     """A run was cancelled between two layers or two tokens; never shown as an error."""
+
+
+class GenerationError(InterpError):
+    """Generation settings that make no sense, or a step that cannot go on; the text so far is kept."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import torch
 from torch import nn
@@ -26,6 +26,9 @@ from interp_widgets.model.reference import Reference
 from interp_widgets.model.report import Report
 from interp_widgets.model.run import Batch, Caller, Run, batch_of, forward
 from interp_widgets.model.sites import Site
+
+if TYPE_CHECKING:
+    from interp_widgets.model.generate import GenerationRun, Options
 
 _REGISTRY: dict[int, weakref.ref[LiveModel]] = {}
 _REGISTRY_LOCK = threading.Lock()
@@ -217,6 +220,19 @@ class LiveModel:
     ) -> Reading:
         """The logits at the read position, always by the same one-row path; see `reading.py`."""
         return read_answer(self, asked, interventions, cancelled)
+
+    def generate(
+        self,
+        prompt: Prompt,
+        interventions: Sequence[Intervention] = (),
+        max_new_tokens: int = 50,
+        use_cache: bool = True,
+        **options: Unpack[Options],
+    ) -> GenerationRun:
+        """Generate under interventions, token by token: an iterator of tokens with `.receipts`; see `generate.generate`."""
+        from interp_widgets.model.generate import generate
+
+        return generate(self, prompt, interventions, max_new_tokens, use_cache, **options)
 
     def program(self, cancelled: Callable[[], bool] | None = None) -> Program:
         """An empty program for this model."""

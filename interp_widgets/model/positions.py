@@ -182,14 +182,18 @@ def _slice_label(s: slice) -> str:
 
 
 def _spelled(row: Row, text: str) -> Mask:
-    """Runs of tokens whose texts join to `text`."""
+    """Runs of tokens whose texts join to `text`.
+
+    A run that ends in generated text acts on its last token only: the ones before it were fed before it was spelled, and
+    what was fed stays as it is, with a cache and without.
+    """
     mask = np.zeros(len(row), dtype=bool)
     for start in range(len(row)):
         joined = ""
         for stop in range(start, len(row)):
             joined += row.texts[stop]
             if joined == text:
-                mask[start : stop + 1] = True
+                mask[start if stop < row.n_prompt else stop : stop + 1] = True
             if not text.startswith(joined):
                 break
     return mask

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from interp_widgets.model.compile import Compiled, compile_steps, place_step, receipts_of
+from interp_widgets.model.compile import Compiled, check_edge, compile_steps, place_step, receipts_of
 from interp_widgets.model.errors import InterventionError
 from interp_widgets.model.gate import activate
 from interp_widgets.model.interventions import Intervention, Steer
@@ -79,6 +79,7 @@ def read_answer(
         compiled = Compiled(live.program(cancelled), compile_steps(live, interventions, asked.tokens), position=asked.position)
         compiled.enter(Frame(batch.rows, batch.ids.shape[1]))
         for step in compiled.steps:
+            check_edge(step.intervention, len(asked.tokens))
             place_step(live, compiled.program, step, lambda: 1)
         moving = [step for step in compiled.steps if acts(step)]
         if not moving:

@@ -36,14 +36,22 @@ class Frame:
     offset: int = 0
     pads: Sequence[int] | None = None
 
+    def pad(self, row: int) -> int:
+        """Padding in front of `row`."""
+        return self.pads[row] if self.pads is not None else 0
+
     def mask(self, step: Step) -> torch.Tensor | None:
-        """Where `step` acts, `[row, pos]`; None for everywhere."""
-        out = np.zeros((len(self.rows), self.width), dtype=bool)
-        for r, row in enumerate(self.rows):
-            pad = self.pads[r] if self.pads is not None else 0
+        """Where `step` acts, `[row of the step, pos]`; None for everywhere."""
+        chosen = step.chosen(len(self.rows))
+        out = np.zeros((len(chosen), self.width), dtype=bool)
+        for at, r in enumerate(chosen):
+            row, pad = self.rows[r], self.pad(r)
             whole = np.zeros(max(pad + len(row), self.offset + self.width), dtype=bool)
-            whole[pad : pad + len(row)] = step.intervention.positions.mask(row)
-            out[r] = whole[self.offset : self.offset + self.width]
+            here = whole[pad : pad + len(row)]
+            here[:] = step.intervention.positions.mask(row)
+            if step.by_position:
+                here[step.length :] = False
+            out[at] = whole[self.offset : self.offset + self.width]
         return None if out.all() else torch.from_numpy(out)
 
 
@@ -53,7 +61,10 @@ class Step:
 
     Attributes:
         value: what replaces the activation: `[feature]`, or `[pos, feature]` aligned with the prompt.
-        mask: where it acts in this forward (`[row, pos]`, None = everywhere); set from the frame.
+        by_position: whether `value` has one entry per position; beyond its end it does not act.
+        rows: the batch rows that it acts on, None for all.
+        mask: where it acts in this forward (`[row of the step, pos]`, None = everywhere); set from the frame.
+        shifts: for each of its rows, the position of this forward's first column (negative: padding in front).
         tally: what it did.
     """
 
@@ -61,22 +72,39 @@ class Step:
     site: Site
     op: Op
     value: torch.Tensor | None = None
+    by_position: bool = False
+    rows: tuple[int, ...] | None = None
     mask: torch.Tensor | None = None
     active: bool = True
-    offset: int = 0
+    shifts: tuple[int, ...] = (0,)
     tally: Tally = field(default_factory=Tally)
+
+    @property
+    def length(self) -> int:
+        """How many positions a value by position has."""
+        return self.value.shape[0] if self.value is not None and self.by_position else 0
+
+    def chosen(self, n: int) -> Sequence[int]:
+        """The rows that it acts on, of `n`."""
+        return range(n) if self.rows is None else self.rows
 
     def enter(self, frame: Frame) -> None:
         """Get ready for the next forward of this run."""
         self.mask = frame.mask(self)
         self.active = self.mask is None or bool(self.mask.any())
-        self.offset = frame.offset
+        self.shifts = tuple(frame.offset - frame.pad(r) for r in self.chosen(len(frame.rows)))
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """The edited copy of `x [row, pos, ...feature]`; never in place."""
         self.tally.fired += 1
         if not self.active:
             return x
+        if self.rows is None:
+            return self._edited(x)
+        at = torch.tensor(self.rows, device=x.device)
+        return x.index_copy(0, at, self._edited(x[at]))
+
+    def _edited(self, x: torch.Tensor) -> torch.Tensor:
         mask = None if self.mask is None else self.mask.to(x.device)
         new = self.op(x, self)
         if mask is not None:
@@ -91,28 +119,37 @@ class Step:
 def _replace(x: torch.Tensor, step: Step) -> torch.Tensor:
     assert step.value is not None
     value = step.value.to(x.device, x.dtype)
-    if value.dim() == x.dim() - 1:  # by position
-        need = step.offset + x.shape[1]
-        if value.shape[0] < need:
-            value = torch.cat([value, x[0, value.shape[0] - need :]])
-        value = value[step.offset : need]
-    return value.expand_as(x)
+    if not step.by_position:
+        return value.expand_as(x)
+    new = x.clone()
+    for r, shift in enumerate(step.shifts):
+        first, last = max(0, -shift), min(x.shape[1], value.shape[0] - shift)
+        if first < last:
+            # a pattern put in place by position has no sources beyond its own prompt, while a longer text does
+            new[r, first:last] = 0 if step.site.part == "pattern" else new[r, first:last]
+            new[r, first:last, ..., : value.shape[-1]] = value[first + shift : last + shift]
+    return new
 
 
 def _steer(x: torch.Tensor, step: Step) -> torch.Tensor:
     steer = cast("Steer", step.intervention)
     v = torch.from_numpy(steer.vector.values.copy()).to(x.device)
-    c = steer.coefficient
-    if steer.mode == "add":
+    return pushed(x, v, steer.coefficient, steer.mode)
+
+
+def pushed(x: torch.Tensor, v: torch.Tensor, c: float | torch.Tensor, mode: str) -> torch.Tensor:
+    """`x [row, pos, ...feature]` pushed along `v` at strength `c`; both may differ by row (`[row, 1, ...]`)."""
+    if mode == "add":
         return x + (c * v).to(x.dtype)
-    unit = v / v.norm().clamp_min(1e-30)
-    along = (x.float() @ unit)[..., None] * unit
-    if steer.mode == "project_out":
-        return (x.float() - c * along).to(x.dtype)
-    if steer.mode == "clamp":
-        return (x.float() - along + c * v).to(x.dtype)
-    moved = x.float() + c * v
-    return (moved * (x.float().norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True).clamp_min(1e-30))).to(x.dtype)
+    feature = tuple(range(2, x.dim()))
+    wide = x.float()
+    if mode == "keep_norm":
+        moved = wide + c * v
+        norm = wide.square().sum(feature, keepdim=True).sqrt()
+        return (moved * (norm / moved.square().sum(feature, keepdim=True).sqrt().clamp_min(1e-30))).to(x.dtype)
+    unit = v / v.square().sum(tuple(range(-len(feature), 0)), keepdim=True).sqrt().clamp_min(1e-30)
+    along = (wide * unit).sum(feature, keepdim=True) * unit
+    return (wide - c * along if mode == "project_out" else wide - along + c * v).to(x.dtype)
 
 
 def _own(x: torch.Tensor, step: Step) -> torch.Tensor:

@@ -1,0 +1,292 @@
+"""Decoding: rows of text under interventions, one forward per step, with the model's own cache where it has one.
+
+With a cache every position is fed, and edited, exactly once; without one the whole text is fed each time and the edits are
+made anew at the same positions. Gate, lock and modes are taken and released inside each step.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+
+from interp_widgets.model.compile import compile_steps, place_step
+from interp_widgets.model.errors import GenerationError
+from interp_widgets.model.gate import Program, activate
+from interp_widgets.model.interventions import Intervention
+from interp_widgets.model.probe import probe_ids
+from interp_widgets.model.positions import Positions, Row
+from interp_widgets.model.question import Token
+from interp_widgets.model.receipts import Receipt, Tally
+from interp_widgets.model.run import eager, force_eager, logits_of, modes
+from interp_widgets.model.steps import Frame, Step, receipt
+
+if TYPE_CHECKING:
+    from interp_widgets.model.live import LiveModel
+
+_NOT_A_CACHE = frozenset({"logits", "loss", "hidden_states", "attentions", "last_hidden_state", "encoder_last_hidden_state"})
+
+
+@dataclass
+class Line:
+    """One row: its tokens so far, how many of them are the prompt, what is done to it, whether it goes on."""
+
+    tokens: list[Token]
+    n_prompt: int
+    interventions: tuple[Intervention, ...] = ()
+    going: bool = True
+    steps: list[Step] = field(default_factory=list[Step])
+
+    def row(self) -> Row:
+        """What positions are resolved against."""
+        return Row(
+            tuple(t.id for t in self.tokens),
+            tuple(t.text for t in self.tokens),
+            tuple(t.kind == "special" for t in self.tokens),
+            self.n_prompt,
+        )
+
+
+class Decoder:
+    """Rows decoded together.
+
+    Args:
+        lines: the rows; rows with equal interventions and length share their steps.
+        use_cache: feed each token once; rows of different lengths are then padded on the left.
+        cancelled: asked before every block.
+
+    Example:
+        >>> decoder = Decoder(live, [Line(list(live.tokens.encode("The cat")), 2)])   # doctest: +SKIP
+        >>> decoder.step().shape                                                      # doctest: +SKIP
+        torch.Size([1, 512])
+    """
+
+    def __init__(
+        self, live: LiveModel, lines: Sequence[Line], use_cache: bool = True, cancelled: Callable[[], bool] | None = None
+    ) -> None:
+        self.live = live
+        self.lines = list(lines)
+        self.use_cache = use_cache
+        self._names = frozenset(inspect.signature(live.anatomy.root.forward).parameters)
+        self._cache: dict[str, Any] = {}
+        self._fed = 0
+        width = max(len(line.tokens) for line in self.lines)
+        self._pads = [width - len(line.tokens) for line in self.lines] if use_cache else [0] * len(self.lines)
+        self._program: Program = live.program(cancelled)
+        self._steps = self._compile()
+
+    def _compile(self) -> list[Step]:
+        shared: dict[tuple[tuple[Intervention, ...], int], list[int]] = {}
+        for r, line in enumerate(self.lines):
+            shared.setdefault((line.interventions, line.n_prompt), []).append(r)
+        every: list[Step] = []
+        for (interventions, n_prompt), rows in shared.items():
+            for item in interventions:
+                check_growing(item.positions)
+            steps = compile_steps(self.live, interventions, self.lines[rows[0]].tokens[:n_prompt])
+            for step in steps:
+                step.rows = None if len(rows) == len(self.lines) else tuple(rows)
+                place_step(self.live, self._program, step, lambda: len(self.lines))
+            for r in rows:
+                self.lines[r].steps = steps
+            every += steps
+        return every
+
+    def step(self, every: bool = False) -> torch.Tensor:
+        """The model's own logits, float32, at the last token of every row `[row, vocab]`; `every`: of every column.
+
+        Raises:
+            GenerationError: when logits are not numbers, naming the first block that made them.
+        """
+        live = self.live
+        with live.lock:
+            live.ready()
+            ids, frame = self._input()
+            for step in self._steps:
+                if not self.use_cache:
+                    step.tally = Tally()
+                step.enter(frame)
+            kwargs = self._arguments(ids, frame, every)
+            with modes(live.device), force_eager(live.anatomy.root), activate(self._program):
+                output = eager(live.anatomy.root)(input_ids=ids, **kwargs)
+                logits = self._taken(logits_of(output), every).float()
+                good = bool(torch.isfinite(logits.amax(-1)).all())
+            self._fed = frame.offset + frame.width
+            if self.use_cache:
+                self._cache = cache_of(output, self._names)
+        if not good:
+            raise GenerationError(self._blame())
+        return logits
+
+    @property
+    def cached(self) -> bool:
+        """Whether the model gave a cache back."""
+        return bool(self._cache)
+
+    def append(self, tokens: Sequence[Token | None]) -> None:
+        """Add each row's next token; None ends the row."""
+        for line, token in zip(self.lines, tokens, strict=True):
+            line.going = line.going and token is not None
+            if token is not None and line.going:
+                line.tokens.append(token)
+
+    def receipts(self, row: int) -> tuple[Receipt, ...]:
+        """What every intervention on `row` has done so far."""
+        line = self.lines[row]
+        return tuple(receipt(step, self._reach(step, line), generating=True) for step in line.steps)
+
+    def _reach(self, step: Step, line: Line) -> str | None:
+        at = np.flatnonzero(step.intervention.positions.mask(line.row()))
+        last = len(self.live.anatomy.layers) - 1
+        local = step.site.part in ("z", "attn", "mlp", "neurons", "resid_post", "resid_mid", "mlp_in")
+        if step.site.layer == last and local and at.size and at.max() < line.n_prompt - 1:
+            return "in the last block only positions that predict a token matter, from the last prompt position on"
+        return None
+
+    # ---- one forward ----------------------------------------------------------------------------------------------
+
+    def _input(self) -> tuple[torch.Tensor, Frame]:
+        rows = [line.row() for line in self.lines]
+        width = max(len(line.tokens) + pad for line, pad in zip(self.lines, self._pads, strict=True))
+        start = self._fed if self.use_cache else 0
+        ids = torch.empty(len(rows), width - start, dtype=torch.long)
+        for r, (line, pad) in enumerate(zip(self.lines, self._pads, strict=True)):
+            filler = line.tokens[-1].id
+            whole = [filler] * pad + [t.id for t in line.tokens]
+            ids[r] = torch.tensor((whole + [filler] * (width - len(whole)))[start:])
+        return ids.to(self.live.device), Frame(rows, width - start, start, self._pads)
+
+    def _arguments(self, ids: torch.Tensor, frame: Frame, every: bool) -> dict[str, Any]:
+        end = frame.offset + frame.width
+        mask = torch.ones(len(self.lines), end, dtype=torch.long)
+        for r, (line, pad) in enumerate(zip(self.lines, self._pads, strict=True)):
+            mask[r, :pad] = 0
+            if not self.use_cache:
+                mask[r, pad + len(line.tokens) :] = 0
+        positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, frame.offset :]
+        possible: dict[str, Any] = {
+            "attention_mask": mask.to(ids.device),
+            "position_ids": positions.to(ids.device) if self.use_cache else None,
+            "cache_position": torch.arange(frame.offset, end, device=ids.device) if self.use_cache else None,
+            "use_cache": self.use_cache,
+            "logits_to_keep": 1 if not every and self._flush else 0,
+            **self._cache,
+        }
+        anything = "kwargs" in self._names
+        wanted = self._names | ({"attention_mask", "use_cache"} if anything else frozenset())
+        return {name: value for name, value in possible.items() if name in wanted and value is not None}
+
+    @property
+    def _flush(self) -> bool:
+        """Whether every row ends in the last column."""
+        return self.use_cache or len({len(line.tokens) for line in self.lines}) == 1
+
+    def _taken(self, logits: torch.Tensor, every: bool) -> torch.Tensor:
+        if every:
+            return logits
+        if self._flush:
+            return logits[:, -1]
+        at = torch.tensor([len(line.tokens) - 1 for line in self.lines], device=logits.device)
+        return logits[torch.arange(len(self.lines), device=logits.device), at]
+
+    def _blame(self) -> str:
+        """The sentence for logits that are not numbers; one more forward finds the block."""
+        from interp_widgets.model.reads import capture
+        from interp_widgets.model.sites import Site
+
+        n = max(len(line.tokens) - line.n_prompt for line in self.lines) + 1
+        sites = [Site("resid_post", layer.index) for layer in self.live.anatomy.layers]
+        caught: dict[Site, torch.Tensor] = {}
+        again = Decoder(self.live, [Line(list(x.tokens), x.n_prompt, x.interventions) for x in self.lines], use_cache=False)
+        for site in sites:
+            capture(self.live, again._program, site, len(self.lines), caught)
+        with self.live.lock, modes(self.live.device), force_eager(self.live.anatomy.root), activate(again._program):
+            self.live.ready()
+            ids, frame = again._input()
+            for step in again._steps:
+                step.enter(frame)
+            eager(self.live.anatomy.root)(input_ids=ids, **again._arguments(ids, frame, every=False))
+        bad = next((s.layer for s in sites if s in caught and not bool(torch.isfinite(caught[s]).all())), None)
+        where = "at the unembedding" if bad is None else f"from layer {bad} on"
+        names = ", ".join(dict.fromkeys(i.label for line in self.lines for i in line.interventions))
+        fix = f"lower the strength of {names}" if names else "the model does this by itself: check its weights and dtype"
+        return f"The logits of generated token {n} are not finite {where}; {fix}."
+
+
+def cache_of(output: Any, names: frozenset[str]) -> dict[str, Any]:
+    """What a model returned that it can be given back: its cache, whatever it is called."""
+    if not hasattr(output, "keys"):
+        return {}
+    found = cast("dict[str, Any]", output)
+    return {str(k): found[k] for k in found.keys() if k in names and k not in _NOT_A_CACHE and found[k] is not None}
+
+
+def check_growing(positions: Positions) -> None:
+    """Refuse a rule that counts from the end of generated text, which is not known while it grows.
+
+    Raises:
+        GenerationError: naming the rule.
+    """
+    ends = [n for n in (positions.start, positions.stop) if n is not None and n < 0]
+    if positions.kind == "generated" and ends:
+        raise GenerationError(
+            f"Positions {positions} count from the end of the text, which is not known while it is generated; "
+            'count from its start, as in "gen[:8]".'
+        )
+
+
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Which ways of decoding were shown equal to the plain forward on this model; a reason where one was not."""
+
+    no_cache: str = ""
+    no_padding: str = ""
+    nbytes: int = 0
+
+
+def decoding(live: LiveModel) -> Decoding:
+    """Check the model's cache, and left padding with it, against the plain forward; once per model.
+
+    Three tokens are decoded after a prompt, alone and beside a shorter prompt, and their logits compared with those of one
+    forward over the whole text.
+    """
+    key = ("decoding", live.dtype, live.report.foreign)
+    kept = live.cache.get(key)
+    if not isinstance(kept, Decoding):
+        kept = _decoding(live)
+        live.cache.put(key, kept)
+    return kept
+
+
+def _decoding(live: LiveModel) -> Decoding:
+    ids = [int(i) for i in probe_ids(live.anatomy.root).flatten()[:8]]
+    texts = [[Token(i, "x") for i in ids], [Token(i, "x") for i in ids[2:]]]
+    reason = _differs(live, texts[:1])
+    return Decoding(reason, reason or _differs(live, texts))
+
+
+def _differs(live: LiveModel, texts: Sequence[list[Token]], n: int = 3) -> str:
+    """Why these texts cannot be decoded with a cache, side by side; empty when they can."""
+    eps = float(torch.finfo(live.dtype).eps) if live.dtype.is_floating_point else 1e-6
+    try:
+        whole = [Decoder(live, [Line(list(t), len(t))], use_cache=False).step(every=True)[0] for t in texts]
+        decoder = Decoder(live, [Line(t[:-n], len(t) - n) for t in texts])
+        for k in range(n + 1):
+            logits = decoder.step()
+            if not decoder.cached:
+                return f"{type(live.anatomy.root).__name__} gives no cache back"
+            for r, text in enumerate(texts):
+                right = whole[r][len(text) - n - 1 + k]
+                error = float((logits[r] - right).abs().max() / right.abs().max().clamp_min(1e-30))
+                if error > max(8 * eps, 1e-4):
+                    return f"decoding with it differs from the plain forward by {error:.1e} (relative)"
+            decoder.append([t[len(t) - n + k] if k < n else None for t in texts])
+    except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
