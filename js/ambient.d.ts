@@ -1,0 +1,2 @@
+declare module "*.css";
+declare const __IW_VERSION__: string;

@@ -1,0 +1,65 @@
+/**
+ * One self-contained bundle per widget into interp_widgets/static: a widget's code is one blob in the page, so nothing may be
+ * imported from elsewhere. Deterministic: the same sources give the same bytes. `--watch` rebuilds on save.
+ */
+
+import { mkdirSync, readFileSync, statSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { build, context } from "esbuild";
+
+export const root = join(dirname(fileURLToPath(import.meta.url)), "..");
+export const out = join(root, "interp_widgets", "static");
+export const widgets = ["session", "token_attribution", "head_ablation", "steering_sliders"];
+/** Every widget on a page carries its own copy, and a saved notebook may too. */
+export const LIMIT = 40_000;
+
+export function version() {
+  const text = readFileSync(join(root, "interp_widgets", "version.py"), "utf8");
+  const found = /__version__\s*(?::\s*str\s*)?=\s*["']([^"']+)["']/.exec(text)?.[1];
+  if (found === undefined) throw new Error("interp_widgets/version.py does not say __version__");
+  return found;
+}
+
+function options(names, extra = {}) {
+  return {
+    entryPoints: Object.fromEntries(names.map((name) => [name, join(root, "js", name, "index.ts")])),
+    outdir: out,
+    absWorkingDir: root,
+    bundle: true,
+    minify: true,
+    format: "esm",
+    target: "es2022",
+    charset: "utf8",
+    legalComments: "none",
+    logLevel: "warning",
+    define: { __IW_VERSION__: JSON.stringify(version()), "define.amd": "false" },
+    ...extra,
+  };
+}
+
+/** The session has no view and so no styles of its own: those of the parts it makes travel with each view. */
+export function builds(extra = {}) {
+  const [session, ...views] = widgets;
+  return [options([session], { loader: { ".css": "empty" }, ...extra }), options(views, extra)];
+}
+
+function report() {
+  let tooLarge = false;
+  for (const name of widgets) {
+    const size = statSync(join(out, `${name}.js`)).size;
+    tooLarge ||= size > LIMIT;
+    process.stdout.write(`${name}.js ${(size / 1000).toFixed(1)} kB${size > LIMIT ? ` is over ${LIMIT / 1000} kB` : ""}\n`);
+  }
+  if (tooLarge) process.exitCode = 1;
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  mkdirSync(out, { recursive: true });
+  if (process.argv.includes("--watch")) {
+    for (const one of builds({ logLevel: "info" })) await (await context(one)).watch();
+  } else {
+    for (const one of builds()) await build(one);
+    report();
+  }
+}

@@ -1,0 +1,161 @@
+/** A dose–response curve under its slider: what the metric is at every strength, against random vectors of equal size. */
+
+import "./curve.css";
+import { setAttributes, setText, svg } from "./dom.ts";
+import { num } from "./format.ts";
+import { fraction } from "./scale.ts";
+
+export type CurveData = {
+  x: ArrayLike<number>;
+  y: ArrayLike<number>;
+  low: ArrayLike<number> | null;
+  high: ArrayLike<number> | null;
+  /** Where the text falls apart: outside these strengths. */
+  breaks: readonly [number | null, number | null] | null;
+};
+
+export const HEIGHT = 56;
+/** The thumb of a range input travels this far short of both ends (half its width), and so does the curve. */
+export const INSET = 8;
+const TOP = 5;
+const BOTTOM = HEIGHT - 5;
+
+export type CurveGeometry = {
+  line: string;
+  band: string;
+  range: [number, number];
+  zero: number | null;
+  broken: { x: number; width: number }[];
+  px(strength: number): number;
+  py(value: number): number;
+};
+
+/** All of the drawing as numbers and path strings; values that are not finite leave a gap. */
+export function curveGeometry(data: CurveData, limit: number, width: number): CurveGeometry {
+  const px = (strength: number): number => INSET + fraction([-limit, limit], strength) * (width - 2 * INSET);
+  const values = [data.y, data.low, data.high].flatMap((list) => Array.from(list ?? [])).filter(Number.isFinite);
+  const range: [number, number] = values.length ? [Math.min(...values), Math.max(...values)] : [0, 1];
+  const py = (value: number): number => BOTTOM - fraction(range, value) * (BOTTOM - TOP);
+  return {
+    line: path(data.x, data.y, px, py),
+    band: band(data, px, py),
+    range,
+    zero: range[0] < 0 && range[1] > 0 ? py(0) : null,
+    broken: brokenRegions(data.breaks, limit, px, width),
+    px,
+    py,
+  };
+}
+
+type Axis = (value: number) => number;
+
+function path(xs: ArrayLike<number>, ys: ArrayLike<number>, px: Axis, py: Axis): string {
+  let pen = "M";
+  let text = "";
+  for (let index = 0; index < xs.length; index += 1) {
+    const [x, y] = [xs[index] ?? Number.NaN, ys[index] ?? Number.NaN];
+    if (!Number.isFinite(x) || !Number.isFinite(y)) {
+      pen = "M";
+      continue;
+    }
+    text += `${pen}${px(x).toFixed(1)},${py(y).toFixed(1)}`;
+    pen = "L";
+  }
+  return text;
+}
+
+function band({ x, low, high }: CurveData, px: Axis, py: Axis): string {
+  if (low === null || high === null) return "";
+  const backwards = Array.from(x, (_, index) => x.length - 1 - index);
+  const pick = (list: ArrayLike<number>): number[] => backwards.map((index) => list[index] ?? Number.NaN);
+  const upper = path(x, high, px, py);
+  const lower = path(pick(x), pick(low), px, py);
+  return upper === "" || lower === "" ? "" : `${upper}L${lower.slice(1)}Z`;
+}
+
+function brokenRegions(breaks: CurveData["breaks"], limit: number, px: Axis, width: number): { x: number; width: number }[] {
+  if (breaks === null) return [];
+  const [low, high] = breaks;
+  const regions: { x: number; width: number }[] = [];
+  if (low !== null && Number.isFinite(low) && low > -limit) regions.push({ x: 0, width: px(low) });
+  if (high !== null && Number.isFinite(high) && high < limit) regions.push({ x: px(high), width: width - px(high) });
+  return regions;
+}
+
+/** The curve's value at a strength, between its measured points; NaN outside them. */
+export function interpolate(xs: ArrayLike<number>, ys: ArrayLike<number>, x: number): number {
+  for (let index = 1; index < xs.length; index += 1) {
+    const [a, b] = [xs[index - 1] ?? Number.NaN, xs[index] ?? Number.NaN];
+    if (!(x >= a && x <= b)) continue;
+    const [ya, yb] = [ys[index - 1] ?? Number.NaN, ys[index] ?? Number.NaN];
+    return a === b ? ya : ya + ((x - a) / (b - a)) * (yb - ya);
+  }
+  return Number.NaN;
+}
+
+export type Curve = { node: SVGSVGElement; paint(data: CurveData | null, limit: number, strength: number, stale: boolean): void };
+
+export function curve(abort: AbortSignal): Curve {
+  const shade = svg("g");
+  const area = svg("path", { class: "iw-curve-band" });
+  const base = svg("line", { class: "iw-curve-zero", x1: 0 });
+  const line = svg("path", { class: "iw-curve-line" });
+  const dot = svg("circle", { class: "iw-curve-dot", r: 3.5 });
+  const top = svg("text", { class: "iw-curve-label", y: 10, "text-anchor": "end" });
+  const bottom = svg("text", { class: "iw-curve-label", y: HEIGHT - 2, "text-anchor": "end" });
+  const node = svg("svg", { class: "iw-curve", role: "img" });
+  node.append(shade, area, base, line, dot, top, bottom);
+  let drawn: { data: CurveData | null; limit: number; width: number } | null = null;
+  let geometry: CurveGeometry | null = null;
+  let width = 288;
+  let again: () => void = () => {};
+
+  function redraw(data: CurveData | null, limit: number): void {
+    if (drawn !== null && drawn.data === data && drawn.limit === limit && drawn.width === width) return;
+    drawn = { data, limit, width };
+    geometry = data === null ? null : curveGeometry(data, limit, width);
+    setAttributes(node, { viewBox: `0 0 ${width} ${HEIGHT}` });
+    setAttributes(line, { d: geometry?.line ?? "" });
+    setAttributes(area, { d: geometry?.band ?? "" });
+    const zero = geometry?.zero ?? null;
+    setAttributes(base, { x2: width, y1: zero ?? 0, y2: zero ?? 0, visibility: zero === null ? "hidden" : null });
+    shade.replaceChildren(...(geometry?.broken ?? []).flatMap(region));
+    for (const label of [top, bottom]) setAttributes(label, { x: width - 1 });
+    setText(top, geometry === null ? "" : num(geometry.range[1]));
+    setText(bottom, geometry === null ? "" : num(geometry.range[0]));
+  }
+
+  if (typeof ResizeObserver !== "undefined") {
+    const sized = new ResizeObserver(([entry]) => {
+      const next = Math.round(entry?.contentRect.width ?? 0);
+      if (next < 40 || next === width) return;
+      width = next;
+      again();
+    });
+    sized.observe(node);
+    abort.addEventListener("abort", () => sized.disconnect());
+  }
+
+  return {
+    node,
+    paint(data, limit, strength, stale) {
+      again = () => this.paint(data, limit, strength, stale);
+      redraw(data, limit);
+      const value = data === null ? Number.NaN : interpolate(data.x, data.y, strength);
+      const there = geometry !== null && Number.isFinite(value);
+      setAttributes(dot, {
+        visibility: there ? null : "hidden",
+        cx: there ? (geometry?.px(strength).toFixed(1) ?? 0) : 0,
+        cy: there ? (geometry?.py(value).toFixed(1) ?? 0) : 0,
+      });
+      node.classList.toggle("iw-stale", stale);
+      setAttributes(node, { "aria-label": there ? `at ${num(strength)} the curve is at ${num(value)}` : "not measured yet" });
+    },
+  };
+}
+
+function region({ x, width }: { x: number; width: number }): SVGElement[] {
+  const rect = svg("rect", { class: "iw-curve-broken", x, y: 0, width, height: HEIGHT });
+  if (width < 34) return [rect];
+  return [rect, svg("text", { class: "iw-curve-label", x: x + width / 2, y: HEIGHT / 2 + 3, "text-anchor": "middle" }, "breaks")];
+}

@@ -1,0 +1,102 @@
+/** The grid as real buttons: every head is in the accessibility tree. Good up to about two thousand. */
+
+import { el, setAttributes } from "./dom.ts";
+import { columnsOf, type Layout, type Position, type Shape, siteAt, sizeOf } from "./grid_geometry.ts";
+import type { CellLook, Surface } from "./headgrid.ts";
+
+export function gridButtons(label: string): Surface {
+  const node = el("div", "iw-grid", { role: "grid", "aria-label": label, "data-surface": "buttons" });
+  const cells = new Map<string, HTMLButtonElement>();
+  const headers: { position: Position; node: HTMLButtonElement }[] = [];
+  const painted = new Map<string, string>();
+  let stop: HTMLButtonElement | null = null;
+
+  function cellButton(position: Position, className: string, name: string): HTMLButtonElement {
+    return el("button", className, {
+      type: "button",
+      tabindex: -1,
+      "aria-label": name,
+      "aria-pressed": "false",
+      "data-row": position.row,
+      "data-column": position.column,
+    });
+  }
+
+  function header(position: Position, text: string, name: string, role: string): HTMLElement {
+    const one = cellButton(position, "iw-grid-header", name);
+    one.textContent = text;
+    headers.push({ position, node: one });
+    return el("div", "iw-grid-slot", { role }, one);
+  }
+
+  function slot(shape: Shape, row: number, column: number): HTMLElement {
+    const site = siteAt(shape, { row, column });
+    if (site === null) return el("div", "iw-grid-slot", { role: "gridcell" });
+    const one = cellButton({ row, column }, "iw-cell", site);
+    cells.set(site, one);
+    return el("div", "iw-grid-slot", { role: "gridcell" }, one);
+  }
+
+  function line(shape: Shape, row: number): HTMLElement {
+    const columns = columnsOf(shape);
+    const all = [...Array(columns + (shape.mlp ? 1 : 0)).keys()];
+    const first = row < 0 ? el("div", "iw-grid-slot") : header({ row, column: -1 }, `L${row}`, `all heads of layer ${row}`, "rowheader");
+    const rest = all.map((column) => {
+      if (row >= 0) return slot(shape, row, column);
+      const isMlp = column === columns;
+      return header({ row, column }, isMlp ? "mlp" : String(column), isMlp ? "all MLPs" : `head ${column} of every layer`, "columnheader");
+    });
+    if (shape.mlp) rest.splice(columns, 0, el("div", "iw-grid-slot"));
+    return el("div", "iw-grid-line", { role: "row" }, first, ...rest);
+  }
+
+  return {
+    node,
+    arrange(shape, layout) {
+      node.replaceChildren();
+      cells.clear();
+      painted.clear();
+      headers.length = 0;
+      for (let row = -1; row < layout.rows; row += 1) node.append(line(shape, row));
+      setTemplate(node, layout);
+    },
+    paint(look, headerOn) {
+      for (const [site, one] of cells) paintCell(one, site, look(site), painted);
+      for (const { position, node: one } of headers) setAttributes(one, { "aria-pressed": String(headerOn(position) ?? false) });
+    },
+    activate(position, focus) {
+      const next = node.querySelector<HTMLButtonElement>(`[data-row="${position.row}"][data-column="${position.column}"]`);
+      if (next === null) return;
+      if (stop !== null) stop.tabIndex = -1;
+      stop = next;
+      next.tabIndex = 0;
+      if (focus) next.focus();
+    },
+  };
+}
+
+function setTemplate(node: HTMLElement, layout: Layout): void {
+  const { cell, gap, header, top, aside } = layout;
+  // Column gaps are part of the tracks, so that geometry and screen agree to the pixel.
+  const mlp = layout.mlp ? `${aside}px ${cell + gap}px` : "";
+  node.style.gridTemplateColumns = `${header}px repeat(${layout.columns}, ${cell + gap}px) ${mlp}`;
+  node.style.gridTemplateRows = `${top}px repeat(${layout.rows}, ${cell + gap}px)`;
+  node.style.setProperty("--iw-cell", `${cell}px`);
+  node.style.width = `${sizeOf(layout).width}px`;
+}
+
+function paintCell(one: HTMLButtonElement, site: string, look: CellLook, painted: Map<string, string>): void {
+  const key = JSON.stringify(look);
+  if (painted.get(site) === key) return;
+  painted.set(site, key);
+  one.style.backgroundColor = look.colour ?? "";
+  one.setAttribute("aria-pressed", String(look.off));
+  setAttributes(one, { "data-effect": Number.isFinite(look.value) ? look.value : null });
+  one.classList.toggle("iw-off", look.off);
+  one.classList.toggle("iw-empty", look.colour === null);
+  one.classList.toggle("iw-cell-stale", look.stale);
+  one.classList.toggle("iw-hover", look.hover);
+  one.classList.toggle("iw-selected", look.selected);
+  one.classList.toggle("iw-locked", look.locked);
+}
+

@@ -1,0 +1,36 @@
+/** What the colours mean: symmetric limits, the ramp, what is noise, and whether outliers are compressed. */
+
+import "./legend.css";
+import { colourAt, css, type Ramp } from "./colour.ts";
+import { el, setText } from "./dom.ts";
+import { num, signed } from "./format.ts";
+import { type Diverging, isCompressed } from "./scale.ts";
+
+export type Legend = { node: HTMLElement; paint(scale: Diverging, ramp: Ramp, meaning: string): void };
+
+const STOPS = 13;
+
+export function legend(): Legend {
+  const low = el("span", "iw-num");
+  const high = el("span", "iw-num");
+  const ramp = el("span", "iw-ramp", { "aria-hidden": "true" });
+  for (let stop = 0; stop < STOPS; stop += 1) ramp.append(el("i"));
+  const text = el("span");
+  const node = el("div", "iw-legend", {}, low, ramp, high, text);
+  return {
+    node,
+    paint(scale, colours, meaning) {
+      setText(low, signed(-scale.limit));
+      setText(high, signed(scale.limit));
+      [...ramp.children].forEach((stop, index) => {
+        (stop as HTMLElement).style.backgroundColor = css(colourAt(colours, (index / (STOPS - 1)) * 2 - 1));
+      });
+      setText(text, `${meaning}${noteOf(scale)}`);
+    },
+  };
+}
+
+function noteOf(scale: Diverging): string {
+  const noise = scale.floor > 0 ? ` · noise ±${num(scale.floor, scale.floor < 0.01 ? 4 : 2)}` : "";
+  return isCompressed(scale) ? `${noise} · compressed above ±${num(scale.knee)}` : noise;
+}

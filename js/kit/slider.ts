@@ -1,0 +1,99 @@
+/** One strength: a native range input with its curve under it, a field for the exact number, and the units in words. */
+
+import "./slider.css";
+import { type Curve, type CurveData, curve } from "./curve.ts";
+import { el, setAttributes, setText } from "./dom.ts";
+import { signed } from "./format.ts";
+import { digitsOf, niceStep } from "./scale.ts";
+
+export type SliderState = {
+  name: string;
+  value: number;
+  limit: number;
+  units: string;
+  curve: CurveData | null;
+  curveStale: boolean;
+  /** What the curve shows, in words; or why there is none yet. */
+  caption: string;
+};
+
+export type SliderActions = {
+  move(value: number): void;
+  release(value: number): void;
+  /** What was typed is not a number; it stays in its field. */
+  wrong(text: string): void;
+};
+
+export type Slider = { node: HTMLElement; head: HTMLElement; paint(state: SliderState): void };
+
+/** The range of a slider: symmetric, and zero is a step exactly, not 1e-17. */
+export function rangeOf(limit: number): { step: number; max: number; digits: number } {
+  const step = niceStep(limit);
+  const digits = digitsOf(step);
+  return { step, digits, max: Number((Math.ceil(limit / step - 1e-9) * step).toFixed(digits)) };
+}
+
+export function slider(actions: SliderActions, abort: AbortSignal): Slider {
+  const name = el("b", "iw-slider-name");
+  const units = el("div", "iw-slider-units iw-honest");
+  const field = el("input", "iw-slider-value iw-num", { type: "text", inputmode: "decimal", "aria-label": "exact strength", autocomplete: "off", spellcheck: "false" });
+  const input = el("input", "iw-range", { type: "range" });
+  const drawing: Curve = curve(abort);
+  const caption = el("div", "iw-honest");
+  const head = el("div", "iw-slider-head", {}, name, el("span", "iw-spacer"), field);
+  const node = el("div", "iw-slider", {}, head, input, drawing.node, caption, units);
+  let state: SliderState | null = null;
+  let holding = false;
+  const options = { signal: abort };
+
+  input.addEventListener("input", () => {
+    holding = true;
+    actions.move(input.valueAsNumber);
+  }, options);
+  input.addEventListener("change", () => {
+    holding = false;
+    actions.release(input.valueAsNumber);
+  }, options);
+  input.addEventListener("blur", () => {
+    holding = false;
+  }, options);
+  input.addEventListener("dblclick", () => actions.release(0), options);
+  field.addEventListener("keydown", (event) => {
+    if (event.key === "Enter") commit();
+    else if (event.key === "Escape" && state !== null) {
+      field.value = signed(state.value, digits(state));
+      field.blur();
+    }
+  }, options);
+  field.addEventListener("change", commit, options);
+
+  function commit(): void {
+    if (state === null || field.value === signed(state.value, digits(state))) return;
+    const typed = field.value.trim().replace("−", "-").replace(",", ".");
+    const value = typed === "" ? Number.NaN : Number(typed);
+    if (Number.isFinite(value)) actions.release(value);
+    else actions.wrong(field.value);
+  }
+
+  function paint(next: SliderState): void {
+    const valueChanged = state === null || next.value !== state.value;
+    state = next;
+    const { step, max } = rangeOf(Math.max(next.limit, Math.abs(next.value)));
+    setText(name, next.name);
+    setAttributes(input, { min: -max, max, step, "aria-label": next.name, "aria-valuetext": `${signed(next.value, digits(next))}, ${next.units}` });
+    // While the thumb is held the hand knows better than any message.
+    if (!holding && input.value !== String(next.value)) input.value = String(next.value);
+    setAttributes(input, { "data-value": next.value });
+    input.style.setProperty("--iw-at", String((next.value / max + 1) / 2));
+    if (valueChanged && field.ownerDocument.activeElement !== field) field.value = signed(next.value, digits(next));
+    setText(units, next.units);
+    setText(caption, next.caption);
+    drawing.paint(next.curve, max, next.value, next.curveStale);
+  }
+
+  return { node, head, paint };
+}
+
+function digits(state: SliderState): number {
+  return Math.max(2, digitsOf(niceStep(state.limit)));
+}

@@ -1,0 +1,128 @@
+/** A strip of tokens: each one a word of the prompt, a number behind it as tint and bar, the read position under ▲. */
+
+import "./tokens.css";
+import { colourAt, css, type Ramp } from "./colour.ts";
+import { el, reconcile, setAttributes, setText } from "./dom.ts";
+import { named, signed, visible } from "./format.ts";
+import { type Diverging, place } from "./scale.ts";
+
+export type StripToken = { id: number; text: string; kind: "text" | "special" | "byte" };
+
+export type StripState = {
+  tokens: readonly StripToken[];
+  /** One number per token, or null where nothing is measured. */
+  scores: ArrayLike<number> | null;
+  scale: Diverging;
+  ramp: Ramp;
+  /** The index that is read, marked ▲; null hides the mark. */
+  position: number | null;
+  stale: boolean;
+};
+
+export type StripActions = { hover(index: number | null): void; lock(index: number): void };
+
+export type Strip = {
+  node: HTMLElement;
+  paint(state: StripState): void;
+  /** Rings, without repainting the tokens: what is hovered and what is locked. */
+  mark(hover: number | null, lock: number | null): void;
+};
+
+/** The token that a mark is on, if it is on one. */
+export function tokenIndex(mark: { kind: string; index?: number } | null): number | null {
+  return mark?.kind === "token" ? (mark.index ?? null) : null;
+}
+
+/** How much of the colour tints the word itself; the bar under it has all of it. */
+const TINT = 0.38;
+
+export function tokenStrip(label: string, actions: StripActions, abort: AbortSignal): Strip {
+  const node = el("div", "iw-tokens", { role: "list", "aria-label": label, dir: "ltr" });
+  let active = 0;
+  let hovered: Element | null = null;
+  let locked: Element | null = null;
+  const options = { signal: abort };
+
+  const indexOf = (event: Event): number | null => {
+    const token = (event.target as Element).closest?.("[data-token]");
+    return token instanceof HTMLElement ? Number(token.dataset["token"]) : null;
+  };
+  const tokenAt = (index: number | null): HTMLElement | null =>
+    index === null ? null : node.querySelector<HTMLElement>(`[data-token="${index}"]`);
+
+  function goto(index: number): void {
+    const next = tokenAt(index);
+    if (next === null) return;
+    tokenAt(active)?.setAttribute("tabindex", "-1");
+    active = index;
+    next.tabIndex = 0;
+    next.focus();
+  }
+
+  node.addEventListener("pointerover", (event) => actions.hover(indexOf(event)), options);
+  node.addEventListener("pointerleave", () => actions.hover(null), options);
+  node.addEventListener("focusin", (event) => actions.hover(indexOf(event)), options);
+  node.addEventListener("focusout", () => actions.hover(null), options);
+  node.addEventListener("click", (event) => lockAt(indexOf(event)), options);
+  node.addEventListener("keydown", (event) => {
+    const last = node.childElementCount - 1;
+    const target = { ArrowRight: active + 1, ArrowLeft: active - 1, Home: 0, End: last }[event.key];
+    if (target !== undefined) {
+      event.preventDefault();
+      goto(Math.max(0, Math.min(last, target)));
+    } else if (event.key === "Enter" || event.key === " ") {
+      event.preventDefault();
+      lockAt(active);
+    }
+  }, options);
+
+  function lockAt(index: number | null): void {
+    // Selecting text with the mouse is not a click on a token.
+    if (index !== null && (globalThis.getSelection?.()?.isCollapsed ?? true)) actions.lock(index);
+  }
+
+  function paint(state: StripState): void {
+    if (active >= state.tokens.length) active = 0;
+    node.classList.toggle("iw-stale", state.stale);
+    reconcile(node, state.tokens, makeToken, (token, item, index) => {
+      paintToken(token, item, index, state);
+      token.tabIndex = index === active ? 0 : -1;
+    });
+  }
+
+  function mark(hover: number | null, lock: number | null): void {
+    hovered?.classList.remove("iw-hover");
+    locked?.classList.remove("iw-locked");
+    hovered = tokenAt(hover);
+    locked = tokenAt(lock);
+    hovered?.classList.add("iw-hover");
+    locked?.classList.add("iw-locked");
+  }
+
+  return { node, paint, mark };
+}
+
+function makeToken(index: number): HTMLElement {
+  const bar = el("i", "iw-token-bar", { "aria-hidden": "true" });
+  const read = el("span", "iw-token-read", { "aria-hidden": "true" }, "▲");
+  return el("span", "iw-token", { role: "listitem", "data-token": index }, el("bdi", "iw-token-text"), bar, read);
+}
+
+function paintToken(node: HTMLElement, token: StripToken, index: number, state: StripState): void {
+  const score = state.scores?.[index];
+  const position = score === undefined ? Number.NaN : place(state.scale, score);
+  const colour = colourAt(state.ramp, position);
+  const [text, bar] = node.children as unknown as [HTMLElement, HTMLElement];
+  setText(text, visible(token));
+  node.style.backgroundColor = css(colour, Math.abs(position) * TINT);
+  bar.style.backgroundColor = css(colour);
+  node.classList.toggle("iw-token-special", token.kind !== "text");
+  node.classList.toggle("iw-token-here", index === state.position);
+  const value = score === undefined || Number.isNaN(score) ? "" : `, ${signed(score)}`;
+  const here = index === state.position ? ", the position read" : "";
+  setAttributes(node, {
+    "data-token": index,
+    "data-score": score === undefined || Number.isNaN(score) ? null : score,
+    "aria-label": `${named(token)}${value}${here}`,
+  });
+}

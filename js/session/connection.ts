@@ -1,0 +1,168 @@
+/**
+ * Whether there is a kernel at the other end. Three sources, from the surest to the weakest:
+ * what the host knows of the kernel (JupyterLab: its status and its websocket), the comm itself, and silence after a ping.
+ * A kernel that runs a cell may be silent for minutes: that is "busy", and never called dead.
+ */
+
+import type { Clock } from "../kit/channel.ts";
+
+export type Status = "connecting" | "live" | "busy" | "silent" | "reconnecting" | "restarted" | "dead" | "closed";
+
+export type Connection = {
+  status: Status;
+  /** One sentence for the reader; empty when there is nothing to say. */
+  message: string;
+  /** Whether controls may be used: a wish made now will reach the kernel. */
+  usable: boolean;
+};
+
+const SENTENCES: Record<Status, string> = {
+  connecting: "",
+  live: "",
+  busy: "The kernel is running a cell; what you change here is done as soon as it answers.",
+  silent: "The kernel does not answer. If it is stuck, interrupt or restart it.",
+  reconnecting: "The connection to the kernel is lost; reconnecting…",
+  restarted: "The kernel was restarted, so this view is not live any more. Run its cells again.",
+  dead: "The kernel has stopped. Start it and run this view's cells again.",
+  closed: "This session is closed. Run the cell that opens it again.",
+};
+
+const USABLE: ReadonlySet<Status> = new Set(["live", "busy"]);
+
+export function connection(status: Status, message = SENTENCES[status], usable = USABLE.has(status)): Connection {
+  return { status, message, usable };
+}
+
+/** Where the host says nothing about its kernel, silence may as well be a long cell: nothing is switched off. */
+const MAYBE_BUSY = "No answer from the kernel yet: it is running a cell, or it is gone.";
+
+/** An unconfirmed wish this old makes us ask whether anybody is there. */
+const DOUBT = 600;
+/** No answer for this long after asking is silence. Together well under two seconds. */
+const PATIENCE = 1000;
+/** While it stays silent, ask again this often. */
+const RETRY = 5000;
+
+export type Monitor = {
+  current(): Connection;
+  /** Anything at all came from the kernel. */
+  heard(): void;
+  pong(id: number): void;
+  /** JupyterLab's word on the kernel: idle, busy, restarting, autorestarting, terminating, dead, unknown. */
+  kernel(status: string): void;
+  /** JupyterLab's word on the websocket: connected, connecting, disconnected. */
+  socket(status: string): void;
+  /** ipywidgets marks its models dead when the kernel restarts; a pong proves otherwise. */
+  commChanged(): void;
+  /** A wish was sent and waits for its acknowledgement. */
+  waiting(since: () => number | null): void;
+  /** Nobody answered our greeting: ask whether anybody is there. */
+  doubt(): void;
+  closed(message?: string): void;
+  stop(): void;
+};
+
+type Hooks = { ping(id: number): void; hello(): void; changed(connection: Connection): void };
+
+export function monitor(hooks: Hooks, time: Clock): Monitor {
+  let now = connection("connecting");
+  let kernelStatus = "";
+  let nextPing = 1;
+  let asked: { id: number; at: number } | null = null;
+  let cancel: (() => void) | null = null;
+  let since: () => number | null = () => null;
+
+  function become(status: Status, message?: string, usable?: boolean): void {
+    if (now.status === "closed" && status !== "closed") return;
+    const next = connection(status, message || undefined, usable);
+    if (next.status === now.status && next.message === now.message) return;
+    now = next;
+    hooks.changed(now);
+  }
+
+  const gone = (): boolean => now.status === "restarted" || now.status === "dead" || now.status === "closed";
+
+  function ask(): void {
+    asked = { id: nextPing++, at: time.now() };
+    hooks.ping(asked.id);
+    schedule(PATIENCE);
+  }
+
+  function schedule(ms: number): void {
+    cancel?.();
+    cancel = time.after(ms, check);
+  }
+
+  function check(): void {
+    cancel = null;
+    if (gone() || now.status === "reconnecting") return;
+    if (asked !== null) {
+      if (kernelStatus === "busy") become("busy");
+      else if (kernelStatus === "idle") become("silent");
+      else become("silent", MAYBE_BUSY, true);
+      asked = null;
+      schedule(RETRY);
+      return;
+    }
+    const oldest = since();
+    if (now.status !== "live" && now.status !== "connecting") ask();
+    else if (oldest !== null) {
+      const age = time.now() - oldest;
+      if (age >= DOUBT) ask();
+      else schedule(DOUBT - age);
+    }
+  }
+
+  return {
+    current: () => now,
+    heard() {
+      if (gone()) return;
+      asked = null;
+      become("live");
+      if (since() !== null) schedule(DOUBT);
+      else cancel?.();
+    },
+    pong(id) {
+      // Messages sent before a restart may still arrive after it; only the answer to a newer question counts.
+      if (gone() && asked?.id !== id) return;
+      if (now.status === "closed") return;
+      asked = null;
+      become("live");
+    },
+    kernel(status) {
+      kernelStatus = status;
+      if (status === "restarting" || status === "autorestarting") become("restarted");
+      else if (status === "dead" || status === "terminating") become("dead");
+      else if (status === "idle" && now.status === "busy") ask();
+    },
+    socket(status) {
+      if (gone()) return;
+      if (status === "connected") {
+        if (now.status !== "reconnecting") return;
+        become("connecting");
+        hooks.hello();
+        ask();
+      } else become("reconnecting");
+    },
+    commChanged() {
+      if (gone()) return;
+      become("restarted");
+      asked = { id: nextPing++, at: time.now() };
+      hooks.ping(asked.id);
+    },
+    waiting(oldest) {
+      since = oldest;
+      if (cancel === null && !gone() && oldest() !== null) schedule(DOUBT);
+    },
+    doubt() {
+      if (!gone() && asked === null) ask();
+    },
+    closed(message) {
+      become("closed", message);
+    },
+    stop() {
+      cancel?.();
+      cancel = null;
+    },
+  };
+}

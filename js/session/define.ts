@@ -1,0 +1,52 @@
+/**
+ * The view's side of a view: find the session, and let it mount us. What all views share (frame, question, answer, receipts,
+ * history) comes from the session's bundle at run time, so that a page carries it once and not once per view.
+ */
+
+import "./shared.css";
+import type { AnyModel, Host } from "@anywidget/types";
+import type { SessionExports } from "./index.ts";
+import type { ViewContext, ViewTraits } from "./shell.ts";
+
+type RenderProps<T extends Record<string, unknown>> = { model: AnyModel<T>; el: HTMLElement; signal?: AbortSignal; host?: Host };
+
+/** The module that anywidget loads: one `render` per view, nothing kept outside of it. */
+export function defineView<T extends ViewTraits>(widget: string, title: string, build: (context: ViewContext<T>) => void) {
+  return () => ({
+    async render({ model, el, signal, host }: RenderProps<T>): Promise<() => void> {
+      const controller = new AbortController();
+      signal?.addEventListener("abort", () => controller.abort());
+      try {
+        const session = await findSession(model, host);
+        if (!controller.signal.aborted) session.mount({ model, el, abort: controller.signal, widget, title, build });
+      } catch (error) {
+        el.append(failure(widget, error, controller.signal));
+      }
+      return () => controller.abort();
+    },
+  });
+}
+
+async function findSession<T extends ViewTraits>(model: AnyModel<T>, host: Host | undefined): Promise<SessionExports> {
+  if (host === undefined) throw new Error("This view needs anywidget 0.11 or newer: upgrade it (pip install -U anywidget) and reload the page.");
+  const session = await host.getWidget<SessionExports>(model.get("session"));
+  if (typeof session.exports?.mount !== "function") throw new Error("This view's session has not started. Run its cells again.");
+  return session.exports;
+}
+
+/** One sentence where the view would be; without the session there is nothing else to show. */
+function failure(widget: string, error: unknown, abort: AbortSignal): HTMLElement {
+  const reason = error instanceof Error ? error.message : String(error);
+  const root = document.createElement("div");
+  root.className = "iw-root";
+  root.dataset["widget"] = widget;
+  root.dataset["connection"] = "dead";
+  root.setAttribute("aria-busy", "false");
+  const banner = document.createElement("div");
+  banner.className = "iw-banner";
+  banner.setAttribute("role", "alert");
+  banner.textContent = reason.startsWith("This view") ? reason : `This view could not reach its session (${reason}). Run its cells again.`;
+  root.append(banner);
+  abort.addEventListener("abort", () => root.remove());
+  return root;
+}

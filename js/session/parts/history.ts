@@ -1,0 +1,28 @@
+/** The steps that led here, the present one marked, and how the number on screen was made. */
+
+import { el, reconcile, setAttributes, setText } from "../../kit/dom.ts";
+import { num } from "../../kit/format.ts";
+import type { PartContext, ViewTraits } from "../shell.ts";
+
+/** More steps than this would push everything else out of the line. */
+const SHOWN = 6;
+
+export function historyBar<T extends ViewTraits>({ frame, watch, state }: PartContext<T>): void {
+  const steps = el("span", "iw-steps", { role: "list", "aria-label": "history" });
+  const made = el("span", "iw-muted iw-num iw-made");
+  frame.foot.append(el("span", "iw-muted", {}, "history"), steps, el("span", "iw-spacer"), made);
+  watch(() => {
+    const now = state.value;
+    if (now === null) return;
+    const { items, index } = now.history;
+    const first = Math.max(0, Math.min(index - SHOWN + 2, items.length - SHOWN));
+    const shown = items.slice(first, first + SHOWN).map((item, at) => ({ ...item, here: first + at === index }));
+    reconcile(steps, shown, () => el("span", "iw-step", { role: "listitem" }, el("b", "iw-num"), el("span")), (node, item) => {
+      setText(node.children[0] as Element, item.metric === null ? "" : num(item.metric));
+      setText(node.children[1] as Element, item.label);
+      setAttributes(node, { "aria-current": item.here ? "step" : null });
+    });
+    const ms = now.answer?.milliseconds;
+    setText(made, ms === undefined ? "" : `exact · ${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`);
+  });
+}

@@ -1,0 +1,116 @@
+/** The messages of docs/protocol.md, typed. Names here and there are kept in step. */
+
+import type { Decoded } from "../kit/codec.ts";
+
+export type Token = { id: number; text: string; kind: "text" | "special" | "byte" };
+
+export type Question = {
+  prompt: string;
+  tokens: Token[];
+  position: number;
+  target: Token[];
+  foil: Token[];
+  label: string;
+  unit: string;
+  examples: number;
+};
+
+export type Intervention = {
+  key: string;
+  kind: "ablate" | "steer" | "patch" | "edit";
+  site: string;
+  label: string;
+  on: boolean;
+  mode: string;
+  positions: string;
+  coefficient: number | null;
+  vector: string | null;
+  code: string;
+};
+
+export type Vector = {
+  name: string;
+  site: string;
+  norm: number;
+  residual_norm: number;
+  coefficient: number;
+  on: boolean;
+  limit: number;
+  mode: string;
+  positions: string;
+  source: string;
+};
+
+export type Receipt = {
+  label: string;
+  site: string;
+  state: "acted" | "idle" | "cannot reach" | "no effect";
+  reason: string;
+  fired: number;
+  positions: number;
+  change: number;
+};
+
+export type TopToken = { id: number; text: string; probability: number; plain_probability: number };
+
+export type Answer = {
+  revision: number;
+  metric: number;
+  plain_metric: number;
+  target_probability: number;
+  rank: number;
+  top: TopToken[];
+  receipts: Receipt[];
+  milliseconds: number;
+  floor: number;
+};
+
+export type AblationMode = "mean" | "zero" | "resample";
+
+export type State = {
+  version: string;
+  model: { name: string; layers: number; heads: number[]; dtype: string; device: string; notes: string[] };
+  question: Question | null;
+  interventions: Intervention[];
+  vectors: Vector[];
+  mode: AblationMode;
+  reference: { name: string; n: number; pooled: boolean; hash: string } | null;
+  answer: Answer | null;
+  history: { items: { label: string; metric: number | null }[]; index: number };
+  busy: boolean;
+  error: string | null;
+  closed: boolean;
+};
+
+export type PanelStatus = "computing" | "partial" | "done" | "failed" | "asking";
+
+export type KernelMessage =
+  | { kind: "state"; revision: number; acks: Record<string, number>; state: State }
+  | {
+      kind: "panel";
+      panel: string;
+      revision: number;
+      status: PanelStatus;
+      progress: number | null;
+      message: string | null;
+      data: Record<string, Decoded> | null;
+    }
+  | { kind: "refused"; client: string; seq: number; key: string; message: string }
+  | { kind: "pong"; client: string; id: number }
+  | { kind: "closed"; message: string };
+
+/** What a wish may say; every argument is absolute ("off: true"), never relative ("toggle"). */
+export type Intents = {
+  ablate: { site: string; off: boolean; mode: AblationMode };
+  ablate_many: { sites: string[]; off: boolean; mode: AblationMode };
+  mode: { mode: AblationMode };
+  strength: { name: string; value: number; final: boolean };
+  vector: { name: string; on: boolean; site: string; positions: string; mode: string };
+  ask: { prompt: string; target: string | string[] | null; foil: string | string[] | null };
+  clear: Record<string, never>;
+  undo: Record<string, never>;
+  redo: Record<string, never>;
+  panel: { panel: string; action: string; [setting: string]: unknown };
+};
+
+export type IntentName = keyof Intents;

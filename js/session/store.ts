@@ -1,0 +1,179 @@
+/**
+ * The browser half of a session: one store that every view of the session shares. It mirrors the kernel's truth and adds
+ * what is the page's own: wishes on their way, what is hovered and locked. Nothing of it is saved with a notebook.
+ *
+ * Views are other bundles, with their own copy of the signals library; they follow a signal here by `subscribe`.
+ */
+
+import { batch, type ReadonlySignal, type Signal, signal } from "@preact/signals-core";
+import { type Clock, clock, openChannel, TooLargeError, type Wish } from "../kit/channel.ts";
+import { decode } from "../kit/codec.ts";
+import { type Connection, connection, monitor } from "./connection.ts";
+import { watchKernel } from "./host_kernel.ts";
+import { type Panel, type PanelMessage, RecentStates, receivePanel } from "./panels.ts";
+import type { IntentName, Intents, State } from "./protocol.ts";
+
+export type Snapshot = { revision: number; state: State };
+export type Refusal = { seq: number; key: string; message: string };
+/** What the pointer or the focus is on, in every view at once. */
+export type Mark = { kind: "token"; index: number } | { kind: "head"; site: string } | null;
+type Buffers = readonly (ArrayBuffer | ArrayBufferView)[];
+
+export type SessionStore = {
+  readonly version: string;
+  readonly client: string;
+  readonly state: ReadonlySignal<Snapshot | null>;
+  readonly connection: ReadonlySignal<Connection>;
+  readonly pending: ReadonlySignal<ReadonlyMap<string, Wish>>;
+  /** The last refusal about each key, until a newer wish about it is made. */
+  readonly refusals: ReadonlySignal<ReadonlyMap<string, Refusal>>;
+  readonly panels: ReadonlySignal<ReadonlyMap<string, Panel>>;
+  readonly hover: Signal<Mark>;
+  readonly lock: Signal<Mark>;
+  /** The state at one of the last revisions. */
+  stateAt(revision: number): State | undefined;
+  intent<N extends IntentName>(name: N, key: string, args: Intents[N], options?: { throttled?: boolean }): void;
+  dismiss(key: string): void;
+};
+
+export type Wire = {
+  send(message: unknown): void;
+  on(name: string, callback: (...args: never[]) => void): void;
+  widget_manager?: unknown;
+};
+
+/** After these two a half-built wish of before must not be replayed on top. */
+const BARRIERS: ReadonlySet<IntentName> = new Set(["clear", "undo", "redo"]);
+/** When nobody has answered our greeting, greet again after so many ms. */
+const GREET_AGAIN = [1000, 2000, 4000, 8000];
+
+export function createStore(wire: Wire, abort: AbortSignal, time: Clock = clock): SessionStore {
+  const state = signal<Snapshot | null>(null);
+  const live = signal<Connection>(connection("connecting"));
+  const pending = signal<ReadonlyMap<string, Wish>>(new Map());
+  const refusals = signal<ReadonlyMap<string, Refusal>>(new Map());
+  const panels = signal<ReadonlyMap<string, Panel>>(new Map());
+  const recent = new RecentStates();
+
+  const send = (message: Record<string, unknown>): void => {
+    try {
+      wire.send(message);
+    } catch {
+      watch.commChanged(); // a disposed kernel throws; only a pong may prove us wrong
+    }
+  };
+  const channel = openChannel(send, () => {
+    pending.value = new Map(channel.pending());
+    watch.waiting(() => channel.waitingSince());
+  }, time);
+  const hello = (): void => send({ kind: "hello", client: channel.client, version: __IW_VERSION__ });
+  const watch = monitor(
+    {
+      hello,
+      ping: (id) => send({ kind: "ping", client: channel.client, id }),
+      changed(next) {
+        batch(() => {
+          live.value = next;
+          if (!next.usable) channel.drop();
+          else if (state.peek() === null) hello();
+        });
+      },
+    },
+    time,
+  );
+
+  function onState(message: { revision: number; acks?: Record<string, number>; state: State }): void {
+    const old = state.peek();
+    batch(() => {
+      const ack = message.acks?.[channel.client];
+      if (old === null || message.revision >= old.revision) {
+        recent.add(message.revision, message.state);
+        state.value = { revision: message.revision, state: message.state };
+        if (message.state.closed) watch.closed();
+      }
+      if (typeof ack === "number") channel.acknowledge(ack);
+    });
+  }
+
+  function onPanel(message: PanelMessage): void {
+    const next = receivePanel(panels.peek().get(message.panel), message);
+    if (next !== undefined) panels.value = new Map(panels.peek()).set(message.panel, next);
+  }
+
+  function onRefused(message: Refusal & { client: string }): void {
+    if (message.client !== channel.client) return;
+    const newer = channel.pending().get(message.key);
+    if (newer !== undefined && newer.seq > message.seq) return;
+    batch(() => {
+      channel.refuse(message.key, message.seq);
+      refusals.value = new Map(refusals.peek()).set(message.key, message);
+    });
+  }
+
+  function receive(raw: unknown, buffers: Buffers): void {
+    const message = raw as Record<string, unknown> | null;
+    if (message === null || typeof message !== "object") return;
+    if (message["kind"] === "pong") {
+      if (message["client"] === channel.client) watch.pong(Number(message["id"]));
+      return;
+    }
+    watch.heard();
+    if (message["kind"] === "state") onState(message as never);
+    else if (message["kind"] === "panel") {
+      onPanel({ ...(message as unknown as PanelMessage), data: decode(message["data"] ?? null, buffers) as never });
+    } else if (message["kind"] === "refused") onRefused(message as never);
+    else if (message["kind"] === "closed") watch.closed(String(message["message"] ?? ""));
+  }
+
+  wire.on("msg:custom", (message: unknown, buffers?: Buffers) => receive(message, buffers ?? []));
+  wire.on("comm_live_update", () => watch.commChanged());
+  wire.on("comm:close", () => watch.closed());
+  watchKernel(
+    wire.widget_manager,
+    { kernel: watch.kernel, socket: watch.socket, changed: watch.commChanged },
+    abort,
+  );
+  abort.addEventListener("abort", () => {
+    watch.closed();
+    watch.stop();
+    channel.drop();
+  });
+
+  const greet = (attempt: number): void => {
+    if (abort.aborted || state.peek() !== null || live.peek().status === "closed") return;
+    hello();
+    const wait = GREET_AGAIN[attempt];
+    if (wait !== undefined) time.after(wait, () => greet(attempt + 1));
+    else watch.doubt();
+  };
+  greet(0);
+
+  return {
+    version: __IW_VERSION__,
+    client: channel.client,
+    state,
+    connection: live,
+    pending,
+    refusals,
+    panels,
+    hover: signal<Mark>(null),
+    lock: signal<Mark>(null),
+    stateAt: (revision) => recent.get(revision),
+    dismiss(key) {
+      if (!refusals.peek().has(key)) return;
+      const next = new Map(refusals.peek());
+      next.delete(key);
+      refusals.value = next;
+    },
+    intent(name, key, args, { throttled = false } = {}) {
+      if (!live.peek().usable) return;
+      this.dismiss(key);
+      try {
+        channel.wish(name, key, args, { throttled, barrier: BARRIERS.has(name) });
+      } catch (error) {
+        if (!(error instanceof TooLargeError)) throw error;
+        refusals.value = new Map(refusals.peek()).set(key, { seq: -1, key, message: error.message });
+      }
+    },
+  };
+}
