@@ -1,0 +1,84 @@
+"""Live Jupyter widgets for looking inside transformers, hooked to your own model.
+
+    import interp_widgets as iw
+
+    session = iw.open()
+    session.ask("When Mary and John went to the store, John gave a drink to", target=" Mary", foil=" John")
+    iw.HeadAblation(session)
+"""
+
+from __future__ import annotations
+
+from interp_widgets.answer import Answer
+from interp_widgets.api import attribute, checkpoints, contrast, dose_response, head_effects, open, prompts, steering_vector
+from interp_widgets.methods.attribution import Attribution
+from interp_widgets.methods.dose_response import DoseResponse
+from interp_widgets.methods.head_effects import HeadEffects
+from interp_widgets.methods.steering import SteeringVector
+from interp_widgets.model.errors import (
+    CancelledError,
+    ClosedError,
+    FeatureOffError,
+    InterpError,
+    InterventionError,
+    ModelChangedError,
+    ModelRefusedError,
+    PromptError,
+    SiteError,
+)
+from interp_widgets.model.interventions import Ablate, Edit, Patch, Steer
+from interp_widgets.model.live import LiveModel
+from interp_widgets.model.positions import tokens
+from interp_widgets.model.question import Example, Question, Token
+from interp_widgets.model.receipts import Receipt
+from interp_widgets.model.reference import Reference
+from interp_widgets.model.run import Run
+from interp_widgets.model.sites import Site
+from interp_widgets.session import Session
+from interp_widgets.version import __version__
+from interp_widgets.widgets.head_ablation import HeadAblation
+from interp_widgets.widgets.steering_sliders import SteeringSliders
+from interp_widgets.widgets.token_attribution import TokenAttribution
+
+__all__ = [
+    "Ablate",
+    "Answer",
+    "Attribution",
+    "CancelledError",
+    "ClosedError",
+    "DoseResponse",
+    "Edit",
+    "Example",
+    "FeatureOffError",
+    "HeadAblation",
+    "HeadEffects",
+    "InterpError",
+    "InterventionError",
+    "LiveModel",
+    "ModelChangedError",
+    "ModelRefusedError",
+    "Patch",
+    "PromptError",
+    "Question",
+    "Receipt",
+    "Reference",
+    "Run",
+    "Session",
+    "Site",
+    "SiteError",
+    "Steer",
+    "SteeringSliders",
+    "SteeringVector",
+    "Token",
+    "TokenAttribution",
+    "__version__",
+    "attribute",
+    "checkpoints",
+    "contrast",
+    "dose_response",
+    "head_effects",
+    "open",
+    "prompts",
+    "steering_vector",
+    "tokens",
+]

@@ -16,6 +16,7 @@ from interp_widgets.model.compile import compile_program, receipts_of
 from interp_widgets.model.errors import ClosedError, FeatureOffError, PromptError
 from interp_widgets.model.fingerprint import Fingerprint, WeightProbe
 from interp_widgets.model.gate import Gate, Program
+from interp_widgets.model.generate import GenerationRun, Options, generate
 from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.patterns import install, remove, wraps
 from interp_widgets.model.question import Asked, Prompt, Token, Tokenizer
@@ -232,6 +233,21 @@ class LiveModel:
         """Generate under interventions, token by token: an iterator of tokens with `.receipts`; see `generate.generate`."""
         from interp_widgets.model.generate import generate
 
+        return generate(self, prompt, interventions, max_new_tokens, use_cache, **options)
+
+    def generate(
+        self,
+        prompt: Prompt,
+        interventions: Sequence[Intervention] = (),
+        max_new_tokens: int = 50,
+        use_cache: bool = True,
+        **options: Unpack[Options],
+    ) -> GenerationRun:
+        """Generate one token at a time under `interventions`; see `interp_widgets.model.generate.generate`.
+
+        Example:
+            >>> "".join(t.text for t in live.generate("The cat", max_new_tokens=5))   # doctest: +SKIP
+        """
         return generate(self, prompt, interventions, max_new_tokens, use_cache, **options)
 
     def program(self, cancelled: Callable[[], bool] | None = None) -> Program:

@@ -1,0 +1,255 @@
+"""The public functions: each takes a session or a live model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from interp_widgets.code import read_json, unpack
+from interp_widgets.methods import attribution as _attribution
+from interp_widgets.methods import dose_response as _dose_response
+from interp_widgets.methods import head_effects as _head_effects
+from interp_widgets.methods import steering as _steering
+from interp_widgets.model.errors import InterpError, InterventionError, ModelRefusedError, PromptError
+from interp_widgets.model.interventions import Intervention
+from interp_widgets.model.live import LiveModel, open_model
+from interp_widgets.model.question import Question
+from interp_widgets.model.reference import Reference
+from interp_widgets.model.sites import Site
+from interp_widgets.session import Session
+
+if TYPE_CHECKING:
+    from interp_widgets.builtin.prompts import NamedPrompt
+
+_SMALL = 2_000_000_000
+_MIX = 96
+_SHIPPED: dict[str, tuple[nn.Module, Any, Reference | None]] = {}
+
+
+def open(  # noqa: A001  (iw.open reads as one word)
+    model: str | nn.Module | None = None,
+    tokenizer: Any = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+    cache_bytes: int = 256 << 20,
+) -> Session:
+    """Open a live model and start a session on it.
+
+    Args:
+        model: None for the embedded model, `"embedded@1500"` for a checkpoint of it, `"known:induction"` for a circuit that is
+            known, a hub name or folder, or a module, which is taken as it is.
+        tokenizer: for a module; a hub name brings its own.
+        device: where a hub model is put.
+        dtype: of a hub model; float32 below two billion parameters unless told.
+        cache_bytes: the most that is kept between runs.
+
+    Raises:
+        ModelRefusedError: when the model cannot be opened; the sentence names the reason.
+
+    Example:
+        >>> session = iw.open()                      # doctest: +SKIP
+        >>> session = iw.open(model, tokenizer)      # doctest: +SKIP
+    """
+    if isinstance(model, nn.Module):
+        module, words, reference, name = model, _tokenizer_for(model, tokenizer), None, None
+    elif model is None or _is_shipped(model):
+        name = model or "embedded"
+        module, words, reference = _shipped(name)
+    elif isinstance(model, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        module, words = _from_hub(model, tokenizer, device, dtype)
+        reference, name = None, model
+    else:
+        raise ModelRefusedError(f"iw.open takes a model, a name, or nothing, not {type(model).__name__}.")
+    return Session(open_model(module, words, name=name, reference=reference or _generic(), cache_bytes=cache_bytes))
+
+
+def _is_shipped(name: object) -> bool:
+    return isinstance(name, str) and (name.split("@")[0].split(":")[0] in ("embedded", "known"))
+
+
+def _shipped(name: str) -> tuple[nn.Module, Any, Reference | None]:
+    if name not in _SHIPPED:
+        if name.startswith("known:"):
+            from interp_widgets.builtin.known import known
+
+            module, words, circuit = known(name.removeprefix("known:"))
+            _SHIPPED[name] = (module, words, Reference("the circuit's own prompt", (circuit.prompt,)))
+        else:
+            from interp_widgets.builtin.load import load
+            from interp_widgets.builtin.prompts import references
+
+            module, words = load(name)
+            _SHIPPED[name] = (module, words, _corpus_mix(references()))
+    return _SHIPPED[name]
+
+
+def _corpus_mix(sets: Mapping[str, tuple[str, ...]]) -> Reference:
+    """A few prompts of every family that the embedded model was trained on."""
+    families = [prompts for name, prompts in sets.items() if name != "generic text"]
+    each = max(1, _MIX // len(families))
+    return Reference("corpus mix", tuple(p for prompts in families for p in prompts[:each]))
+
+
+def _generic() -> Reference:
+    from interp_widgets.builtin.generic import SENTENCES
+
+    return Reference("generic text", tuple(SENTENCES))
+
+
+def _tokenizer_for(module: nn.Module, tokenizer: Any) -> Any:
+    if tokenizer is None:
+        raise ModelRefusedError(
+            f"iw.open({type(module).__name__}) needs the model's tokenizer too: iw.open(model, tokenizer); "
+            "AutoTokenizer.from_pretrained gives it."
+        )
+    return tokenizer
+
+
+def _from_hub(name: str, tokenizer: Any, device: Any, dtype: Any) -> tuple[nn.Module, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        words = tokenizer if tokenizer is not None else AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        module: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype or "auto", trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise ModelRefusedError(f"The model {name!r} could not be loaded: {first}") from error
+    if dtype is None and sum(p.numel() for p in module.parameters()) < _SMALL:
+        module = module.float()
+    return (module.to(device) if device is not None else module).eval(), words
+
+
+def _live(x: Session | LiveModel) -> LiveModel:
+    if isinstance(x, Session):
+        return x.model
+    if isinstance(x, LiveModel):  # pyright: ignore[reportUnnecessaryIsInstance]
+        return x
+    raise InterpError(f"Pass a session (iw.open(...)) or a live model (session.model), not {type(x).__name__}.")
+
+
+def _asked(x: Session | LiveModel, question: Question | None) -> tuple[LiveModel, Question, tuple[Intervention, ...]]:
+    """The model, the question, and what is on: a session's own, unless a question is passed."""
+    if question is None and isinstance(x, Session):
+        question = x.question
+    if question is None:
+        raise PromptError("There is no question; call session.ask(prompt, target, foil) first, or pass one.")
+    return _live(x), question, x.snapshot().interventions if isinstance(x, Session) else ()
+
+
+def attribute(
+    x: Session | LiveModel,
+    question: Question | None = None,
+    method: str = "integrated_gradients",
+    steps: int = 32,
+    baseline: Any = "auto",
+) -> _attribution.Attribution:
+    """What each token was worth; see `interp_widgets.methods.attribution.attribute`.
+
+    Example:
+        >>> iw.attribute(session).scores      # doctest: +SKIP
+    """
+    live, asked, interventions = _asked(x, question)
+    return _attribution.attribute(live, asked, interventions, method, steps, baseline)
+
+
+def head_effects(
+    x: Session | LiveModel, question: Question | None = None, mode: str = "mean", reference: Any = None
+) -> _head_effects.HeadEffects:
+    """What each head and MLP was worth; see `interp_widgets.methods.head_effects.head_effects`.
+
+    Example:
+        >>> iw.head_effects(session, mode="zero").effects.shape   # doctest: +SKIP
+        (4, 8)
+    """
+    live, asked, interventions = _asked(x, question)
+    chosen = Reference.of(reference) or (x.reference if isinstance(x, Session) else None)
+    return _head_effects.head_effects(live, asked, interventions, mode, chosen)  # pyright: ignore[reportArgumentType]
+
+
+def steering_vector(
+    x: Session | LiveModel,
+    positive: str | Sequence[str],
+    negative: str | Sequence[str],
+    site: str | Site,
+    method: str = "mean_difference",
+    *,
+    name: str | None = None,
+    **options: Any,
+) -> _steering.SteeringVector:
+    """A direction from contrastive prompts; see `interp_widgets.methods.steering.steering_vector`.
+
+    Example:
+        >>> iw.steering_vector(session, ["I loved it."], ["I hated it."], "L1", name="mood")   # doctest: +SKIP
+    """
+    return _steering.steering_vector(_live(x), positive, negative, site, method, name=name, **options)  # pyright: ignore[reportArgumentType]
+
+
+def dose_response(x: Session | LiveModel, vector: Any, strengths: Sequence[float] | None = None, question: Question | None = None) -> _dose_response.DoseResponse:
+    """How the answer moves with a vector's strength; see `interp_widgets.methods.dose_response.dose_response`.
+
+    Example:
+        >>> iw.dose_response(session, mood).metric.shape   # doctest: +SKIP
+        (21,)
+    """
+    live, asked, interventions = _asked(x, question)
+    return _dose_response.dose_response(live, asked.first, vector, strengths, interventions=interventions)
+
+
+def prompts() -> Mapping[str, NamedPrompt]:
+    """Named example questions for the embedded model, with target, foil and corrupt prompt.
+
+    Example:
+        >>> iw.prompts()["capital"].target   # doctest: +SKIP
+        ' Paris'
+    """
+    from interp_widgets.builtin.prompts import prompts as named
+
+    return named()
+
+
+def contrast(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Matched positive and negative prompts for a steering vector: `"sentiment"`, `"french"`, `"gender"`.
+
+    Example:
+        >>> praise, blame = iw.contrast("sentiment")   # doctest: +SKIP
+    """
+    from interp_widgets.builtin.prompts import contrast as named
+
+    return named(name)
+
+
+def checkpoints(name: str = "embedded") -> list[str]:
+    """The checkpoints of a shipped model, in the order of training, as names that `open` takes.
+
+    Example:
+        >>> [iw.open(c) for c in iw.checkpoints("embedded")]   # doctest: +SKIP
+    """
+    from interp_widgets.builtin.load import checkpoints as named
+
+    return named(name)
+
+
+def session_from_json(text: str, model: Any = None, tokenizer: Any = None) -> Session:
+    """A session from `Session.to_json`'s text.
+
+    Raises:
+        InterventionError: when the text is not a saved session.
+    """
+    data = read_json(text)
+    interventions = [unpack(i) for i in data.get("interventions", [])]
+    session = open(model if model is not None else data.get("model"), tokenizer)
+    try:
+        for item in (data.get("question") or [])[:1]:
+            session.ask(item["ids"], item["target"], item["foil"] or None, position=item["position"])
+        session.set(*interventions)
+    except (KeyError, TypeError) as error:
+        session.close()
+        raise InterventionError(f"The saved session cannot be read: {error}.") from None
+    for label in data.get("left_out", []):
+        warnings.warn(f"{label}: own code is never loaded; set it again by hand.", stacklevel=2)
+    return session

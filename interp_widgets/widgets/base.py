@@ -1,0 +1,125 @@
+"""What every view is: a reference to its session, a panel, its own settings, and the promise to close well."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import traitlets
+
+from interp_widgets.model.errors import ClosedError, InterventionError
+from interp_widgets.session import Session, Snapshot
+from interp_widgets.widgets.channel import mirror_of
+from interp_widgets.widgets.guard import Guarded
+from interp_widgets.widgets.wire import Json
+
+_COUNT = itertools.count(1)
+
+
+def _reference(session: Session | None, _widget: Any) -> str | None:
+    return None if session is None or session.closed else f"anywidget:{mirror_of(session).model_id}"
+
+
+class View(Guarded):
+    """A widget over a session.
+
+    Args:
+        session: from `iw.open`.
+        settings: the widget's own traits, by keyword; an unknown one raises `TypeError`.
+
+    Raises:
+        TypeError: for an unknown keyword, with the ones that there are.
+        ClosedError: when the session is closed.
+    """
+
+    session = traitlets.Any(allow_none=True).tag(sync=True, to_json=_reference)
+    panel = traitlets.Unicode().tag(sync=True)
+    settings: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, session: Session, **settings: Any) -> None:
+        if not isinstance(session, Session):
+            raise TypeError(f"{type(self).__name__} needs a session: iw.{type(self).__name__}(iw.open(...)), not {type(session).__name__}.")
+        if session.closed:
+            raise ClosedError("This session is closed; open the model again with iw.open(...).")
+        unknown = sorted(set(settings) - self.settings)
+        if unknown:
+            have = ", ".join(sorted(self.settings)) or "none"
+            raise TypeError(f"{type(self).__name__} has no setting {unknown[0]!r}; its settings are: {have}.")
+        retire(self)
+        super().__init__(session=session, panel=f"{type(self).__name__}-{next(_COUNT)}", **settings)
+        self._mirror = mirror_of(session)
+        session.holds(self)
+        self.observe(self._setting_changed, names=sorted(self.settings) or traitlets.All)
+        self._mirror.add(self)
+
+    def compute(self, snapshot: Snapshot, cancelled: Callable[[], bool]) -> None:
+        """Compute and publish what this view shows of one revision; runs on the worker. The base shows nothing."""
+
+    def act(self, action: str, args: Json) -> None:
+        """Do what the page wishes of this view alone.
+
+        Raises:
+            InterventionError: for an action that this view does not know.
+        """
+        del args
+        if action == "compute":
+            self._mirror.compute_panel(self)
+            return
+        raise InterventionError(f"{type(self).__name__} cannot do {action!r}.")
+
+    def publish(self, snapshot: Snapshot, status: str, data: Json | None = None, progress: float = 0.0, message: str = "") -> None:
+        """Send what this view shows."""
+        self._mirror.publish(self.panel, snapshot.revision, status, data, progress, message)
+
+    def _setting_changed(self, change: Any) -> None:
+        if change["name"] in self.settings and self.comm is not None:
+            self._mirror.compute_panel(self)
+
+    def close(self) -> None:
+        """Close the view and let go of the session; the model stays open while another view or variable holds it."""
+        if self.comm is None:
+            return
+        self._mirror.remove(self)
+        super().close()
+        self.session = None
+
+    def __repr__(self) -> str:
+        state = "closed" if self.comm is None else f"of {self.session!r}"
+        return f"{type(self).__name__}({state})"
+
+
+_CELLS: dict[str, tuple[str, weakref.WeakSet[View]]] = {}
+_CELLS_LOCK = threading.Lock()
+
+
+def _cell() -> tuple[str, str] | None:
+    """The cell that runs now and the number of its run, where the front end says so."""
+    try:
+        from IPython.core.getipython import get_ipython
+    except ImportError:
+        return None
+    shell: Any = get_ipython()
+    parent = shell.get_parent() if shell is not None and hasattr(shell, "get_parent") else None
+    if not isinstance(parent, dict) or parent.get("header", {}).get("msg_type") != "execute_request":
+        return None
+    cell = parent.get("metadata", {}).get("cellId")
+    return (str(cell), str(parent["header"]["msg_id"])) if cell else None
+
+
+def retire(view: View) -> None:
+    """Close the views that an earlier run of this cell made: they are gone from the page, and would live on."""
+    here = _cell()
+    if here is None:
+        return
+    cell, run = here
+    with _CELLS_LOCK:
+        last, views = _CELLS.get(cell, (run, weakref.WeakSet()))
+        old = list(views) if last != run else []
+        views = weakref.WeakSet() if last != run else views
+        views.add(view)
+        _CELLS[cell] = (run, views)
+    for former in old:
+        former.close()

@@ -1,0 +1,146 @@
+"""A session's state as the browser is told it; the shapes are those of docs/protocol.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from interp_widgets.answer import Answer
+from interp_widgets.model.interventions import Ablate, Edit, Intervention, Steer
+from interp_widgets.model.live import LiveModel
+from interp_widgets.model.question import Question, Token
+from interp_widgets.model.receipts import Receipt
+from interp_widgets.moment import Entry
+from interp_widgets.session import Session
+from interp_widgets.version import __version__
+
+Json = dict[str, Any]
+
+
+def state_of(session: Session, *, busy: bool, error: str | None) -> Json:
+    """The whole small state of a session."""
+    answer = session.peek()
+    return {
+        "version": __version__,
+        "model": _model(session.model),
+        "question": None if session.question is None else _question(session.question),
+        "interventions": [intervention_of(e) for e in session.now.entries],
+        "vectors": [_vector(session, name) for name in session.vectors],
+        "mode": session.mode,
+        "reference": _reference(session),
+        "answer": None if answer is None else _answer(session, answer),
+        "history": _history(session),
+        "busy": busy,
+        "error": error,
+        "closed": session.closed,
+    }
+
+
+def token_of(token: Token) -> Json:
+    """One token."""
+    return {"id": token.id, "text": token.text, "kind": token.kind}
+
+
+def _model(live: LiveModel) -> Json:
+    heads = [0 if layer.attention is None else layer.attention.n_heads for layer in live.anatomy.layers]
+    return {
+        "name": live.name,
+        "layers": len(heads),
+        "heads": heads,
+        "dtype": str(live.dtype).removeprefix("torch."),
+        "device": str(live.device),
+        "notes": [f"{feature} off: {reason}" for feature, reason in live.report.off.items()],
+    }
+
+
+def _question(question: Question) -> Json:
+    first = question.first
+    return {
+        "prompt": first.prompt,
+        "tokens": [token_of(t) for t in first.tokens],
+        "position": first.position,
+        "target": [token_of(t) for t in first.target],
+        "foil": [token_of(t) for t in first.foil],
+        "label": question.label,
+        "unit": "logits" if first.metric.fn is None else "",
+        "examples": question.n,
+    }
+
+
+def intervention_of(entry: Entry) -> Json:
+    """One line of the list of interventions."""
+    what: Intervention = entry.intervention
+    return {
+        "key": entry.key,
+        "kind": type(what).__name__.lower(),
+        "site": what.site.name,
+        "label": what.label,
+        "on": entry.on,
+        "mode": what.mode if isinstance(what, (Ablate, Steer)) else "",
+        "positions": str(what.positions),
+        "coefficient": what.coefficient if isinstance(what, Steer) else None,
+        "vector": what.name if isinstance(what, Steer) else None,
+        "code": "own code" if isinstance(what, Edit) else what.code,
+    }
+
+
+def _vector(session: Session, name: str) -> Json:
+    vector = session.vectors[name]
+    entry = session.now.entry(f"strength:{name}")
+    steer = entry.intervention if entry is not None and isinstance(entry.intervention, Steer) else None
+    return {
+        "name": name,
+        "site": steer.site.name if steer else vector.site.name,
+        "norm": vector.vector.norm,
+        "residual_norm": vector.residual_norm,
+        "coefficient": steer.coefficient if steer else 0.0,
+        "on": entry.on if entry is not None else True,
+        "limit": vector.limit,
+        "mode": steer.mode if steer else "add",
+        "positions": str(steer.positions) if steer else "content",
+        "source": vector.source,
+    }
+
+
+def _reference(session: Session) -> Json | None:
+    reference = session.reference
+    if reference is None:
+        return None
+    return {"name": reference.name, "n": reference.n, "pooled": not reference.by_position, "hash": reference.digest}
+
+
+def _answer(session: Session, answer: Answer) -> Json:
+    idle = [receipt_of(e.intervention, "idle", "switched off") for e in session.now.entries if not e.on]
+    return {
+        "revision": session.revision,
+        "metric": answer.metric,
+        "plain_metric": answer.plain_metric,
+        "interval": answer.interval,
+        "target_probability": answer.target_probability,
+        "rank": answer.rank,
+        "kl": answer.kl,
+        "top": [
+            {"id": t.id, "text": t.text, "probability": t.probability, "plain_probability": t.plain_probability} for t in answer.top
+        ],
+        "receipts": [_receipt(r) for r in answer.receipts] + idle,
+        "milliseconds": answer.seconds * 1e3,
+        "floor": session.model.report.floor,
+    }
+
+
+def _receipt(receipt: Receipt) -> Json:
+    base = receipt_of(receipt.intervention, receipt.state, receipt.reason)
+    return base | {"fired": receipt.fired, "positions": receipt.positions, "change": receipt.change}
+
+
+def receipt_of(what: Intervention, state: str, reason: str) -> Json:
+    """A receipt without figures."""
+    return {"label": what.label, "site": what.site.name, "state": state, "reason": reason, "fired": 0, "positions": 0, "change": 0.0}
+
+
+def _history(session: Session) -> Json:
+    history = session.history
+    first = max(0, len(history.moments) - 40)
+    items = [
+        {"label": m.label, "metric": history.metrics.get(i)} for i, m in list(enumerate(history.moments))[first:]
+    ]
+    return {"items": items, "index": history.index - first}
