@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
+import math
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from interp_widgets.model.errors import ModelRefusedError
+from interp_widgets.model.blocks import Block, find_blocks
+from interp_widgets.model.head import Head, find_head
 from interp_widgets.model.parts import Anatomy, Attention, Layer, Mlp, Write
-from interp_widgets.model.probe import Call, Recording, embedding, probe_ids, quiet, record, vocabulary
-from interp_widgets.model.residual import factor, same, wide
-from interp_widgets.model.structure import Block, find_blocks, layer, projections
+from interp_widgets.model.probe import Recording, embedding, probe_ids, quiet, record
+from interp_widgets.model.residual import same, wide
+from interp_widgets.model.structure import find_heads, take_apart
 from interp_widgets.model.unwrap import refuse_outcome, refuse_structure, unwrap
 
 __all__ = ["Anatomy", "Attention", "Layer", "Mlp", "Write", "find_anatomy"]
@@ -40,133 +42,127 @@ def find_anatomy(module: nn.Module) -> Anatomy:
     with quiet(root):
         recording = record(root, ids)
     blocks = find_blocks(recording)
-    if not blocks:
-        message = f"{type(root).__name__} has no list of blocks that pass a residual stream [batch, position, width] on."
-        raise ModelRefusedError(message)
     config = getattr(root, "config", None)
     known = config_numbers(config)
-    layers = [layer(block, i, recording, known, getattr(b.module, "config", config)) for i, block in enumerate(blocks) for b in (block.call,)]
-    unembed = _unembed_call(root, recording, blocks)
-    norm = _final_norm(recording, blocks, unembed)
-    scale, cap, off = _head(recording, unembed, norm, known)
-    gaps = _gaps(layers, blocks, norm, off)
+    taken = [take_apart(block, i, recording, known, _config_of(block, config)) for i, block in enumerate(blocks)]
+    layers, errors = [layer for layer, _ in taken], [error for _, error in taken]
+    head = find_head(root, recording, blocks, known)
     anatomy = Anatomy(
         root=root,
         embed=embedding(root),
         layers=tuple(layers),
-        final_norm=norm.module if norm else None,
-        unembed=unembed.module,
+        final_norm=head.norm,
+        unembed=head.unembed,
         d_model=blocks[0].out.shape[-1],
         vocab=recording.logits.shape[-1],
-        softcap=cap,
-        logit_scale=scale,
-        notes=notes,
-        gaps=gaps,
-        errors={"logits": off},
+        softcap=head.cap,
+        logit_scale=head.scale,
+        hidden_scale=head.hidden_scale,
+        notes=(*notes, *_notes(layers)),
+        gaps=_gaps(layers, errors, blocks, head),
+        errors={
+            "heads": max((_heads_error(b, recording) for b in blocks), default=0.0),
+            "writes": max((e for e in errors if e is not None), default=0.0),
+            "logits": head.error,
+        },
     )
     return replace(anatomy, paths=_paths(anatomy))
 
 
 def config_numbers(config: Any) -> list[float]:
-    """Every number of a configuration and of those nested in it: multipliers are among them."""
+    """Every positive number of a configuration and of those nested in it, and its inverse: multipliers are among them."""
     found: set[float] = set()
     stack: list[Any] = [config.to_dict()] if hasattr(config, "to_dict") else []
     while stack:
         item = stack.pop()
         if isinstance(item, dict):
             stack.extend(item.values())
-        elif isinstance(item, list):
+        elif isinstance(item, list | tuple):
             stack.extend(item)
-        elif isinstance(item, float) and item > 0:
+        elif isinstance(item, float) and item > 0 and math.isfinite(item):
             found.update((item, 1.0 / item))
     return sorted(found)
 
 
-def _unembed_call(root: nn.Module, recording: Recording, blocks: list[Block]) -> Call:
-    """The call of the unembedding: the model's own word, else the last projection to the vocabulary."""
-    getter = getattr(root, "get_output_embeddings", None)
-    with contextlib.suppress(NotImplementedError, AttributeError):
-        said = getter() if callable(getter) else None
-        for call in reversed(recording.calls):
-            if said is not None and call.module is said:
-                return call
-    after = [c for c in recording.calls if c.start > blocks[-1].call.end and c.gave is not None]
-    width = recording.logits.shape[-1]
-    for call in reversed(projections(after)):
-        if call.gave is not None and call.gave.shape[-1] >= width:
-            return call
-    message = f"{type(root).__name__} has no unembedding (lm_head) that is called on the last hidden state."
-    raise ModelRefusedError(message)
+def _config_of(block: Block, config: Any) -> Any:
+    text = getattr(config, "get_text_config", None)
+    return getattr(block.call.module, "config", text() if callable(text) else config)
 
 
-def _final_norm(recording: Recording, blocks: list[Block], unembed: Call) -> Call | None:
-    """The module between the last stream and the unembedding, if there is one."""
-    last = blocks[-1].call
-    between = [c for c in recording.calls if c.start > last.end and c.end < unembed.start and c.given is not None]
-    for call in between:
-        fits = call.gave is not None and unembed.given is not None
-        if fits and factor(unembed.given, call.gave) is not None and not same(call.given, call.gave):  # pyright: ignore[reportArgumentType]
-            return call
-    return None
+def _heads_error(block: Block, recording: Recording) -> float:
+    """How far the heads' own results and the bias are from the output of the projection, relative; 0 if it has no matrix."""
+    heads = find_heads(block, recording)
+    if heads is None or heads.output.given is None or heads.output.gave is None:
+        return 0.0
+    z, out = wide(heads.output.given), wide(heads.output.gave)
+    weight, bias = getattr(heads.output.module, "weight", None), getattr(heads.output.module, "bias", None)
+    if type(weight) is not nn.Parameter or weight.is_meta or not weight.is_floating_point() or weight.dim() != 2:
+        return 0.0
+    matrix = wide(weight.detach().cpu())
+    conv1d = hasattr(heads.output.module, "nf")
+    matrix = matrix if conv1d else matrix.T
+    if matrix.shape != (z.shape[-1], out.shape[-1]):
+        return 0.0
+    each = z.unflatten(-1, (heads.n_heads, -1)), matrix.unflatten(0, (heads.n_heads, -1))
+    total = sum(each[0][..., h, :] @ each[1][h] for h in range(heads.n_heads))
+    total = total + wide(bias.detach().cpu()) if isinstance(bias, Tensor) and not bias.is_meta else total
+    return float((out - total).norm() / out.norm().clamp_min(1e-30))
 
 
-def _head(recording: Recording, unembed: Call, norm: Call | None, known: list[float]) -> tuple[float, float | None, float]:
-    """The scale and the cap from the unembedding to the logits, and how far off the three are together."""
-    assert unembed.gave is not None and unembed.given is not None
-    logits = wide(recording.logits)
-    raw = wide(unembed.gave)[..., : logits.shape[-1]]
-    if raw.shape != logits.shape:
-        return 1.0, None, float("inf")
-    before = 1.0
-    if norm is not None and norm.gave is not None:
-        before = factor(unembed.given, norm.gave) or 1.0
-    tries: list[tuple[float, float | None]] = [(1.0, None)]
-    scale = float((raw * logits).sum() / (raw * raw).sum())
-    tries += [(s, None) for s in known if abs(s / scale - 1) < 0.02] + [(scale, None)]
-    tries += [(s, c) for c in known if c >= 1 for s in (1.0, *known)]
-    tolerance = 8 * max(torch.finfo(recording.logits.dtype).eps, torch.finfo(unembed.gave.dtype).eps)
-    best = (1.0, None, float("inf"))
-    for s, cap in tries:
-        shown = s * raw if cap is None else cap * torch.tanh(s * raw / cap)
-        off = float((shown - logits).norm() / logits.norm().clamp_min(1e-30))
-        if off < best[2]:
-            best = (s, cap, off)
-        if off <= tolerance:
-            break
-    return best[0] * before, best[1], best[2]
+def _notes(layers: Sequence[Layer]) -> tuple[str, ...]:
+    """What is unusual about the layers, as sentences."""
+    notes: list[str] = []
+    if gated := [n.index for n in layers if n.attention is not None and n.attention.gated]:
+        notes.append(f"In {_layers(gated)} a head's output passes a gate or a norm before the output projection.")
+    if holes := [n for n in layers if n.hole]:
+        notes.append(f"{_layers([n.index for n in holes]).capitalize()} without heads: {holes[0].hole}.")
+    if others := [n for n in layers if n.others]:
+        names = ", ".join(dict.fromkeys(type(w.module).__name__ for n in others for w in n.others))
+        notes.append(f"In {_layers([n.index for n in others])} {names} also adds to the residual stream.")
+    if carried := [n for n in layers if n.carry != 1.0]:
+        notes.append(f"{_layers([n.index for n in carried]).capitalize()} multiply the stream (L{carried[0].index}: {carried[0].carry:.4g}).")
+    return tuple(notes)
 
 
-def _gaps(layers: list[Layer], blocks: list[Block], norm: Call | None, off: float) -> dict[str, str]:
+def _layers(indices: Sequence[int]) -> str:
+    shown = ", ".join(f"L{i}" for i in indices[:6])
+    return f"{'layer' if len(indices) == 1 else 'layers'} {shown}{', ...' if len(indices) > 6 else ''}"
+
+
+def _gaps(layers: Sequence[Layer], errors: Sequence[float | None], blocks: Sequence[Block], head: Head) -> dict[str, str]:
     """What this model cannot have, by feature, with the reason."""
     gaps: dict[str, str] = {}
-    holes = [item.index for item in layers if item.attention is None]
-    lost = [b.call.name for item, b in zip(layers, blocks, strict=True) if item.attention and item.attention.write is None]
-    if len(holes) == len(layers):
-        gaps["heads"] = f"no layer takes a softmax over positions ({layers[0].hole})"
+    if all(layer.attention is None for layer in layers):
+        gaps["heads"] = f"no layer has heads: {layers[0].hole}"
+    lost = [b.call.name for error, b in zip(errors, blocks, strict=True) if error is None]
     if lost:
-        gaps["writes"] = f"what {lost[0]} adds to the stream is not a sum of its modules' outputs"
-    if off > 1e-2:
-        gaps["logits"] = f"norm and unembedding do not give the logits (off by {off:.2g})"
-    breaks = [a.call.name for a, b in zip(blocks, blocks[1:], strict=False) if not same(a.call.gave, b.call.given)]
-    if norm is not None and not same(norm.given, blocks[-1].call.gave):
-        breaks.append(blocks[-1].call.name)
+        gaps["writes"] = f"what {lost[0]} adds to the stream is no sum of its modules' outputs"
+        gaps["direct"] = gaps["writes"]
+    if not any(layer.mlp and layer.mlp.neurons for layer in layers):
+        kinds = dict.fromkeys(type(layer.mlp.module).__name__ for layer in layers if layer.mlp)
+        gaps["neurons"] = f"the MLPs ({', '.join(kinds) or 'none found'}) have no single down projection"
+    if any(layer.post_norm for layer in layers):
+        gaps["direct"] = "each layer normalises the stream after adding to it, so the last stream is no sum of what was added"
+    if head.gap is not None:
+        gaps["direct"] = head.gap
+    if head.error > 1e-2:
+        gaps["logits"] = f"norm and unembedding do not give the logits (off by {head.error:.2g})"
+    breaks = [a.call.name for a, b in pairwise(blocks) if not same(a.out, b.start)]
     if breaks:
-        gaps["stream"] = f"the stream that leaves {breaks[0]} is changed before it is read"
+        gaps["stream"] = f"the stream that leaves {breaks[0]} is changed before the next block reads it"
     return gaps
 
 
 def _paths(anatomy: Anatomy) -> dict[str, nn.Module]:
     """The dotted name of every module of an anatomy."""
     parts: list[nn.Module | None] = [anatomy.embed, anatomy.final_norm, anatomy.unembed]
-    for item in anatomy.layers:
-        parts += [item.module, item.middle, *item.norms, *(w.module for w in item.others)]
-        if item.attention:
-            a = item.attention
+    for layer in anatomy.layers:
+        parts += [layer.module, layer.middle, *layer.norms, *(w.module for w in layer.others)]
+        if layer.attention:
+            a = layer.attention
             parts += [a.module, a.output, a.norm, a.write.module if a.write else None]
-        if item.mlp:
-            m = item.mlp
+        if layer.mlp:
+            m = layer.mlp
             parts += [m.module, m.neurons, m.entry, m.write.module if m.write else None]
     wanted = {id(p) for p in parts if p is not None}
     return {name: part for name, part in anatomy.root.named_modules() if id(part) in wanted}
-
-

@@ -28,7 +28,7 @@ class Attention:
         output: the output projection.
         write: what reaches the residual stream, or None when it was not found.
         gain: the write is `gain` times the projection's output, or None when a norm lies between the two (`norm`).
-        norm: that norm (sandwich norms), or None.
+        norm: that norm (sandwich norms, a convolution over positions), or None.
         gated: z is the softmax's output after a further gate or norm, not that output itself.
     """
 
@@ -97,9 +97,10 @@ class Anatomy:
         unembed: the unembedding (`lm_head`); its input is the normed stream.
         softcap: logits are `softcap * tanh(x / softcap)`, or None.
         logit_scale: logits are multiplied by this before the cap.
+        hidden_scale: the unembedding is given this times the final norm's output.
         paths: the dotted name of every module above in `root`, to notice a replaced module.
         notes: what was found unusual, as sentences.
-        gaps: a feature that this model cannot have (`heads`, `writes`, `neurons`, `logits`, `stream`) and the reason.
+        gaps: a feature that this model cannot have (`heads`, `writes`, `neurons`, `direct`, `logits`, `stream`) and the reason.
         errors: the largest relative error of each identity on the probe.
     """
 
@@ -112,6 +113,7 @@ class Anatomy:
     vocab: int
     softcap: float | None = None
     logit_scale: float = 1.0
+    hidden_scale: float = 1.0
     paths: dict[str, nn.Module] = field(default_factory=dict[str, nn.Module])
     notes: tuple[str, ...] = ()
     gaps: dict[str, str] = field(default_factory=dict[str, str])

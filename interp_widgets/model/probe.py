@@ -31,6 +31,10 @@ class Call:
     gave: Tensor | None = None
     index: int | None = None
 
+    def inside(self, other: Call) -> bool:
+        """Whether this call ran during `other`."""
+        return other.start < self.start and self.end < other.end
+
 
 @dataclass
 class Softmax:
@@ -52,10 +56,6 @@ class Recording:
     logits: Tensor
     calls: list[Call] = field(default_factory=list[Call])
     softmaxes: list[Softmax] = field(default_factory=list[Softmax])
-
-    def inside(self, call: Call, of: Call) -> bool:
-        """Whether `call` ran during `of`."""
-        return of.start < call.start and call.end < of.end
 
 
 def probe_ids(root: nn.Module) -> Tensor:
@@ -179,7 +179,7 @@ def record(root: nn.Module, ids: Tensor) -> Recording:
     if logits is None:
         message = f"{type(root).__name__} gave no logits per token: open the causal language model, with its lm_head."
         raise ModelRefusedError(message)
-    recording.logits = logits.detach()
+    recording.logits = _kept(logits)
     return recording
 
 
@@ -197,7 +197,7 @@ def _enter(recording: Recording, stack: list[int], tick: Callable[[], int], name
         call = Call(name=name, module=module, parent=stack[-1] if stack else -1, start=tick())
         for key, value in (*enumerate(args), *kwargs.items()):
             if isinstance(value, Tensor) and value.is_floating_point() and value.dim() >= 2:
-                call.given, call.key = value.detach().clone(), key
+                call.given, call.key = _kept(value), key
                 break
         stack.append(len(recording.calls))
         recording.calls.append(call)
@@ -206,18 +206,23 @@ def _enter(recording: Recording, stack: list[int], tick: Callable[[], int], name
 
 
 def _leave(recording: Recording, stack: list[int], tick: Callable[[], int]) -> Callable[..., None]:
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         call = recording.calls[stack.pop()]
         call.end = tick()
         if isinstance(output, Tensor):
-            call.gave = output.detach().clone() if output.is_floating_point() else None
+            call.gave = _kept(output) if output.is_floating_point() else None
         elif type(output) in (tuple, list):
             for index, value in enumerate(output):
                 if isinstance(value, Tensor) and value.is_floating_point():
-                    call.gave, call.index = value.detach().clone(), index
+                    call.gave, call.index = _kept(value), index
                     break
 
     return hook
+
+
+def _kept(value: Tensor) -> Tensor:
+    """A copy on the CPU: what follows may write into the original."""
+    return value.detach().to("cpu", copy=True)
 
 
 class _Watch(TorchFunctionMode):
@@ -251,8 +256,8 @@ class _Watch(TorchFunctionMode):
     def _fused(self, out: Tensor, values: Tensor) -> None:
         if out.dim() == 4 and out.shape[2] == LENGTH:
             n_kv = values.shape[1] if values.shape[1] != out.shape[1] else None
-            found = self._note(out.shape[1], n_kv, out.detach().transpose(1, 2).clone())
-            found.values = values.detach().clone() if n_kv is None else None
+            found = self._note(out.shape[1], n_kv, _kept(out.transpose(1, 2)))
+            found.values = _kept(values) if n_kv is None else None
 
     def _weights(self, weights: Tensor) -> None:
         shape = weights.shape
@@ -268,8 +273,8 @@ class _Watch(TorchFunctionMode):
         left, n_heads = tensors[0], self.pending.n_heads
         rows = left.shape[:-1].numel() == self.shape[:-1].numel()
         if rows and left.shape[-2:-1] == self.shape[-2:-1] and left.shape[-1] <= self.shape[-1] and result.dim() >= 3:
-            self.pending.heads = result.detach().reshape(ROWS, n_heads, LENGTH, -1).transpose(1, 2).clone()
+            self.pending.heads = _kept(result.reshape(ROWS, n_heads, LENGTH, -1).transpose(1, 2))
             values = tensors[-1]
             if len(tensors) == 2 and values.shape[:-2].numel() == ROWS * n_heads:
-                self.pending.values = values.detach().reshape(ROWS, n_heads, *values.shape[-2:]).clone()
+                self.pending.values = _kept(values.reshape(ROWS, n_heads, *values.shape[-2:]))
             self.pending = None

@@ -23,8 +23,8 @@ class Fit:
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """In float64 on the CPU: identities are judged there."""
-    return tensor.detach().to("cpu", torch.float64)
+    """In float64: identities are judged there."""
+    return tensor.to(torch.float64)
 
 
 def rounding(dtype: torch.dtype) -> float:
@@ -34,7 +34,7 @@ def rounding(dtype: torch.dtype) -> float:
 
 def same(a: Tensor | None, b: Tensor | None) -> bool:
     """Whether two recorded tensors are one value."""
-    return a is not None and b is not None and a.shape == b.shape and bool(torch.equal(a.cpu(), b.cpu()))
+    return a is not None and b is not None and a.shape == b.shape and bool(torch.equal(a, b))
 
 
 def factor(a: Tensor, b: Tensor) -> float | None:
@@ -61,7 +61,7 @@ def snap(value: float, known: Sequence[float], limit: float) -> float:
 
 
 class Sums:
-    """The search for sums of one block: `out` against `start` and the candidate `parts`, all `[batch, pos, d_model]`."""
+    """The search for sums: `out` against `start` and the candidate `parts`, all `[batch, pos, d_model]`."""
 
     def __init__(self, start: Tensor, out: Tensor, parts: Sequence[Tensor], known: Sequence[float] = ()) -> None:
         self.eps = rounding(out.dtype)
@@ -69,8 +69,8 @@ class Sums:
         self.start, self.out = wide(start).flatten(), wide(out).flatten()
         self.parts = [wide(p).flatten() for p in parts]
         self.size = float(self.start.norm() + self.out.norm()) or 1.0
-        weight = 1.0 / (self.eps * (self.start.abs() + self.out.abs()) + 1e-2 * self.eps * self.size / len(self.out) ** 0.5)
-        self.weight = weight
+        floor = 1e-2 * self.size / len(self.out) ** 0.5
+        weight = 1.0 / (self.eps * (self.start.abs() + self.out.abs() + floor))
         rows = torch.stack([self.start, *self.parts, self.out]) * weight
         self.gram = rows @ rows.T
         self.norms = [float(self.gram[i + 1, i + 1]) ** 0.5 for i in range(len(self.parts))]
@@ -88,6 +88,8 @@ class Sums:
         values = [snap(float(v), self.known, 4 * limit) for v in solution]
         carry = values.pop(0) if carried else 1.0
         scales = dict(zip(live, values, strict=True))
+        if abs(carry) * float(self.gram[0, 0]) ** 0.5 < TOLERANCE * len(self.out) ** 0.5:
+            return None  # nothing of the stream goes on
         if any(abs(s) * self.norms[i] < TOLERANCE * len(self.out) ** 0.5 for i, s in scales.items()):
             return None  # a factor of nothing: the part is not needed
         return self._judge(parts, tuple(scales.get(i, 1.0) for i in parts), carry)
@@ -117,13 +119,10 @@ class Sums:
         """The first sum that fits: one part of each of `groups`, then with one or two of `extra`, then with a carry."""
         for carried in (False, True):
             for more in range(3):
-                best: list[Fit] = []
-                for others in combinations(extra, more):
-                    for chosen in _choices(groups):
-                        if not set(chosen) & set(others) and (found := self.fit((*chosen, *others), carried)):
-                            best.append(found)
-                if best:
-                    return min(best, key=_preference)
+                tries = [(*c, *o) for o in combinations(extra, more) for c in _choices(groups) if not set(c) & set(o)]
+                fits = [found for parts in tries if (found := self.fit(parts, carried))]
+                if fits:
+                    return min(fits, key=_preference)
         return None
 
 

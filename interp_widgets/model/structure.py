@@ -1,104 +1,93 @@
-"""From a recorded forward to the parts of a decoder."""
+"""One block of a recorded forward, taken apart: its attention, its MLP, and what each adds to the stream."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from interp_widgets.model.blocks import Block, is_projection, projections
 from interp_widgets.model.parts import Attention, Layer, Mlp, Write
 from interp_widgets.model.probe import Call, Recording, Softmax
-from interp_widgets.model.residual import Fit, Sums, factor, same, wide
+from interp_widgets.model.residual import Fit, Sums, factor, same
 
 
-@dataclass
-class Block:
-    """One block while it is being taken apart: `calls` ran inside it, `start` and `out` are the stream around it."""
+@dataclass(frozen=True)
+class Heads:
+    """An output projection, the softmax before it, and how many heads its input has."""
+
+    output: Call
+    softmax: Softmax
+    module: nn.Module
+    n_heads: int
+
+
+@dataclass(frozen=True)
+class Addition:
+    """What is added to the stream: the output of `call`, times `scale`."""
 
     call: Call
-    calls: list[Call]
-    start: Tensor
-    out: Tensor
-
-    def add_up(self) -> list[Call]:
-        """Calls whose output has the stream's shape, each value once (where it was seen last), by the end of the call."""
-        found = [c for c in self.calls if c.gave is not None and c.gave.shape == self.out.shape]
-        found.sort(key=lambda c: c.end)
-        return [c for i, c in enumerate(found) if not any(same(c.gave, later.gave) for later in found[i + 1 :])]
+    scale: float
 
 
-def projection(module: nn.Module) -> bool:
-    """Whether a module maps features to features by a matrix: Linear, Conv1D, LoRA, int8 and their like."""
-    if isinstance(module, (nn.Embedding, nn.modules.conv._ConvNd)):  # pyright: ignore[reportPrivateUsage]
-        return False
-    if isinstance(getattr(module, "in_features", None), int) and isinstance(getattr(module, "out_features", None), int):
-        return True
-    weight = getattr(module, "weight", None)
-    weight = weight() if callable(weight) and not isinstance(weight, Tensor) else weight
-    return isinstance(weight, Tensor) and weight.dim() == 2 and not any(True for _ in module.children())
+@dataclass(frozen=True)
+class Total:
+    """How a block's output comes about: `attention` and the others are added, `error` is what is left."""
+
+    attention: Addition | None
+    rest: tuple[Addition, ...]
+    carry: float
+    error: float
+    middle: Tensor | None
+    post_norm: bool
 
 
-def projections(calls: list[Call]) -> list[Call]:
-    """The projections among `calls`, without the parts of a wrapped one, by the end of the call."""
-    found = [c for c in calls if projection(c.module)]
-    outer = [c for c in found if not any(o is not c and o.start < c.start and c.end < o.end for o in found)]
-    return sorted(outer, key=lambda c: c.end)
+def take_apart(block: Block, index: int, recording: Recording, known: Sequence[float], config: Any) -> tuple[Layer, float | None]:
+    """One layer, and the relative error of its sum (None when what it adds was not found)."""
+    heads = find_heads(block, recording)
+    total = _total(block, heads, known)
+    rest = list(total.rest) if total else []
+    mlp = rest.pop(at) if (at := _mlp_at(block, rest, heads is not None)) is not None else None
+    layer = Layer(
+        index=index,
+        module=block.call.module,
+        attention=_attention(block, heads, total, config) if heads else None,
+        mlp=_mlp(block, mlp, heads) if mlp else None,
+        hole=None if heads else _hole(block, recording, rest, mlp),
+        norms=tuple(c.module for c in block.norms()),
+        middle=_middle(block, total),
+        input=block.call.key,
+        output=block.call.index,
+        others=tuple(_write(a) for a in rest),
+        carry=total.carry if total else 1.0,
+        post_norm=total.post_norm if total else False,
+    )
+    return layer, total.error if total else None
 
 
-def find_blocks(recording: Recording) -> list[Block]:
-    """The longest list of modules that were called in order, once each, on streams of one shape."""
-    by_module: dict[int, list[Call]] = {}
-    for call in recording.calls:
-        by_module.setdefault(id(call.module), []).append(call)
-    best: list[Call] = []
-    root = recording.calls[0].module
-    for module in root.modules():
-        if isinstance(module, (nn.ModuleList, nn.Sequential)):
-            best = max(best, _chain(module, by_module), key=len)
-    return [
-        Block(call, [c for c in recording.calls if recording.inside(c, call)], call.given, call.gave)
-        for call in best
-        if call.given is not None and call.gave is not None
-    ]
+# ---- heads ------------------------------------------------------------------------------------------------------------
 
 
-def _chain(modules: nn.ModuleList | nn.Sequential, by_module: dict[int, list[Call]]) -> list[Call]:
-    calls = [by_module.get(id(getattr(m, "_orig_mod", m)), []) for m in modules]
-    once = [c[0] for c in calls if len(c) == 1]
-    if len(once) != sum(bool(c) for c in calls):
-        return []
-    streams = [c for c in once if c.given is not None and c.gave is not None and c.given.shape == c.gave.shape]
-    ordered = all(a.end < b.start for a, b in zip(streams, streams[1:], strict=False))
-    alike = len({tuple(c.given.shape) for c in streams if c.given is not None}) <= 1
-    deep = all(c.given is not None and c.given.dim() == 3 for c in streams)
-    return streams if ordered and alike and deep and len(streams) == len(once) else []
-
-
-def layer(block: Block, index: int, recording: Recording, known: list[float], config: Any) -> Layer:
-    """Take one block apart."""
-    found = _attention(block, recording)
-    output, softmax = found if found else (None, None)
-    candidates = block.add_up()
-    carriers = _carriers(block, output, candidates) if output else []
-    rest = [i for i, c in enumerate(candidates) if i not in carriers and not _holds(c, output)]
-    sums = Sums(block.start, block.out, [c.gave for c in candidates if c.gave is not None], known)
-    fit = sums.search([carriers] if carriers else [], rest)
-    silent = [i for i in rest if sums.norms[i] == 0.0]
-    return _assemble(block, index, candidates, fit, carriers, silent, output, softmax, config, recording)
-
-
-def _attention(block: Block, recording: Recording) -> tuple[Call, Softmax] | None:
-    """The output projection and the softmax before it."""
-    inner = {id(c) for c in block.calls} | {id(block.call)}
-    taken = [s for s in recording.softmaxes if s.heads is not None and id(recording.calls[s.call]) in inner]
-    for softmax in reversed(taken):
+def find_heads(block: Block, recording: Recording) -> Heads | None:
+    """The output projection: what takes the softmax's output, else the last projection of that attention module."""
+    for softmax in reversed(_softmaxes(block, recording)):
         region = _region(block, recording, softmax)
-        later = [c for c in projections(region) if c.start > softmax.tick and _fits(c, softmax, block)]
-        exact = [c for c in later if softmax.heads is not None and same(c.given, softmax.heads.flatten(2))]
-        if exact or later:
-            return (exact or later[-1:])[0], softmax
+        later = [c for c in projections(region) if c.start > softmax.tick and _head_count(c, softmax, block)]
+        exact = [c for c in later if _is_output(c, softmax)]
+        if later:
+            output = (exact or later[-1:])[0]
+            call = recording.calls[softmax.call]
+            module = recording.calls[call.parent].module if isinstance(call.module, nn.Softmax) else call.module
+            return Heads(output, softmax, module, _head_count(output, softmax, block))
     return None
+
+
+def _softmaxes(block: Block, recording: Recording) -> list[Softmax]:
+    calls = [recording.calls[s.call] for s in recording.softmaxes]
+    inside = [c is block.call or c.inside(block.call) for c in calls]
+    return [s for s, within in zip(recording.softmaxes, inside, strict=True) if within and s.heads is not None]
 
 
 def _region(block: Block, recording: Recording, softmax: Softmax) -> list[Call]:
@@ -106,207 +95,259 @@ def _region(block: Block, recording: Recording, softmax: Softmax) -> list[Call]:
     call = recording.calls[softmax.call]
     while call is not block.call and recording.calls[call.parent] is not block.call:
         call = recording.calls[call.parent]
-    return block.calls if call is block.call else [c for c in block.calls if recording.inside(c, call) or c is call]
+    return block.calls if call is block.call else [c for c in block.calls if c.inside(call) or c is call]
 
 
-def _fits(call: Call, softmax: Softmax, block: Block) -> bool:
-    given, gave = call.given, call.gave
-    if given is None or gave is None or given.shape[:-1] != block.out.shape[:-1] or gave.shape != block.out.shape:
-        return False
-    return given.shape[-1] % softmax.n_heads == 0
+def _head_count(call: Call, softmax: Softmax, block: Block) -> int:
+    """How many heads the input of a projection holds; 0 when it is no output projection of this softmax."""
+    given = call.given
+    if given is None or block.value(call) is None or given.shape[:-1].numel() != block.out.shape[:-1].numel():
+        return 0
+    width = given.shape[-1]
+    assert softmax.heads is not None
+    per_head = softmax.heads.shape[-1]
+    # A difference of two softmaxes leaves fewer heads than softmaxes, each as wide as its values.
+    if width % per_head == 0 and softmax.n_heads % (width // per_head) == 0:
+        return width // per_head
+    return softmax.n_heads if width % softmax.n_heads == 0 else 0
 
 
-def _holds(call: Call, output: Call | None) -> bool:
-    return output is not None and (call is output or (call.start < output.start and output.end < call.end))
+def _is_output(call: Call, softmax: Softmax) -> bool:
+    """Whether a projection is given the softmax's output itself."""
+    given, heads = call.given, softmax.heads
+    return given is not None and heads is not None and same(given.reshape(-1), heads.reshape(-1))
 
 
-def _carriers(block: Block, output: Call, candidates: list[Call]) -> list[int]:
-    """Candidates that pass the attention's output on: what holds the projection, and norms or dropouts of its value."""
-    chain = [output]
-    for call in sorted(block.calls, key=lambda c: c.end):
-        if call.gave is None or call.gave.shape != block.out.shape or call is output:
-            continue
-        passes = call.start > output.end and not projection(call.module) and not any(call.module.children())
-        fed = call.given is not None and any(_feeds(c, call) for c in chain)
-        if _holds(call, output) or (passes and fed):
-            chain.append(call)
-    return [i for i, c in enumerate(candidates) if any(same(c.gave, d.gave) and c.end >= output.end for d in chain)]
-
-
-def _feeds(source: Call, call: Call) -> bool:
-    return source.gave is not None and call.given is not None and factor(call.given, source.gave) is not None
-
-
-def _assemble(
-    block: Block,
-    index: int,
-    candidates: list[Call],
-    fit: Fit | None,
-    carriers: list[int],
-    silent: list[int],
-    output: Call | None,
-    softmax: Softmax | None,
-    config: Any,
-    recording: Recording,
-) -> Layer:
-    writes = {i: s for i, s in zip(fit.parts, fit.scales, strict=True)} if fit else {}
-    heard = [i for i in writes if i in carriers]
-    rest = sorted(i for i in writes if i not in carriers)
-    if fit and not rest and silent and not any(candidates[i].gave is block.out for i in silent):
-        rest, writes = silent[-1:], {**writes, silent[-1]: 1.0}
-    attention = None
-    if output is not None and softmax is not None:
-        write = (candidates[heard[0]], writes[heard[0]]) if heard else None
-        attention = _attention_part(output, softmax, write, recording, config)
-    mlp_at = _mlp_at(block, [candidates[i] for i in rest], attention is not None)
-    mlp = None
-    if mlp_at is not None:
-        mlp = _mlp_part(block, candidates[rest[mlp_at]], writes[rest[mlp_at]], output)
-    others = tuple(_write(candidates[i], writes[i]) for n, i in enumerate(rest) if n != mlp_at)
-    hole = None if attention is not None else _hole(block, others, mlp)
-    norms = _norms(block)
-    return Layer(
-        index=index,
-        module=block.call.module,
-        attention=attention,
-        mlp=mlp,
-        hole=hole,
-        norms=tuple(c.module for c in norms),
-        middle=_middle(block, norms, candidates[heard[0]] if heard else None, writes[heard[0]] if heard else 1.0, fit),
-        input=block.call.key,
-        output=block.call.index,
-        others=others,
-        carry=fit.carry if fit else 1.0,
-    )
-
-
-def _write(call: Call, scale: float) -> Write:
-    return Write(call.module, call.index, scale)
-
-
-def _attention_part(
-    output: Call, softmax: Softmax, write: tuple[Call, float] | None, recording: Recording, config: Any
-) -> Attention:
-    given = output.given
-    assert given is not None
-    call = recording.calls[softmax.call]
-    if isinstance(call.module, nn.Softmax):
-        call = recording.calls[call.parent]
-    n_heads = softmax.n_heads
-    gain: float | None = None
-    norm: nn.Module | None = None
-    if write is not None and write[0].gave is not None and output.gave is not None:
-        ratio = factor(write[0].gave, output.gave)
-        gain = None if ratio is None else ratio * write[1]
-        norm = write[0].module if ratio is None else None
-    return Attention(
-        module=call.module,
-        output=output.module,
-        n_heads=n_heads,
-        n_kv_heads=_kv_heads(call.module, softmax, config),
-        d_head=given.shape[-1] // n_heads,
-        write=None if write is None else _write(*write),
-        gain=gain,
-        norm=norm,
-        gated=softmax.heads is None or not same(given, softmax.heads.flatten(2)),
-    )
-
-
-def _kv_heads(module: nn.Module, softmax: Softmax, config: Any) -> int:
+def _kv_heads(heads: Heads, config: Any) -> int:
     """Key-value heads: of the call itself, else of the module's or the configuration's own word, else one per head."""
-    n_heads = softmax.n_heads
-    groups = getattr(module, "num_key_value_groups", None)
-    said = [softmax.n_kv_heads, n_heads // groups if isinstance(groups, int) and groups else None]
-    said += [getattr(module, name, None) for name in ("num_key_value_heads", "num_kv_heads", "kv_heads")]
+    n_heads, softmax = heads.n_heads, heads.softmax
+    groups = getattr(heads.module, "num_key_value_groups", None)
+    said: list[Any] = [softmax.n_kv_heads, n_heads // groups if isinstance(groups, int) and groups else None]
+    said += [getattr(heads.module, name, None) for name in ("num_key_value_heads", "num_kv_heads", "kv_heads")]
     said += [getattr(config, "num_key_value_heads", None)]
     for count in said:
-        if isinstance(count, int) and not isinstance(count, bool) and 0 < count <= n_heads and n_heads % count == 0:
-            if softmax.values is None or _shared(softmax.values, count):
-                return count
+        whole = isinstance(count, int) and not isinstance(count, bool) and 0 < count <= n_heads and n_heads % count == 0
+        if whole and (softmax.values is None or _shared(softmax.values, count)):
+            return count
     return n_heads
 
 
 def _shared(values: Tensor, groups: int) -> bool:
     """Whether the values `[batch, head, pos, d_head]` are the same within each of `groups` groups of heads."""
     if values.shape[1] % groups:
-        return values.shape[1] == groups
+        return False
     each = values.reshape(values.shape[0], groups, -1, *values.shape[2:])
     return bool((each == each[:, :, :1]).all())
 
 
-def _mlp_at(block: Block, rest: list[Call], has_attention: bool) -> int | None:
-    """Which of the remaining writes is the MLP: the last, unless it is the layer's only mixer."""
-    if not rest:
+def _attention(block: Block, heads: Heads, total: Total | None, config: Any) -> Attention:
+    given, added = heads.output.given, total.attention if total else None
+    assert given is not None
+    gain: float | None = None
+    norm: nn.Module | None = None
+    if added is not None:
+        gave, projected = block.value(added.call), block.value(heads.output)
+        ratio = factor(gave, projected) if gave is not None and projected is not None else None
+        gain = None if ratio is None else ratio * added.scale
+        norm = added.call.module if ratio is None else None
+    return Attention(
+        module=heads.module,
+        output=heads.output.module,
+        n_heads=heads.n_heads,
+        n_kv_heads=_kv_heads(heads, config),
+        d_head=given.shape[-1] // heads.n_heads,
+        write=_write(added) if added else None,
+        gain=gain,
+        norm=norm,
+        gated=not _is_output(heads.output, heads.softmax),
+    )
+
+
+def _hole(block: Block, recording: Recording, others: list[Addition], mlp: Addition | None) -> str:
+    """Why a block has no heads."""
+    if softmaxes := _softmaxes(block, recording):
+        module = type(recording.calls[softmaxes[-1].call].module).__name__
+        return f"{module} has no single output projection whose input is its heads side by side"
+    children = [c.module for c in block.calls if any(True for _ in c.module.children())]
+    mixers = [m for m in children if mlp is None or m is not mlp.call.module]
+    mixers = [a.call.module for a in others] or mixers
+    if mlp is not None and not others:
+        return "this block is an MLP alone"
+    name = type(mixers[0]).__name__ if mixers else type(block.call.module).__name__
+    return f"{name} takes no softmax over positions, so it has no heads"
+
+
+# ---- sums -------------------------------------------------------------------------------------------------------------
+
+
+def _total(block: Block, heads: Heads | None, known: Sequence[float]) -> Total | None:
+    """How the block's output is a sum: of the stream and what is added to it, or norm by norm."""
+    candidates = block.candidates()
+    values = [v for c in candidates if (v := block.value(c)) is not None]
+    carriers = _carriers(block, heads.output, candidates) if heads else []
+    entries = [c for c in block.norms() if same(block.given(c), block.start)]
+    rest = [
+        i for i, c in enumerate(candidates) if i not in carriers and not _holds(c, heads) and not any(c is e for e in entries)
+    ]
+    groups = [carriers] if carriers else []
+    sums = Sums(block.start, block.out, values, known)
+    fit = sums.search(groups, rest)
+    if fit is None:
+        return _normed_total(block, candidates, values, carriers, rest, known)
+    silent = [i for i in rest if sums.norms[i] == 0.0]
+    return _as_total(block, candidates, fit, carriers, silent)
+
+
+def _as_total(block: Block, candidates: list[Call], fit: Fit, carriers: list[int], silent: list[int]) -> Total:
+    added = {i: Addition(candidates[i], s) for i, s in zip(fit.parts, fit.scales, strict=True)}
+    attention = next((a for i, a in added.items() if i in carriers), None)
+    rest = [a for i, a in sorted(added.items()) if i not in carriers]
+    if not rest and silent:
+        rest = [Addition(candidates[silent[-1]], 1.0)]  # an MLP that writes nothing is still the MLP
+    middle: Tensor | None = None
+    if attention is not None and fit.carry == 1.0:
+        value = block.value(attention.call)
+        middle = None if value is None else block.start + attention.scale * value
+    return Total(attention, tuple(rest), fit.carry, fit.error, middle, post_norm=False)
+
+
+def _normed_total(
+    block: Block,
+    candidates: list[Call],
+    values: list[Tensor],
+    carriers: list[int],
+    rest: list[int],
+    known: Sequence[float],
+) -> Total | None:
+    """Blocks that normalise the stream itself: attention is added before one norm, the MLP after it."""
+    norms = block.norms()
+    starts = [block.start, *(v for c in norms if same(block.given(c), block.start) and (v := block.value(c)) is not None)]
+    ends = [block.out, *(v for c in norms if same(block.value(c), block.out) and (v := block.given(c)) is not None)]
+    for norm in norms:
+        end, middle = block.given(norm), block.value(norm)
+        if end is None or middle is None:
+            continue
+        firsts = (Sums(start, end, values, known).search([carriers] if carriers else [], [] if carriers else rest) for start in starts)
+        first = next((fit for fit in firsts if fit and len(fit.parts) == 1), None)
+        lasts = (Sums(middle, out, values, known).search([], rest) for out in ends)
+        last = next((fit for fit in lasts if fit and len(fit.parts) == 1), None)
+        if first and last:
+            mixer = Addition(candidates[first.parts[0]], first.scales[0])
+            mlp = Addition(candidates[last.parts[0]], last.scales[0])
+            attention, others = (mixer, (mlp,)) if carriers else (None, (mixer, mlp))
+            return Total(attention, others, 1.0, max(first.error, last.error), middle, post_norm=True)
+    return None
+
+
+def _holds(call: Call, heads: Heads | None) -> bool:
+    return heads is not None and (call is heads.output or heads.output.inside(call))
+
+
+def _carriers(block: Block, output: Call, candidates: list[Call]) -> list[int]:
+    """Candidates that pass the attention's output on: what holds the projection, and norms or dropouts of its value."""
+    chain = [output]
+    for call in sorted(block.calls, key=lambda c: c.end):
+        if block.value(call) is None or call is output:
+            continue
+        fed = call.start > output.end and any(_feeds(block, c, call) for c in chain)
+        plain = not any(is_projection(m) for m in call.module.modules())
+        if output.inside(call) or (fed and plain):
+            chain.append(call)
+    passed = [block.value(c) for c in chain]
+    return [i for i, c in enumerate(candidates) if c.end >= output.end and any(same(block.value(c), v) for v in passed)]
+
+
+def _feeds(block: Block, source: Call, call: Call) -> bool:
+    gave, given = block.value(source), block.given(call)
+    return gave is not None and given is not None and factor(given, gave) is not None
+
+
+def _write(added: Addition) -> Write:
+    return Write(added.call.module, added.call.index, added.scale)
+
+
+def _middle(block: Block, total: Total | None) -> nn.Module | None:
+    """The first module whose input is the stream between attention and MLP."""
+    if total is None or total.middle is None or total.attention is None:
         return None
-    if has_attention or len(rest) > 1:
-        return len(rest) - 1
-    name = (type(rest[0].module).__name__ + " " + rest[0].name.removeprefix(block.call.name)).lower()
-    inside = " ".join(type(c.module).__name__ for c in block.calls if c.name.startswith(rest[0].name)).lower()
-    return 0 if any(word in name or word in inside for word in ("mlp", "moe", "feedforward", "ffn", "expert")) else None
+    for call in block.calls:
+        given = block.given(call)
+        if call.start > total.attention.call.end and given is not None:
+            off = float((given.double() - total.middle.double()).norm())
+            if off <= 4 * max(1e-7, _eps(given)) * float(total.middle.double().norm()):
+                return call.module
+    return None
 
 
-def _mlp_part(block: Block, write: Call, scale: float, output: Call | None) -> Mlp:
-    """The MLP behind a write: its down projection, when the write is that projection's output."""
-    linears = [c for c in projections(block.calls) if c is not output and c.gave is not None]
-    down = next((c for c in reversed(linears) if c.end <= write.end and _same_up_to_factor(c, write)), None)
-    leaf = not projection(write.module) and not any(write.module.children())
-    fed = [c for c in block.calls if c.end < write.start and _feeds(c, write)] if down is None and leaf else []
-    if fed:
-        source = max(fed, key=lambda c: c.end)
-        down = next((c for c in reversed(linears) if c.end <= source.end and _same_up_to_factor(c, source)), None)
-        holder = source
-    else:
-        holder = write
-    module = _container(block, down or holder, output)
-    entry = _entry(block, module, down)
-    if down is None or down.given is None or down.given.shape[:-1] != block.out.shape[:-1]:
-        return Mlp(module, None, 0, _write(write, scale), entry)
-    return Mlp(module, down.module, down.given.shape[-1], _write(write, scale), entry)
+def _eps(value: Tensor) -> float:
+    import torch
+
+    return torch.finfo(value.dtype).eps
 
 
-def _same_up_to_factor(a: Call, b: Call) -> bool:
-    return a.gave is not None and b.gave is not None and factor(b.gave, a.gave) is not None
+# ---- the MLP ----------------------------------------------------------------------------------------------------------
+
+_MLP_WORDS = ("mlp", "moe", "feedforward", "ffn", "expert")
 
 
-def _container(block: Block, call: Call, output: Call | None) -> nn.Module:
+def _mlp_at(block: Block, rest: list[Addition], has_heads: bool) -> int | None:
+    """Which addition is the MLP: the last whose name says so, else the last unless it is the layer's only mixer."""
+    named = [i for i, a in enumerate(rest) if _named_mlp(block, a)]
+    if named:
+        return named[-1]
+    if not rest or (len(rest) == 1 and not has_heads):
+        return None
+    return len(rest) - 1
+
+
+def _named_mlp(block: Block, added: Addition) -> bool:
+    fed = [c for c in block.calls if c.end < added.call.start and _feeds(block, c, added.call)]
+    inside = [c for c in block.calls if c.inside(added.call)]
+    calls = [added.call, *inside] if inside or not fed else [added.call, *fed]
+    text = " ".join(f"{type(c.module).__name__} {c.name.removeprefix(block.call.name)}" for c in calls).lower()
+    return any(word in text.replace("_", "") for word in _MLP_WORDS)
+
+
+def _mlp(block: Block, added: Addition, heads: Heads | None) -> Mlp:
+    """The MLP behind a write, with its down projection when the write is that projection's output."""
+    linears = [c for c in projections(block.calls) if heads is None or c is not heads.output]
+    source = added.call
+    down = _last_same(block, linears, source)
+    if down is None and not any(is_projection(m) for m in source.module.modules()):
+        fed = [c for c in block.calls if c.end < source.start and _feeds(block, c, source)]
+        source = max(fed, key=lambda c: c.end, default=source)
+        down = _last_same(block, linears, source)
+    module = _container(block, down or source, heads)
+    neurons = down is not None and down.given is not None and down.given.shape[:-1].numel() == block.out.shape[:-1].numel()
+    return Mlp(
+        module=module,
+        neurons=down.module if down is not None and neurons else None,
+        d_neurons=down.given.shape[-1] if down is not None and down.given is not None and neurons else 0,
+        write=_write(added),
+        entry=_entry(block, module, down),
+    )
+
+
+def _last_same(block: Block, linears: list[Call], source: Call) -> Call | None:
+    """The last projection whose output is what `source` gave, up to a factor."""
+    target = block.value(source)
+    for call in reversed(linears):
+        value = block.value(call)
+        if call.end <= source.end and value is not None and target is not None and factor(target, value) is not None:
+            return call
+    return None
+
+
+def _container(block: Block, call: Call, heads: Heads | None) -> nn.Module:
     """The largest module inside the block that holds `call` and not the attention."""
-    outer = [c for c in block.calls if (c is call or (c.start < call.start and call.end < c.end)) and not _holds(c, output)]
-    return min(outer, key=lambda c: c.start).module
+    outer = [c for c in block.calls if (c is call or call.inside(c)) and not _holds(c, heads)]
+    return min(outer, key=lambda c: c.start, default=call).module
 
 
 def _entry(block: Block, module: nn.Module, down: Call | None) -> nn.Module | None:
     """What reads the MLP's input: the MLP itself, or its first projection when the block calls its parts."""
     if down is None or module is not down.module:
         return module
-    before = [c for c in projections(block.calls) if c.end < down.start and c.gave is not None and down.given is not None]
-    ups = [c for c in before if c.gave is not None and down.given is not None and c.gave.shape == down.given.shape]
+    width = None if down.given is None else down.given.shape[-1]
+    ups = [c for c in projections(block.calls) if c.end < down.start and c.gave is not None and c.gave.shape[-1] == width]
     return ups[-1].module if ups else None
-
-
-def _hole(block: Block, others: tuple[Write, ...], mlp: Mlp | None) -> str:
-    mixers = [type(w.module).__name__ for w in others]
-    if not mixers:
-        children = [c for c in block.calls if any(c.module.children())]
-        mixers = [type(c.module).__name__ for c in children if mlp is None or c.module is not mlp.module][:1]
-    if not mixers and mlp is not None:
-        return "the block is an MLP only, without attention"
-    return f"{mixers[0] if mixers else type(block.call.module).__name__} takes no softmax over positions, so it has no heads"
-
-
-def _norms(block: Block) -> list[Call]:
-    """Norms inside the block that are as wide as the stream, in the order of their calls."""
-    wide_calls = [c for c in block.calls if c.gave is not None and c.given is not None and c.gave.shape == block.out.shape]
-    return [c for c in wide_calls if "norm" in type(c.module).__name__.lower() and c.given.shape == c.gave.shape]  # pyright: ignore[reportOptionalMemberAccess]
-
-
-def _middle(block: Block, norms: list[Call], write: Call | None, scale: float, fit: Fit | None) -> nn.Module | None:
-    """The first norm whose input is the stream after attention."""
-    if write is None or write.gave is None or fit is None or fit.carry != 1.0:
-        return None
-    sums = wide(block.start) + scale * wide(write.gave)
-    for call in norms:
-        if call.start > write.end and call.given is not None:
-            off = float((wide(call.given) - sums).norm())
-            if off <= 1e-5 * float(sums.norm()) or (off <= 1e-2 * float(sums.norm()) and call.given.element_size() < 4):
-                return call.module
-    return None

@@ -1,0 +1,123 @@
+"""From the last stream to the logits: final norm, unembedding, scale and soft cap, found in a recorded forward."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interp_widgets.model.blocks import Block, is_norm, is_projection, projections
+from interp_widgets.model.errors import ModelRefusedError
+from interp_widgets.model.probe import Call, Recording
+from interp_widgets.model.residual import factor, same, wide
+
+
+@dataclass(frozen=True)
+class Head:
+    """`logits = cap(scale * unembed(hidden_scale * norm(stream)))`, off by `error`; `gap` says what else lies between."""
+
+    unembed: nn.Module
+    norm: nn.Module | None
+    hidden_scale: float
+    scale: float
+    cap: float | None
+    error: float
+    gap: str | None
+
+
+def find_head(root: nn.Module, recording: Recording, blocks: Sequence[Block], known: Sequence[float]) -> Head:
+    """The innermost unembedding that the last stream reaches through at most one module.
+
+    Raises:
+        ModelRefusedError: nothing maps hidden states to the vocabulary.
+    """
+    inner = _unembed_call(root, recording, blocks)
+    last = blocks[-1]
+    holders = [c for c in recording.calls if (c is inner or inner.inside(c)) and c.start > last.call.end]
+    for call in reversed(holders):
+        way = _way(recording, last, call)
+        scale, cap, error = _scale_and_cap(recording, call, known)
+        if way is not None and error < 1e-2:
+            norm, hidden_scale = way
+            linear = is_projection(call.module) and (norm is None or is_norm(norm))
+            gap = None if linear else f"{type(norm or call.module).__name__} before the logits is more than a norm and a matrix"
+            return Head(call.module, norm, hidden_scale, scale, cap, error, gap)
+    scale, cap, error = _scale_and_cap(recording, inner, known)
+    between = [c for c in recording.calls if last.call.end < c.start and c.end < inner.start and c.gave is not None]
+    norm = between[0].module if between else None
+    gap = f"{type(between[-1].module).__name__ if between else type(root).__name__} changes the stream before the unembedding"
+    return Head(inner.module, norm, 1.0, scale, cap, error, gap)
+
+
+def _unembed_call(root: nn.Module, recording: Recording, blocks: Sequence[Block]) -> Call:
+    """The call of the unembedding: the model's own word, else the last projection to the vocabulary."""
+    getter = getattr(root, "get_output_embeddings", None)
+    with contextlib.suppress(NotImplementedError, AttributeError):
+        said: Any = getter() if callable(getter) else None
+        for call in reversed(recording.calls):
+            if said is not None and call.module is said:
+                return call
+    after = [c for c in recording.calls if c.start > blocks[-1].call.end]
+    width = recording.logits.shape[-1]
+    for call in reversed(projections(after)):
+        if call.gave is not None and call.gave.shape[-1] >= width:
+            return call
+    raise ModelRefusedError(f"{type(root).__name__} has no unembedding (lm_head) that is called on the last hidden state.")
+
+
+def _way(recording: Recording, last: Block, unembed: Call) -> tuple[nn.Module | None, float] | None:
+    """The module between the last stream and an unembedding (or None) and the factor behind it."""
+    if unembed.given is None:
+        return None
+    if (plain := _factor(unembed.given, last.out)) is not None:
+        return None, plain
+    for call in recording.calls:
+        if call.start > last.call.end and call.end < unembed.start and call.given is not None and call.gave is not None:
+            scale = _factor(unembed.given, call.gave)
+            if scale is not None and same(call.given, last.out):
+                return call.module, scale
+    return None
+
+
+def _factor(a: Tensor, b: Tensor) -> float | None:
+    return factor(a, b) if a.numel() == b.numel() and a.shape[-1] == b.shape[-1] else None
+
+
+def _scale_and_cap(recording: Recording, unembed: Call, known: Sequence[float]) -> tuple[float, float | None, float]:
+    """The scale and the cap from an unembedding's output to the logits, and how far off the two leave them."""
+    logits = wide(recording.logits)
+    if unembed.gave is None or unembed.gave.dim() != 3 or unembed.gave.shape[-1] < logits.shape[-1]:
+        return 1.0, None, float("inf")
+    raw = wide(unembed.gave)[..., : logits.shape[-1]]
+    fitted = float((raw * logits).sum() / (raw * raw).sum().clamp_min(1e-300))
+    tries: list[tuple[float, float | None]] = [(1.0, None)]
+    tries += [(s, None) for s in known if abs(s / fitted - 1) < 0.02] if fitted else []
+    tries += [(fitted, None), *((s, c) for c in known if c >= 1 for s in (1.0, *known)), (1.0, _solved_cap(raw, logits))]
+    tolerance = 8 * max(torch.finfo(recording.logits.dtype).eps, torch.finfo(unembed.gave.dtype).eps)
+    best: tuple[float, float | None, float] = (1.0, None, float("inf"))
+    for scale, cap in tries:
+        shown = scale * raw if cap is None else cap * torch.tanh(scale * raw / cap)
+        error = float((shown - logits).norm() / logits.norm().clamp_min(1e-30))
+        if error < best[2]:
+            best = (scale, cap, error)
+        if error <= tolerance:
+            break
+    return best
+
+
+def _solved_cap(raw: Tensor, logits: Tensor) -> float | None:
+    """The cap of `cap * tanh(raw / cap)` when no number of the configuration fits: bisection on the largest logit."""
+    at = int(raw.abs().argmax())
+    x, y = float(raw.flatten()[at].abs()), float(logits.flatten()[at].abs())
+    if not 0 < y < x:
+        return None
+    low, high = y, 1e6 * y
+    for _ in range(200):
+        middle = (low * high) ** 0.5
+        shown = middle * float(torch.tanh(torch.tensor(x / middle, dtype=torch.float64)))
+        low, high = (middle, high) if shown < y else (low, middle)
+    return low

@@ -1,0 +1,168 @@
+"""Every causal language model of the installed `transformers`, tiny and with random weights.
+
+`models()` walks the library's own table of causal language models. A configuration is shrunk by what its fields are
+called; `SPECIAL` holds what that rule cannot know. A model that cannot be built here carries the reason instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+LARGEST = 5_000_000
+VOCAB, WIDTH, HEADS, KV_HEADS, HEAD_WIDTH, LAYERS = 128, 64, 4, 2, 16, 2
+
+SIZES: dict[str, Any] = {
+    **dict.fromkeys(("vocab_size", "n_vocab", "vocab_size_per_layer_input", "unpadded_vocab_size"), VOCAB),
+    **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "emb_dim", "word_embed_proj_dim", "backbone_hidden_size",
+                     "embedding_size", "attention_hidden_size", "input_embedding_size", "output_embedding_size"), WIDTH),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers",
+                     "num_decoder_layers", "num_encoder_layers", "depth"), LAYERS),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads",
+                     "encoder_attention_heads", "num_decoder_attention_heads", "num_encoder_attention_heads",
+                     "swa_num_attention_heads", "index_n_heads"), HEADS),
+    **dict.fromkeys(("num_key_value_heads", "num_kv_heads", "swa_num_key_value_heads"), KV_HEADS),
+    **dict.fromkeys(("head_dim", "qk_nope_head_dim", "v_head_dim", "swa_head_dim", "attention_head_dim", "dim_head",
+                     "index_head_dim", "global_head_dim", "swa_v_head_dim", "kv_channels"), HEAD_WIDTH),
+    **dict.fromkeys(("qk_rope_head_dim", "rotary_dim", "d_rel"), 8),
+    **dict.fromkeys(("q_lora_rank", "kv_lora_rank", "o_lora_rank", "laurel_rank", "gated_norm_rank"), 24),
+    **dict.fromkeys(("intermediate_size", "ffn_dim", "n_inner", "d_ff", "dff", "dim_ff", "ffn_hidden_size", "d_inner",
+                     "decoder_ffn_dim", "encoder_ffn_dim", "intermediate_size_mlp", "prefix_dense_intermediate_size"), 96),
+    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "expert_ffn_hidden_size",
+                     "shared_intermediate_size", "moe_shared_expert_intermediate_size", "adapter_rank",
+                     "shared_experts_intermediate_size"), 32),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
+    **dict.fromkeys(("num_experts_per_tok", "moe_topk", "moe_k", "top_k_experts", "num_experts_per_token"), 2),
+    **dict.fromkeys(("n_group", "topk_group"), 1),
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_target_positions",
+                     "max_source_positions", "context_length", "original_max_position_embeddings"), 64),
+    **dict.fromkeys(("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index"), 1),
+    **dict.fromkeys(("mamba_d_state", "state_size", "ssm_state_size", "mamba_chunk_size", "chunk_size"), 16),
+    **dict.fromkeys(("linear_num_key_heads", "linear_num_value_heads"), 4),
+    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim"), HEAD_WIDTH),
+    "sliding_window": 32, "index_topk": 16, "hidden_size_per_layer_input": 16,
+    "is_decoder": True, "is_encoder_decoder": False, "add_cross_attention": False, "tie_word_embeddings": False,
+}  # fmt: skip
+
+SPECIAL: dict[str, dict[str, Any]] = {
+    "cohere_compass_text": {"layer_types": ["sliding_attention", "full_attention"]},
+    "dots1": {"n_shared_experts": 1, "n_routed_experts": 4},
+    "dots3_note": {"num_key_value_heads": HEADS},
+    "dots3_note_text": {"num_key_value_heads": HEADS},
+    "gemma3n_text": {"num_kv_shared_layers": 0},
+    "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0}},
+    "gemma4_unified_assistant": {"text_config": {"num_kv_shared_layers": 0}},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "mamba2": {"num_heads": 8, "head_dim": 16},
+    "reformer": {"axial_pos_embds_dim": [32, 32], "axial_pos_shape": [8, 8], "attn_layers": ["local", "local"]},
+    "roc_bert": {"pronunciation_embed_dim": 32, "pronunciation_vocab_size": 50, "shape_embed_dim": 32,
+                 "shape_vocab_size": 50},
+    "zamba": {"layers_block_type": ["mamba", "hybrid"]},
+    "zamba2": {"layers_block_type": ["mamba", "hybrid"]},
+    "zaya": {"num_experts_per_tok": 1},
+}  # fmt: skip
+
+NOT_HERE: dict[str, str] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class Architecture:
+    """A model type and its tiny model, or the reason why there is none."""
+
+    name: str
+    class_name: str
+    model: nn.Module | None
+    reason: str = ""
+
+
+def names() -> list[str]:
+    """Every model type of the installed library that it says has a causal language model."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+
+def models() -> Iterator[Architecture]:
+    """Build every architecture, one at a time."""
+    for name in names():
+        yield build(name)
+
+
+def build(name: str) -> Architecture:
+    """Build one architecture with perturbed random weights, in eval mode and float32."""
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    class_name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[name]
+    if name in NOT_HERE:
+        return Architecture(name, class_name, None, NOT_HERE[name])
+    torch.manual_seed(0)
+    try:
+        with quiet():
+            kind = getattr(transformers, class_name)
+            config = _shrunk(kind.config_class, SPECIAL.get(name, {}))
+            with torch.device("meta"):
+                size = sum(weight.numel() for weight in kind(config).parameters())
+            if size > LARGEST:
+                return Architecture(name, class_name, None, f"not shrunk enough: {size / 1e6:.0f} million parameters")
+            model = kind(config)
+    except Exception as error:  # noqa: BLE001 - the reason is what the table shows
+        return Architecture(name, class_name, None, f"{type(error).__name__}: {str(error).strip()[:300]}")
+    perturb(model)
+    return Architecture(name, class_name, model.eval())
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what the library says about configurations that nobody would train."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _shrunk(kind: Any, special: dict[str, Any]) -> Any:
+    fields: dict[str, Any] = dict(getattr(kind, "__dataclass_fields__", {}))
+    values = {key: value for key, value in SIZES.items() if key in fields}
+    values |= {key: _token(key) for key in fields if key.endswith(("_token_id", "_token_index")) and _is_set(fields[key])}
+    for key, sub in getattr(kind, "sub_configs", {}).items():
+        sub_kind = type(getattr(kind(), key)) if sub.__name__ == "AutoConfig" else sub
+        values[key] = _shrunk(sub_kind, special.get(key, {}))
+    values |= {key: value for key, value in special.items() if key not in getattr(kind, "sub_configs", {})}
+    return kind(**values)
+
+
+def _is_set(field: Any) -> bool:
+    return field.default is not MISSING and field.default is not None
+
+
+@functools.cache
+def _token(key: str) -> Any:
+    """A small id of its own for every special token."""
+    known = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    return known.get(key, 3 + sum(map(ord, key)) % 12)
+
+
+def perturb(model: nn.Module) -> None:
+    """Move biases off zero and norm gains off one, and make weights large enough to matter."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if not weight.is_floating_point() or name.endswith(("A_log", "dt_bias", ".D")):
+                continue
+            noise = torch.randn(weight.shape, generator=generator)
+            weight.add_(noise * (0.15 if weight.dim() < 2 else 0.7 / weight.shape[-1] ** 0.5))
