@@ -78,7 +78,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(PY)
 
 node_modules/.package-lock.json: package.json package-lock.json
 	@echo "installing the front end's tools into node_modules"
-	@npm ci --silent --no-audit --no-fund
+	@npm ci --loglevel=error --no-audit --no-fund >/dev/null
 	@touch $@
 
 .PHONY: chromium
