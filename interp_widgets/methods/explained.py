@@ -1,0 +1,263 @@
+"""What an attribution explains: a number read from a run, as a function of the token embeddings.
+
+The model's own forward is called with the model's own `input_ids`; what its embedding module gives is replaced on the
+way by embeddings that we choose (so positions, masks and a family's scaling stay the model's own). Gradients are taken
+with `torch.autograd.grad` with respect to those embeddings alone: no parameter's `requires_grad` or `.grad` is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+
+from interp_widgets.model.compile import Compiled, compile_steps, place_step
+from interp_widgets.model.errors import CancelledError, FeatureOffError, InterventionError, PromptError
+from interp_widgets.model.gate import activate
+from interp_widgets.model.interventions import Intervention
+from interp_widgets.model.live import LiveModel
+from interp_widgets.model.places import on_input, place
+from interp_widgets.model.question import Asked, Metric, Question, Token
+from interp_widgets.model.reading import acts
+from interp_widgets.model.run import Batch, batch_of, force_eager, modes
+from interp_widgets.model.sites import Site
+from interp_widgets.model.steps import Frame
+
+MEMORY = 512 << 20  # bytes that the graphs of one batch may hold
+Cancelled = Callable[[], bool]
+Progress = Callable[[float], None]
+Embed = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A number read from a run, as a function of the embeddings of its tokens.
+
+    Attributes:
+        live: the model.
+        tokens: the whole sequence that is run.
+        positions: where logits are read.
+        score: the number of every row, `[row, position read, vocab]` -> `[row]`.
+        interventions: what is on: the *edited* model is explained.
+        differentiable: whether `score` can be differentiated.
+    """
+
+    live: LiveModel
+    tokens: tuple[Token, ...]
+    positions: tuple[int, ...]
+    score: Callable[[torch.Tensor], torch.Tensor]
+    interventions: tuple[Intervention, ...] = ()
+
+    @property
+    def edited(self) -> bool:
+        """Whether an intervention changes what is explained."""
+        live, batch = self.live, batch_of([self.tokens], self.live.device)
+        compiled = Compiled(live.program(), compile_steps(live, self.interventions, self.tokens))
+        compiled.enter(Frame(batch.rows, batch.ids.shape[1]))
+        return any(acts(step) for step in compiled.steps)
+
+
+def explained(live: LiveModel, question: Asked | Question, interventions: Sequence[Intervention] = ()) -> Explained:
+    """The question's metric at its read position.
+
+    Raises:
+        PromptError: when target and foil are the same tokens, so that every score would be zero.
+    """
+    asked = question.first if isinstance(question, Question) else question
+    metric = asked.metric
+    if metric.fn is None and metric.foil and set(metric.target) == set(metric.foil):
+        raise PromptError(
+            f"Target and foil are both {_names(asked.target)}, so their difference is 0 whatever the prompt; choose "
+            "another foil."
+        )
+    return Explained(live, asked.tokens, (asked.position,), _score(metric), tuple(interventions))
+
+
+def _names(tokens: Sequence[Token]) -> str:
+    return ", ".join(repr(token.text) for token in tokens)
+
+
+def _score(metric: Metric) -> Callable[[torch.Tensor], torch.Tensor]:
+    """`metric` on the only position read; the user's own function keeps its graph where it returns a tensor."""
+    fn = metric.fn
+    if fn is None:
+        return lambda logits: metric.of(logits[:, 0])
+
+    def own(logits: torch.Tensor) -> torch.Tensor:
+        rows = logits[:, 0]
+        values: list[Any] = [fn(row) for row in rows.detach()]
+        if not rows.requires_grad or not all(isinstance(v, torch.Tensor) and v.numel() == 1 for v in values):
+            return torch.tensor([float(v) for v in values], device=logits.device)
+        tensors = cast("list[torch.Tensor]", [fn(row) for row in rows])
+        return torch.stack([v.reshape(()).float() for v in tensors])
+
+    return own
+
+
+def embeddings(live: LiveModel, tokens: Sequence[Token]) -> torch.Tensor:
+    """What the model's embedding module gives for `tokens`, `[pos, d]`, before the user's own hooks on it."""
+    caught: list[torch.Tensor] = []
+    with live.lock:
+        live.ready()
+        program = live.program()
+        place(program, live.anatomy, Site("embed"), lambda: 1, lambda x: caught.append(x.detach()))
+        with modes(live.device), activate(program):
+            live.anatomy.embed(torch.tensor([[token.id for token in tokens]], device=live.device))
+    return caught[0][0]
+
+
+def numbers(what: Explained, embed: Embed, rows: int, cancelled: Cancelled | None = None) -> torch.Tensor:
+    """The number `[row]` (float64, on the CPU) of `rows` runs on embeddings that we choose.
+
+    Args:
+        what: what is explained.
+        embed: from the model's own embeddings `[pos, d]` to those that are run, `[row, pos, d]`.
+        rows: how many.
+        cancelled: asked before every block.
+    """
+    value, _ = _run(what, embed, rows, False, cancelled)
+    return value
+
+
+def gradients(
+    what: Explained, embed: Embed, rows: int, cancelled: Cancelled | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The same, with the embeddings that were run and each row's gradient with respect to them.
+
+    Returns:
+        numbers `[row]`, embeddings `[row, pos, d]`, gradients `[row, pos, d]`; float64, on the CPU.
+
+    Raises:
+        FeatureOffError: where no gradient reaches the embeddings.
+    """
+    value, pair = _run(what, embed, rows, True, cancelled)
+    assert pair is not None
+    return value, *pair
+
+
+def _run(
+    what: Explained, embed: Embed, rows: int, grad: bool, cancelled: Cancelled | None
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
+    live = what.live
+    with live.lock, modes(live.device):  # also the batch: a tensor made in the caller's inference mode has no gradient
+        live.ready()
+        if grad:
+            _refuse(live)
+        batch = batch_of([what.tokens] * rows, live.device)
+        compiled = Compiled(live.program(cancelled), compile_steps(live, what.interventions, what.tokens))
+        compiled.enter(Frame(batch.rows, batch.ids.shape[1]))
+        run: list[torch.Tensor] = []
+        place(compiled.program, live.anatomy, Site("embed"), lambda: rows, _feeder(embed, run, grad))
+        for step in compiled.steps:
+            place_step(live, compiled.program, step, lambda: rows)
+        with modes(live.device, grad=grad), force_eager(live.anatomy.root), activate(compiled.program):
+            value = what.score(_read(what, compiled, batch))
+            slope = _gradient(value, run[0]) if grad else None
+    _check(value, slope)
+    if slope is None:
+        return value.double().cpu(), None
+    return value.detach().double().cpu(), (run[0].detach().double().cpu(), slope.double().cpu())
+
+
+def _feeder(embed: Embed, run: list[torch.Tensor], grad: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+    def feed(own: torch.Tensor) -> torch.Tensor:
+        chosen = embed(own[0].detach()).to(own.device, own.dtype)
+        run[:] = [chosen.requires_grad_() if grad else chosen]
+        return run[0]
+
+    return feed
+
+
+def _read(what: Explained, compiled: Compiled, batch: Batch) -> torch.Tensor:
+    """Logits `[row, position read, vocab]`, float32, of one forward under the compiled program."""
+    live, rows = what.live, len(batch.rows)
+    hidden: list[torch.Tensor] = []
+
+    def capture(x: torch.Tensor) -> None:
+        hidden[:] = [x]
+
+    on_input(compiled.program, live.anatomy.unembed, lambda: rows, capture)
+    live.caller(batch, list(what.positions))
+    columns = hidden[0] if hidden[0].shape[1] == len(what.positions) else hidden[0][:, list(what.positions)]
+    return live.readout.logits(columns.reshape(-1, columns.shape[-1])).view(rows, len(what.positions), -1)
+
+
+def _gradient(value: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
+    if not value.requires_grad:
+        raise FeatureOffError(
+            "The metric is a function of your own that gives a plain number, which has no gradient; let it return a "
+            "tensor made from the logits, or use method='occlusion', which needs no gradient."
+        )
+    try:
+        slope = cast("torch.Tensor | None", torch.autograd.grad(value.sum(), embeddings, allow_unused=True)[0])
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise FeatureOffError(
+            f"This model gives no gradient ({reason}); use method='occlusion', which needs none."
+        ) from error
+    if slope is None:
+        raise FeatureOffError(
+            "No gradient reaches the token embeddings: they are replaced, or something on the way cuts the gradient "
+            "(an edit of your own, a quantised layer); use method='occlusion', which needs none."
+        )
+    return slope
+
+
+def _refuse(live: LiveModel) -> None:
+    """Refuse what would make a gradient silently wrong: blocks that are recomputed outside our run."""
+    root = live.anatomy.root
+    if any(m.training and getattr(m, "gradient_checkpointing", False) for m in root.modules()):
+        raise FeatureOffError(
+            "Gradient checkpointing is on, so blocks are computed a second time outside this run; call "
+            "model.gradient_checkpointing_disable() or model.eval() first."
+        )
+
+
+def _check(value: torch.Tensor, slope: torch.Tensor | None) -> None:
+    for tensor, what in ((value, "metric"), (slope, "gradient")):
+        if tensor is not None and not bool(torch.isfinite(tensor).all()):
+            raise InterventionError(
+                f"The {what} is not finite at one of the embeddings that were run; choose another baseline, or lower "
+                "the strength."
+            )
+
+
+def graph_bytes(what: Explained) -> int:
+    """An upper estimate of what one row's graph holds, in bytes; a test holds it against what autograd really saves."""
+    anatomy = what.live.anatomy
+    n, width = (
+        len(what.tokens),
+        max(torch.finfo(what.live.dtype).bits // 8 if what.live.dtype.is_floating_point else 4, 2),
+    )
+    per_layer = 0
+    for layer in anatomy.layers:
+        neurons = layer.mlp.d_neurons if layer.mlp is not None else 4 * anatomy.d_model
+        heads = layer.attention.n_heads if layer.attention is not None else 0
+        d_z = heads * layer.attention.d_head if layer.attention is not None else anatomy.d_model
+        per_layer += n * (14 * anatomy.d_model + 10 * neurons + 8 * d_z) * max(width, 4) + 4 * heads * n * n * max(
+            width, 4
+        )
+    logits = (len(what.positions) if what.live.caller.keeps else n) * anatomy.vocab * 8
+    return per_layer + logits
+
+
+def chunk_rows(what: Explained, memory: int, grad: bool) -> int:
+    """How many rows one batch takes within `memory` bytes, at least one."""
+    one = graph_bytes(what)
+    if not grad:  # nothing is kept: the widest activation of one layer and the logits
+        one = one // max(1, len(what.live.anatomy.layers)) + 1
+    return max(1, memory // one)
+
+
+def give_up(cancelled: Cancelled | None) -> None:
+    """Stop between two batches when a newer question came.
+
+    Raises:
+        CancelledError: when it did.
+    """
+    if cancelled is not None and cancelled():
+        raise CancelledError

@@ -1,0 +1,261 @@
+"""Attribution: completeness, causality, antisymmetry, and a model that is left as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from interp_widgets.builtin.known import known
+from interp_widgets.methods.attribution import METHODS, attribute
+from interp_widgets.methods.explained import explained, graph_bytes, numbers
+from interp_widgets.model.errors import CancelledError, FeatureOffError, InterpError, PromptError
+from interp_widgets.model.interventions import Ablate, Steer
+from interp_widgets.model.live import LiveModel, open_model
+from interp_widgets.model.question import Asked, Metric
+from tests.unit.attribution_models import FAMILIES, asked, model, tokenizer
+
+
+@pytest.fixture(params=FAMILIES)
+def live(request: pytest.FixtureRequest) -> Iterator[LiveModel]:
+    opened = open_model(model(request.param), tokenizer())
+    yield opened
+    opened.release()
+
+
+@pytest.fixture
+def gpt2() -> Iterator[LiveModel]:
+    opened = open_model(model("gpt2"), tokenizer())
+    yield opened
+    opened.release()
+
+
+@pytest.fixture
+def induction() -> Iterator[tuple[LiveModel, Asked]]:
+    built, words, circuit = known("induction")
+    opened = open_model(built, words)
+    yield opened, asked(opened, circuit.prompt, circuit.target, circuit.foil)
+    opened.release()
+
+
+def test_integrated_gradients_sum_to_the_metric_minus_the_baselines_within_the_shown_remainder(live: LiveModel) -> None:
+    a = attribute(live, asked(live))
+    assert abs(a.error) < 1e-4
+    assert abs(a.total) > 0.01
+    assert a.scores.sum() - a.total == pytest.approx(a.error, abs=1e-9)
+    assert a.metric == pytest.approx(float(asked(live).metric.of(live.answer(asked(live)).logits[None])), abs=1e-5)
+
+
+def test_the_edited_model_is_what_is_explained(live: LiveModel) -> None:
+    edits = (Ablate("L1H1", mode="zero"), Steer("L0", torch.randn(48).tolist(), 2.0))
+    question = asked(live)
+    for method in METHODS:
+        a = attribute(live, question, edits, method=method)
+        assert a.explains == "edited run"
+        assert a.metric == pytest.approx(float(question.metric.of(live.answer(question, edits).logits[None])), abs=1e-5)
+        if a.complete:
+            assert abs(a.error) < 1e-4
+    assert attribute(live, question, (Steer("L0", [1.0] * 48, 0.0),), method="gradient_x_input").explains == "plain run"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_swapping_target_and_foil_turns_every_sign(live: LiveModel, method: str) -> None:
+    one = attribute(live, asked(live), method=method).scores
+    other = attribute(live, asked(live, target="w8", foil="w7"), method=method).scores
+    assert np.abs(one).max() > 1e-3
+    np.testing.assert_allclose(one, -other, atol=1e-5)
+
+
+def test_a_token_after_the_read_position_scores_exactly_nothing(live: LiveModel) -> None:
+    for method in METHODS:
+        scores = attribute(live, asked(live, position=4), method=method).scores
+        assert (scores[5:] == 0).all(), method
+        assert (scores[:5] != 0).all(), method
+
+
+def test_occlusion_is_the_metric_minus_the_metric_of_the_prompt_with_that_token_replaced(live: LiveModel) -> None:
+    question = asked(live)
+    a = attribute(live, question, method="occlusion", baseline="unk")
+    words = question.prompt.split()
+    for i in range(len(words)):
+        changed = asked(live, " ".join([*words[:i], "<unk>", *words[i + 1 :]]))
+        metric = float(question.metric.of(live.answer(changed).logits[None]))
+        assert a.scores[i] == pytest.approx(a.metric - metric, abs=1e-5)
+
+
+def test_gradient_x_input_is_the_slope_along_the_embeddings(live: LiveModel) -> None:
+    """The derivative of m((1 + s) e) at s = 0, token by token, by central differences in double precision."""
+    live.module.double()
+    live.refresh()
+    what = explained(live, asked(live))
+    scores = attribute(live, asked(live), method="gradient_x_input").scores
+    n = len(what.tokens)
+    h = 1e-2  # the read-out is in single precision: a smaller step would drown in its rounding
+    bumps = torch.cat([torch.eye(n), -torch.eye(n)]).double() * h
+    values = numbers(what, lambda own: own[None] * (1 + bumps[:, :, None]), 2 * n)
+    np.testing.assert_allclose(scores, ((values[:n] - values[n:]) / (2 * h)).numpy(), rtol=1e-3, atol=3e-4)
+
+
+def snapshot(module: torch.nn.Module) -> list[Any]:
+    return [
+        [(n, p.requires_grad, p.grad, p._version, p.detach().clone()) for n, p in module.named_parameters()],
+        [m.training for m in module.modules()],
+        torch.get_rng_state(),
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+    ]
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and torch.equal(a, b)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("around", ["nothing", "no_grad", "inference_mode", "autocast", "train", "frozen"])
+def test_the_model_and_the_modes_are_bit_identical_afterwards_and_change_no_number(method: str, around: str) -> None:
+    built = model("llama")  # without dropout, so that training mode is no reason to refuse
+    live = open_model(built, tokenizer())
+    expected = attribute(live, asked(live), method=method).scores
+    next(iter(built.parameters())).grad = torch.ones_like(next(iter(built.parameters())))
+    if around == "train":
+        built.train()
+    if around == "frozen":
+        built.requires_grad_(False)
+    context: Any = {
+        "no_grad": torch.no_grad(),
+        "inference_mode": torch.inference_mode(),
+        "autocast": torch.autocast("cpu", torch.bfloat16),
+    }.get(around, torch.enable_grad())
+    with context:
+        before = snapshot(built)
+        scores = attribute(live, asked(live), method=method).scores
+        assert same(before, snapshot(built))
+    np.testing.assert_allclose(scores, expected, atol=1e-6)
+    live.release()
+
+
+def test_a_zero_baseline_that_does_not_converge_is_named_and_another_is_taken() -> None:
+    live = open_model(model("llama"), tokenizer())
+    a = attribute(live, asked(live), baseline="zero")
+    assert a.baseline == "mean embedding"
+    assert "zero baseline does not converge" in a.note
+    assert abs(a.error) < 1e-3
+    live.release()
+
+
+def test_a_zero_baseline_that_converges_is_kept(gpt2: LiveModel) -> None:
+    a = attribute(gpt2, asked(gpt2), baseline="zero")
+    assert (a.baseline, a.note) == ("zero", "")
+    assert abs(a.error) < 1e-4
+
+
+def test_the_lesson_occlusion_finds_the_three_causal_tokens_and_gradients_do_not(
+    induction: tuple[LiveModel, Asked],
+) -> None:
+    live, question = induction
+    occluded = attribute(live, question, method="occlusion")
+    expected = np.zeros(10)
+    expected[[2, 3, 9]] = 42.4264
+    np.testing.assert_allclose(occluded.scores, expected, atol=1e-3)
+    assert (occluded.scores[expected == 0] == 0).all()
+    first_order = attribute(live, question, method="gradient_x_input")
+    assert first_order.metric == pytest.approx(42.4264, abs=1e-3)
+    assert first_order.sum == pytest.approx(0.0, abs=1e-3)
+    integrated = attribute(live, question, steps=128, baseline="unk")
+    assert abs(integrated.error) < 0.05
+    assert integrated.scores[2] < -1  # complete, yet negative on a token without which the answer is lost
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_chunks_change_no_number(live: LiveModel, method: str) -> None:
+    small = attribute(live, asked(live), method=method, memory=1).scores
+    np.testing.assert_allclose(small, attribute(live, asked(live), method=method).scores, atol=1e-5)
+
+
+def test_the_memory_estimate_covers_what_autograd_saves(live: LiveModel) -> None:
+    what = explained(live, asked(live))
+    held: dict[int, int] = {}
+    weights = {p.untyped_storage().data_ptr() for p in live.module.parameters()}
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        if x.untyped_storage().data_ptr() not in weights:
+            held[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        attribute(live, asked(live), method="gradient_x_input")
+    assert sum(held.values()) <= graph_bytes(what) <= 6 * sum(held.values())
+
+
+def test_a_cancelled_attribution_stops_between_blocks(live: LiveModel) -> None:
+    asks: list[int] = []
+
+    def cancelled() -> bool:
+        asks.append(1)
+        return len(asks) > 2
+
+    for method in METHODS:
+        asks.clear()
+        with pytest.raises(CancelledError):
+            attribute(live, asked(live), method=method, cancelled=cancelled, memory=1)
+
+
+def test_progress_rises_to_one(gpt2: LiveModel) -> None:
+    seen: list[float] = []
+    attribute(gpt2, asked(gpt2), memory=1 << 20, progress=seen.append)
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"method": "saliency"}, "no attribution method 'saliency'"),
+        ({"steps": 0}, "steps is 0"),
+        ({"steps": 2.5}, "steps is 2.5"),
+        ({"baseline": "w1 w2"}, "has 2 tokens and the question 8"),
+        ({"baseline": "corrupt"}, "corrupt prompt"),
+        ({"baseline": "pad"}, "does not have"),
+        ({"baseline": np.zeros(7)}, r"shape \[7\]"),
+    ],
+)
+def test_a_request_that_makes_no_sense_is_refused_in_a_sentence(
+    gpt2: LiveModel, change: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(InterpError, match=sentence):
+        attribute(gpt2, asked(gpt2), **change)
+
+
+def test_target_equal_to_foil_and_a_prompt_of_one_token_are_refused(gpt2: LiveModel) -> None:
+    with pytest.raises(PromptError, match="Target and foil are both 'w7'"):
+        attribute(gpt2, asked(gpt2, target="w7", foil="w7"))
+    with pytest.raises(PromptError, match="single token"):
+        attribute(gpt2, asked(gpt2, prompt="w3"))
+
+
+def test_a_metric_of_ones_own_is_differentiated_where_it_returns_a_tensor(gpt2: LiveModel) -> None:
+    plain = asked(gpt2)
+
+    def difference(logits: torch.Tensor) -> Any:
+        return logits[7] - logits[8]
+
+    own = Asked(plain.prompt, plain.tokens, Metric((7,), (8,), difference), plain.target, plain.foil, plain.position)
+    np.testing.assert_allclose(attribute(gpt2, own).scores, attribute(gpt2, plain).scores, atol=1e-6)
+    closed = Asked(
+        plain.prompt, plain.tokens, Metric((7,), (), lambda x: float(x[7])), plain.target, (), plain.position
+    )
+    with pytest.raises(FeatureOffError, match="returns? a tensor|return a tensor"):
+        attribute(gpt2, closed)
+    assert abs(attribute(gpt2, closed, method="occlusion").scores).max() > 0
+
+
+def test_an_edit_that_cuts_the_gradient_is_said(gpt2: LiveModel) -> None:
+    with pytest.raises(FeatureOffError, match="No gradient reaches"):
+        attribute(gpt2, asked(gpt2), (Ablate("embed", mode="zero"),))
