@@ -5,7 +5,7 @@ import { named, num } from "../kit/format.ts";
 import { columnsOf, positionOf, type Shape } from "../kit/grid_geometry.ts";
 import { type Diverging, diverging } from "../kit/scale.ts";
 import type { Panel } from "../session/panels.ts";
-import type { Answer, Question, State } from "../session/protocol.ts";
+import type { Question, State } from "../session/protocol.ts";
 
 export type Traits = { session: string; panel: string };
 
@@ -143,11 +143,11 @@ function ahead(question: Question | null, metric: number): string {
 }
 
 /** "mean over names-corrupt (64, by position) · exact · cells do not add up to the answer" */
-export function honestParts(table: Table | null, state: State, answer: Answer | null): string[] {
+export function honestParts(table: Table | null, state: State): string[] {
   const set = table?.reference || referenceName(state);
   const mode = table?.mode || state.mode;
   const how = mode === "zero" ? "zero: a head's output replaced by zeros" : `${mode}${set ? ` over ${set}` : ""}`;
-  return [how, "exact", "cells do not add up to the answer", answer !== null && answer.receipts.length > 0 ? "measured from the state on screen" : ""];
+  return [how, "exact", "cells do not add up to the answer"];
 }
 
 function referenceName({ reference }: State): string {

@@ -68,7 +68,7 @@ function gridPart(context: ViewContext<Traits>): HTMLElement {
       show(key.node, there != null);
       if (scale !== undefined) key.paint(scale, ramp, key === headKey ? "lost without it" : "MLPs");
     }
-    if (state.value !== null) about.paint(honestParts(now, state.value, state.value.answer));
+    if (state.value !== null) about.paint(honestParts(now, state.value));
     failed.paint(panel.value?.status === "failed" ? panel.value.message : null);
   });
   watch(() => refused.paint([...refusals.value.values()].find((one) => isAblation(one.key))?.message ?? null));
@@ -121,7 +121,7 @@ function looks(shape: Shape, now: Table | null, before: Table | null, context: V
 }
 
 /** Every wish names its set, so that two rows switched quickly are two wishes. */
-function ablations({ state, pending, hover, lock, intent }: ViewContext<Traits>, select: (sites: string[]) => void) {
+function ablations({ state, pending, point, lock, intent }: ViewContext<Traits>, select: (sites: string[]) => void) {
   return {
     toggle(sites: string[], off: boolean): void {
       const now = state.peek();
@@ -134,7 +134,7 @@ function ablations({ state, pending, hover, lock, intent }: ViewContext<Traits>,
       } else intent("ablate_many", `heads:${nameOfSet(sites)}`, { sites, off, mode });
     },
     hover(site: string | null): void {
-      hover.value = site === null ? null : { kind: "head", site };
+      point(site === null ? null : { kind: "head", site });
     },
     select,
   };

@@ -1,7 +1,7 @@
 /** A dose–response curve under its slider: what the metric is at every strength, against random vectors of equal size. */
 
 import "./curve.css";
-import { setAttributes, setText, svg } from "./dom.ts";
+import { setAttributes, svg } from "./dom.ts";
 import { num } from "./format.ts";
 import { fraction } from "./scale.ts";
 
@@ -101,10 +101,8 @@ export function curve(abort: AbortSignal): Curve {
   const base = svg("line", { class: "iw-curve-zero", x1: 0 });
   const line = svg("path", { class: "iw-curve-line" });
   const dot = svg("circle", { class: "iw-curve-dot", r: 3.5 });
-  const top = svg("text", { class: "iw-curve-label", y: 10, "text-anchor": "end" });
-  const bottom = svg("text", { class: "iw-curve-label", y: HEIGHT - 2, "text-anchor": "end" });
   const node = svg("svg", { class: "iw-curve", role: "img" });
-  node.append(shade, area, base, line, dot, top, bottom);
+  node.append(shade, area, base, line, dot);
   let drawn: { data: CurveData | null; limit: number; width: number } | null = null;
   let geometry: CurveGeometry | null = null;
   let width = 288;
@@ -120,9 +118,6 @@ export function curve(abort: AbortSignal): Curve {
     const zero = geometry?.zero ?? null;
     setAttributes(base, { x2: width, y1: zero ?? 0, y2: zero ?? 0, visibility: zero === null ? "hidden" : null });
     shade.replaceChildren(...(geometry?.broken ?? []).flatMap(region));
-    for (const label of [top, bottom]) setAttributes(label, { x: width - 1 });
-    setText(top, geometry === null ? "" : num(geometry.range[1]));
-    setText(bottom, geometry === null ? "" : num(geometry.range[0]));
   }
 
   if (typeof ResizeObserver !== "undefined") {

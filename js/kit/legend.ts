@@ -14,7 +14,6 @@ export function legend(): Legend {
   const low = el("span", "iw-num");
   const high = el("span", "iw-num");
   const ramp = el("span", "iw-ramp", { "aria-hidden": "true" });
-  for (let stop = 0; stop < STOPS; stop += 1) ramp.append(el("i"));
   const text = el("span");
   const node = el("div", "iw-legend", {}, low, ramp, high, text);
   return {
@@ -22,9 +21,8 @@ export function legend(): Legend {
     paint(scale, colours, meaning) {
       setText(low, signed(-scale.limit));
       setText(high, signed(scale.limit));
-      [...ramp.children].forEach((stop, index) => {
-        (stop as HTMLElement).style.backgroundColor = css(colourAt(colours, (index / (STOPS - 1)) * 2 - 1));
-      });
+      const stops = Array.from({ length: STOPS }, (_, index) => css(colourAt(colours, (index / (STOPS - 1)) * 2 - 1)));
+      ramp.style.backgroundImage = `linear-gradient(90deg, ${stops.join(", ")})`;
       setText(text, `${meaning}${noteOf(scale)}`);
     },
   };

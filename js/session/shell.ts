@@ -52,6 +52,8 @@ export type PartContext<T extends Record<string, unknown>> = {
   off: ReadonlySignal<ReadonlySet<string>>;
   vectors: ReadonlySignal<readonly Vector[]>;
   intent: SessionStore["intent"];
+  /** Hovers a token or a head in every view; null lets go. */
+  point(mark: Mark): void;
   /** A signal of the view's own. */
   signal<V>(value: V): Signal<V>;
   /** Runs now and after every change of what it reads, until the view goes away. */
@@ -108,6 +110,9 @@ function contextOf<T extends ViewTraits>(model: AnyModel<T>, store: SessionStore
     vectors: computed(() => (state.value?.vectors ?? []).map((vector) => vectorNow(vector, pending.value))),
     signal: <V>(value: V) => signal(value),
     intent: store.intent,
+    point(mark: Mark): void {
+      if (JSON.stringify(mark) !== JSON.stringify(hover.peek())) hover.value = mark;
+    },
     watch(paint: () => void): void {
       const stop = effect(paint);
       abort.addEventListener("abort", stop);

@@ -148,6 +148,13 @@ export function createStore(wire: Wire, abort: AbortSignal, time: Clock = clock)
   };
   greet(0);
 
+  function dismiss(key: string): void {
+    if (!refusals.peek().has(key)) return;
+    const next = new Map(refusals.peek());
+    next.delete(key);
+    refusals.value = next;
+  }
+
   return {
     version: __IW_VERSION__,
     client: channel.client,
@@ -159,15 +166,10 @@ export function createStore(wire: Wire, abort: AbortSignal, time: Clock = clock)
     hover: signal<Mark>(null),
     lock: signal<Mark>(null),
     stateAt: (revision) => recent.get(revision),
-    dismiss(key) {
-      if (!refusals.peek().has(key)) return;
-      const next = new Map(refusals.peek());
-      next.delete(key);
-      refusals.value = next;
-    },
+    dismiss,
     intent(name, key, args, { throttled = false } = {}) {
       if (!live.peek().usable) return;
-      this.dismiss(key);
+      dismiss(key);
       try {
         channel.wish(name, key, args, { throttled, barrier: BARRIERS.has(name) });
       } catch (error) {

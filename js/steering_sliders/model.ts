@@ -76,13 +76,19 @@ export function unitsOf(vector: Vector): string {
   return `${signed(vector.coefficient)} × ${what} = length ${num(length)}${share}`;
 }
 
+/** The values the curve runs through, for its caption: "−1.20 … 4.89". */
+export function spanOf(curve: Response): string {
+  const values = Array.from(curve.y).filter(Number.isFinite);
+  return values.length === 0 ? "" : `${num(Math.min(...values))} … ${num(Math.max(...values))}`;
+}
+
 /** What the curve says at a strength, before the exact run has answered. */
 export function reading(curve: Response | undefined, strength: number): string {
   if (curve === undefined) return "";
   const metric = interpolate(curve.x, curve.y, strength);
   if (!Number.isFinite(metric)) return "";
   const kl = curve.kl === null ? Number.NaN : interpolate(curve.x, curve.kl.data, strength);
-  return `curve: ${num(metric)}${Number.isFinite(kl) ? ` · KL ${num(kl)}` : ""}`;
+  return `here ${num(metric)}${Number.isFinite(kl) ? ` · KL ${num(kl)}` : ""}`;
 }
 
 /** Where the wanted and the plain text part, when the kernel has not said. */

@@ -9,7 +9,7 @@ import { type Slider, slider } from "../kit/slider.ts";
 import { partIsStale } from "../session/derive.ts";
 import type { Vector } from "../session/protocol.ts";
 import type { ViewContext } from "../session/shell.ts";
-import { curveIsStale, firstDifference, readCurves, readText, reading, type Traits, unitsOf } from "./model.ts";
+import { curveIsStale, firstDifference, type Response, readCurves, readText, reading, spanOf, type Traits, unitsOf } from "./model.ts";
 
 const POSITIONS = ["content", "all", "prompt", "generated", "-1"];
 const MODES = ["add", "project_out", "clamp"];
@@ -119,7 +119,7 @@ function vectorRow(context: ViewContext<Traits>): Row {
         units: unitsOf(next),
         curve: curve ?? null,
         curveStale: now !== null && curveIsStale(panel.value, next.name, now, snapshot.value?.revision ?? 0, store.stateAt),
-        caption: captionOf(now?.question?.label ?? "metric", reading(curve, next.coefficient), curve !== undefined),
+        caption: captionOf(now?.question?.label ?? "metric", next, curve),
       });
       setAttributes(node, { "aria-label": `vector ${next.name}` });
       node.classList.toggle("iw-row-off", !next.on);
@@ -135,9 +135,9 @@ function keysOf(vector: Vector): string[] {
   return [`strength:${vector.name}`, `vector:${vector.name}`];
 }
 
-function captionOf(label: string, value: string, measured: boolean): string {
-  if (!measured) return `${label} by strength: being measured …`;
-  return [`${label} by strength`, value, "grey: random vectors of equal norm"].filter(Boolean).join(" · ");
+function captionOf(label: string, vector: Vector, curve: Response | undefined): string {
+  if (curve === undefined) return `${label} by strength: not measured yet`;
+  return [`${label} ${spanOf(curve)}`, reading(curve, vector.coefficient), curve.low === null ? "" : "grey: random vectors of equal norm"].filter(Boolean).join(" · ");
 }
 
 function choice(name: string): HTMLSelectElement {

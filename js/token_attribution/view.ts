@@ -12,7 +12,7 @@ import { type Attribution, methodTitle, readAttribution, sameTokens, type Traits
 
 export function build(context: ViewContext<Traits>): void {
   const { frame, state, theme, panel, hover, lock, model, watch, snapshot, signal } = context;
-  const part = section("Token attribution", "which tokens pushed it there");
+  const part = section("Tokens", "which of them pushed it there");
   const method = signal(String(model.get("method") ?? ""));
   const choices = segment("method", (value) => {
     model.set("method", value);

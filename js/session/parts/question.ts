@@ -140,10 +140,10 @@ export function promptStrip<T extends ViewTraits>(context: PartContext<T>): HTML
 }
 
 /** Hover previews, a click locks, a second click on the same token lets go. */
-export function stripActions<T extends ViewTraits>({ hover, lock }: PartContext<T>): StripActions {
+export function stripActions<T extends ViewTraits>({ point, lock }: PartContext<T>): StripActions {
   return {
     hover(index: number | null): void {
-      hover.value = index === null ? null : { kind: "token", index };
+      point(index === null ? null : { kind: "token", index });
     },
     lock(index: number): void {
       lock.value = tokenIndex(lock.peek()) === index ? null : { kind: "token", index };
