@@ -84,18 +84,20 @@ class GatedAttention:
 def see(
     taps: list[Tap], query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pattern: torch.Tensor, out: tuple[torch.Tensor, Any]
 ) -> tuple[torch.Tensor, Any]:
-    """Show the pattern to every tap; heads whose pattern a tap changed get their output computed anew, the others keep theirs."""
+    """Show the pattern to every tap; rows that a tap changed get their output computed anew, all others keep theirs bit for bit."""
     edited = pattern
     for tap in taps:
         new = tap.see(query, key, value, edited)
         edited = edited if new is None else new
     if edited is pattern:
         return out
-    heads = (edited != pattern).flatten(2).any(-1).any(0).nonzero().flatten()
+    changed = (edited != pattern).any(-1)
+    heads = changed.any(-1).any(0).nonzero().flatten()
     values = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)[:, heads]
     z = torch.matmul(edited[:, heads].to(value.dtype), values)
     result = out[0].clone()
-    result[:, :, heads] = z.transpose(1, 2).to(result.dtype)
+    rows = changed[:, heads].transpose(1, 2)[..., None]
+    result[:, :, heads] = torch.where(rows, z.transpose(1, 2).to(result.dtype), result[:, :, heads])
     return result, out[1]
 
 

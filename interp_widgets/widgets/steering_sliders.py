@@ -121,8 +121,18 @@ def _curve(response: DoseResponse) -> Json:
         "kl": np.asarray(response.kl, dtype=np.float32),
         "random_low": np.asarray(response.random_low, dtype=np.float32),
         "random_high": np.asarray(response.random_high, dtype=np.float32),
-        "breaks": list(response.breaks) if response.breaks else None,
+        "breaks": _edges(response),
     }
+
+
+def _edges(response: DoseResponse) -> list[float] | None:
+    """The strengths, to the left and to the right of 0, from which on the text breaks; ±infinity reads as the end of the axis."""
+    if response.breaks is None or not response.breaks.any():
+        return None
+    broken = np.asarray(response.strengths)[response.breaks]
+    left, right = broken[broken < 0], broken[broken > 0]
+    ends = np.asarray(response.strengths)
+    return [float(left.max()) if left.size else float(ends.min()), float(right.min()) if right.size else float(ends.max())]
 
 
 def _continuation(plain: list[Json], edited: list[Json], *, running: bool, note: str = "") -> Json:

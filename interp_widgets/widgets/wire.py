@@ -14,6 +14,7 @@ from interp_widgets.session import Session
 from interp_widgets.version import __version__
 
 Json = dict[str, Any]
+_LIMIT = 2.0  # sliders run from −2 to 2 times the vector as stored
 
 
 def state_of(session: Session, *, busy: bool, error: str | None) -> Json:
@@ -90,11 +91,11 @@ def _vector(session: Session, name: str) -> Json:
     return {
         "name": name,
         "site": steer.site.name if steer else vector.site.name,
-        "norm": vector.vector.norm,
-        "residual_norm": vector.residual_norm,
+        "norm": vector.norm,
+        "residual_norm": vector.residual or 0.0,
         "coefficient": steer.coefficient if steer else 0.0,
         "on": entry.on if entry is not None else True,
-        "limit": vector.limit,
+        "limit": _LIMIT,
         "mode": steer.mode if steer else "add",
         "positions": str(steer.positions) if steer else "content",
         "source": vector.source,
