@@ -91,7 +91,7 @@ def _pack(intervention: Intervention) -> dict[str, Any]:
         data["reference"] = None if reference is None else [reference.name, list(reference.prompts), reference.by_position]
     elif isinstance(intervention, Steer):
         data |= {"vector": _pack_vector(intervention.vector), "coefficient": intervention.coefficient}
-        data |= {"mode": intervention.mode, "name": intervention.name}
+        data |= {"mode": intervention.mode, "name": intervention.name, "origin": intervention.origin}
     elif isinstance(intervention, Patch):
         source = intervention.source
         data["source"] = source if isinstance(source, str) else _pack_vector(source)
@@ -135,7 +135,8 @@ def unpack(data: dict[str, Any]) -> Intervention:
             edge = tuple(data["edge"]) if data["edge"] else None
             return Ablate(data["site"], data["mode"], reference, positions, edge)  # pyright: ignore[reportArgumentType]
         if data["kind"] == "Steer":
-            return Steer(data["site"], _unpack_vector(data["vector"]), data["coefficient"], data["mode"], positions, data["name"])
+            vector, origin = _unpack_vector(data["vector"]), data.get("origin", 0.0)
+            return Steer(data["site"], vector, data["coefficient"], data["mode"], positions, data["name"], origin)
         if data["kind"] == "Patch":
             source = data["source"]
             return Patch(data["site"], source if isinstance(source, str) else _unpack_vector(source), positions)

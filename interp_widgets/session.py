@@ -200,7 +200,7 @@ class Session:
         vector = self._vectors[name]
         entry = self.now.entry(f"strength:{name}")
         old = entry.intervention if entry is not None and isinstance(entry.intervention, Steer) else Steer(vector.site, vector, 0.0, name=name)
-        steer = Steer(site or old.site, old.vector, old.coefficient, mode or old.mode, positions or old.positions, name)  # pyright: ignore[reportArgumentType]
+        steer = Steer(site or old.site, old.vector, old.coefficient, mode or old.mode, positions or old.positions, name, old.origin)  # pyright: ignore[reportArgumentType]
         self._check(steer)
         shown = on if on is not None else (entry.on if entry is not None else True)
         self._step(self.now.with_entry(Entry(steer, shown), f"{name} {'on' if shown else 'off'}" if on is not None else f"{name} changed"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,6 @@ import torch
 from interp_widgets.methods.steering import SteeringVector, is_centred_model
 from interp_widgets.model.errors import InterventionError
 from interp_widgets.model.interventions import Intervention, Steer, finite_strength
-from interp_widgets.model.positions import Positions
 from interp_widgets.model.question import Asked
 from interp_widgets.model.reading import first_block
 from interp_widgets.model.sites import Site
@@ -156,7 +155,7 @@ def as_steer(vector: SteeringVector | Steer, site: str | Site | None = None, pos
 
 def replace_steer(steer: Steer, site: str | Site, positions: Any) -> Steer:
     """The same push elsewhere, at strength 1."""
-    return Steer(site, steer.vector, 1.0, steer.mode, positions, steer.name)
+    return Steer(site, steer.vector, 1.0, steer.mode, positions, steer.name, steer.origin)
 
 
 def reach(live: LiveModel, base: Base, steer: Steer) -> str:
@@ -201,7 +200,7 @@ def _run(
         doses = torch.tensor([c for _, c in part], dtype=torch.float32).view(-1, *[1] * (vectors.dim() - 1))
 
         def edit(x: torch.Tensor) -> torch.Tensor:
-            new = pushed(x, vectors.to(x.device), doses.to(x.device), steer.mode)
+            new = pushed(x, vectors.to(x.device), doses.to(x.device), steer.mode, steer.origin)
             return torch.where(mask.to(x.device).view(1, -1, *[1] * (x.dim() - 2)), new, x)
 
         return [Birth(first_block(steer.site), len(part), ((steer.site, edit),))]

@@ -14,7 +14,7 @@ import torch
 
 from interp_widgets.methods.directions import Separation, direction, held_out
 from interp_widgets.model.errors import InterventionError, SiteError
-from interp_widgets.model.interventions import finite_strength
+from interp_widgets.model.interventions import Steer, finite_strength
 from interp_widgets.model.places import check_site
 from interp_widgets.model.positions import Positions
 from interp_widgets.model.reads import is_centred
@@ -249,6 +249,36 @@ def plain_vector(live: LiveModel, values: npt.ArrayLike, site: str | Site, name:
         vector, name, where, live.name, len(live.anatomy.layers), source, "", residual_norm(live, where),
         visible_norm(vector.values, centred), 0.0, centred,
     )  # fmt: skip
+
+
+def across(live: LiveModel, steer: Steer, over: str | Sequence[int] = "layers") -> tuple[Steer, ...]:
+    """The same push at several places.
+
+    Args:
+        steer: what is done; its own site is not used.
+        over: `"layers"`, the stream after every block; layers as numbers, `range(4, 8)`; or `"writes"`, everything that is
+            written to the stream: the embeddings (with positions) and what every attention and MLP adds. `"project_out"`
+            over all writes is the model with that direction taken out of its weights (Arditi et al. 2024).
+
+    Raises:
+        SiteError: for a layer that does not exist. FeatureOffError: where a write was not found in this architecture.
+
+    Example:
+        >>> len(across(live, Steer("L0", v, mode="project_out"), "writes"))   # doctest: +SKIP
+        9
+    """
+    n = len(live.anatomy.layers)
+    if over == "writes":
+        sites = [Site("resid_pre", 0)]
+        for layer in live.anatomy.layers:
+            sites += [Site("attn", layer.index)] * (layer.attention is not None) + [Site("mlp", layer.index)] * (layer.mlp is not None)
+    elif over == "layers" or not isinstance(over, str):
+        sites = [Site("resid_post", layer) for layer in (range(n) if isinstance(over, str) else over)]
+    else:
+        raise InterventionError(f'over is "layers", "writes", or layers as numbers, not {over!r}.')
+    for site in sites:
+        check_site(live.anatomy, site)
+    return tuple(Steer(site, steer.vector, steer.coefficient, steer.mode, steer.positions, steer.name, steer.origin) for site in sites)
 
 
 # ---- reading and norms ------------------------------------------------------------------------------------------------

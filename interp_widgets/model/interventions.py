@@ -109,9 +109,12 @@ class Steer:
         vector: `[d]`, or a `SteeringVector`.
         coefficient: multiplies the vector as stored; 0 leaves the run bit-identical.
         mode: `"add"` x + c·v; `"project_out"` x − c·(x·v̂)v̂ (c = 1 removes the direction: Arditi et al. 2024);
-            `"clamp"` sets the projection x·v̂ to c·‖v‖; `"keep_norm"` adds, then restores ‖x‖.
+            `"clamp"` sets the projection x·v̂ to origin + c·‖v‖ (affine steering: Marshall et al. 2024); `"keep_norm"` adds,
+            then restores ‖x‖.
         positions: `"content"` by default: not position 0, not special or template tokens.
         name: what the vector is called on the screen.
+        origin: where `"clamp"` counts from, a projection on v̂; a `SteeringVector` brings the mean of its negative prompts, so
+            that 0 is their mean and 1 the positive prompts', else 0.
 
     Raises:
         InterventionError: for a strength that is not a finite number within ±1e6, or a mode that does not exist.
@@ -127,6 +130,7 @@ class Steer:
     mode: SteerMode = "add"
     positions: Positions = field(default_factory=lambda: Positions.of("content"))
     name: str = "vector"
+    origin: float = 0.0
 
     def __init__(
         self,
@@ -136,6 +140,7 @@ class Steer:
         mode: SteerMode = "add",
         positions: PositionSpec | Positions = "content",
         name: str | None = None,
+        origin: float | None = None,
     ) -> None:
         if mode not in get_args(SteerMode):
             raise InterventionError(f"There is no steering mode {mode!r}; choose one of {', '.join(get_args(SteerMode))}.")
@@ -147,10 +152,12 @@ class Steer:
         object.__setattr__(self, "positions", Positions.of(positions))
         own = getattr(vector, "name", None)
         object.__setattr__(self, "name", name or (own if isinstance(own, str) else "vector"))
+        start = getattr(vector, "origin", 0.0) if origin is None else origin
+        object.__setattr__(self, "origin", finite_strength(start))
 
     def at(self, coefficient: float) -> Steer:
         """The same push with another strength."""
-        return Steer(self.site, self.vector, coefficient, self.mode, self.positions, self.name)
+        return Steer(self.site, self.vector, coefficient, self.mode, self.positions, self.name, self.origin)
 
     @property
     def label(self) -> str:
@@ -167,6 +174,8 @@ class Steer:
             args.append(f"mode={self.mode!r}")
         if str(self.positions) != "content":
             args.append(f"positions={self.positions.code}")
+        if self.mode == "clamp" and self.origin:
+            args.append(f"origin={self.origin!r}")
         return f"iw.Steer({', '.join(args)})"
 
 

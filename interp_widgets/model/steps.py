@@ -134,10 +134,10 @@ def _replace(x: torch.Tensor, step: Step) -> torch.Tensor:
 def _steer(x: torch.Tensor, step: Step) -> torch.Tensor:
     steer = cast("Steer", step.intervention)
     v = torch.from_numpy(steer.vector.values.copy()).to(x.device)
-    return pushed(x, v, steer.coefficient, steer.mode)
+    return pushed(x, v, steer.coefficient, steer.mode, steer.origin)
 
 
-def pushed(x: torch.Tensor, v: torch.Tensor, c: float | torch.Tensor, mode: str) -> torch.Tensor:
+def pushed(x: torch.Tensor, v: torch.Tensor, c: float | torch.Tensor, mode: str, origin: float = 0.0) -> torch.Tensor:
     """`x [row, pos, ...feature]` pushed along `v` at strength `c`; both may differ by row (`[row, 1, ...]`)."""
     if mode == "add":
         return x + (c * v).to(x.dtype)
@@ -148,8 +148,9 @@ def pushed(x: torch.Tensor, v: torch.Tensor, c: float | torch.Tensor, mode: str)
         norm = wide.square().sum(feature, keepdim=True).sqrt()
         return (moved * (norm / moved.square().sum(feature, keepdim=True).sqrt().clamp_min(1e-30))).to(x.dtype)
     unit = v / v.square().sum(tuple(range(-len(feature), 0)), keepdim=True).sqrt().clamp_min(1e-30)
-    along = (wide * unit).sum(feature, keepdim=True) * unit
-    return (wide - c * along if mode == "project_out" else wide - along + c * v).to(x.dtype)
+    along = (wide * unit).sum(feature, keepdim=True)
+    change = -c * along * unit if mode == "project_out" else (origin - along) * unit + c * v
+    return (wide + change).to(x.dtype)
 
 
 def _own(x: torch.Tensor, step: Step) -> torch.Tensor:
@@ -224,7 +225,9 @@ def check_width(intervention: Intervention, anatomy: Anatomy) -> None:
         assert attention is not None
         need: tuple[int, ...] = (attention.d_head,) if site.index is not None else (attention.n_heads, attention.d_head)
     elif site.part == "neurons":
-        need = ((layer_of(anatomy, site).mlp or anatomy.layers[0].mlp).d_neurons,)  # pyright: ignore[reportOptionalMemberAccess]
+        mlp = layer_of(anatomy, site).mlp
+        assert mlp is not None
+        need = (mlp.d_neurons,) if site.index is None else (1,)
     else:
         need = (anatomy.d_model,)
     if shape != need:
