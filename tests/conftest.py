@@ -5,7 +5,8 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -57,3 +58,19 @@ def same_seed() -> Iterator[None]:
     yield
     assert torch.is_grad_enabled(), "the test left gradients switched off"
     assert torch.get_default_dtype() is torch.float32, "the test left another default dtype"
+
+
+@pytest.fixture
+def keep() -> Iterator[Callable[[Any], Any]]:
+    """Hold a model, `model = keep(model)`: the test fails unless it leaves the model and its hooks as they were."""
+    from tests.invariants import compare, photograph
+
+    kept: list[tuple[Any, Any]] = []
+
+    def begin(model: Any) -> Any:
+        kept.append((model, photograph(model)))
+        return model
+
+    yield begin
+    for model, before in kept:
+        compare(before, photograph(model), random=False)
