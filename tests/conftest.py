@@ -62,7 +62,7 @@ def same_seed() -> Iterator[None]:
 
 @pytest.fixture
 def keep() -> Iterator[Callable[[Any], Any]]:
-    """Hold a model, `model = keep(model)`: the test fails unless it leaves the model and its hooks as they were."""
+    """Take a model and give it back: the test fails unless it leaves that model and its hooks as they were."""
     from tests.invariants import compare, photograph
 
     kept: list[tuple[Any, Any]] = []
