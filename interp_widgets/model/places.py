@@ -78,19 +78,19 @@ Touch = Callable[[torch.Tensor], torch.Tensor | None]
 
 
 def on_input(program: Program, module: nn.Module, rows: Callable[[], int], touch: Touch) -> None:
-    """Let `touch` see, and maybe replace, the `[row, pos, d]` that `module` is called with."""
+    """Let `touch` see, and maybe replace, the `[row, pos, d]` that `module` is called with; it may hand back more rows."""
 
     def handler(args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
         x, where = hidden_of(args, kwargs)
         flat = x.dim() == 2 and rows() >= 1
         new = touch(x.view(rows(), -1, x.shape[-1]) if flat else x)
-        return None if new is None else put_hidden(args, kwargs, where, new.reshape(x.shape))
+        return None if new is None else put_hidden(args, kwargs, where, new.reshape(-1, *x.shape[1:]))
 
     program.on_before(module, handler)
 
 
 def on_output(program: Program, write: Write, rows: Callable[[], int], touch: Touch) -> None:
-    """Let `touch` see, and maybe replace, what `write` adds to the stream, `[row, pos, d_model]`."""
+    """Let `touch` see, and maybe replace, what `write` adds to the stream, `[row, pos, d_model]`; more rows may come back."""
 
     def handler(_args: Args, _kwargs: Kwargs, output: Any) -> Any:
         raw: Any = output if write.index is None else output[write.index]
@@ -100,7 +100,7 @@ def on_output(program: Program, write: Write, rows: Callable[[], int], touch: To
         new = touch(x.view(rows(), -1, x.shape[-1]) if x.dim() == 2 else x)
         if new is None:
             return None
-        new = (new if write.scale == 1.0 else new / write.scale).reshape(raw.shape)
+        new = (new if write.scale == 1.0 else new / write.scale).reshape(-1, *raw.shape[1:])
         return _with_output(output, write.index, new)
 
     program.on_after(write.module, handler)
@@ -164,7 +164,7 @@ def _by_part(touch: Touch, index: int | None, split: Callable[[torch.Tensor], to
         if new is None or new is seen:
             return None
         if index is None:
-            return new.reshape(x.shape)
+            return new.reshape(-1, *x.shape[1:])
         whole = parts.clone()
         whole[:, :, index] = new
         return whole.reshape(x.shape)

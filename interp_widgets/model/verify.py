@@ -11,7 +11,7 @@ from interp_widgets.model.errors import InterpError
 from interp_widgets.model.gate import Program, Tap, activate, foreign_hooks
 from interp_widgets.model.places import place
 from interp_widgets.model.probe import probe_ids
-from interp_widgets.model.question import Token
+from interp_widgets.model.question import Asked, Metric, Token
 from interp_widgets.model.replay import Trace, batch_dims, finish, record, run_layers
 from interp_widgets.model.report import Check, Report
 from interp_widgets.model.run import Batch, batch_of, force_eager, forward, modes
@@ -21,6 +21,16 @@ if TYPE_CHECKING:
     from interp_widgets.model.live import LiveModel
 
 _SLACK = 64  # errors up to this many times the dtype's epsilon are rounding
+
+
+def _edit_row(row: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The edit of these checks, in one row only."""
+
+    def edit(x: torch.Tensor) -> torch.Tensor:
+        x[row] = x[row] * 0.5 + 0.01
+        return x
+
+    return edit
 
 
 def verify(live: LiveModel) -> Report:
@@ -60,6 +70,8 @@ class _Verifier:
         self._try("batch", "the batch dimension of every recorded tensor is known", self._dims)
         self._try("replay", "replay from any block = the whole model (relative)", self._replay)
         self._try("growing batch", "a growing batch = one by one (relative)", self._growing)
+        self._try("split block", "rows born inside a block = one by one (relative)", self._split)
+        self._try("read position only", "the last block at the read position only = whole (relative)", self._narrow)
         self._try("patterns read", "patterns: rows sum to 1, pattern · v = z", self._patterns)
         self._try("patterns written", "an edited pattern acts on its head only", self._pattern_edit)
         self._noise()
@@ -132,8 +144,7 @@ class _Verifier:
     def _replay(self, feature: str, name: str) -> None:
         live, worst = self.live, 0.0
         n = len(live.anatomy.layers)
-        starts = range(n) if n <= 6 else sorted({0, 1, n // 3, n // 2, n - 2, n - 1})
-        for start in starts:
+        for start in self._starts():
             site = Site("resid_post", start)
             whole = self._run(self._edit(site))
             with modes(live.device), force_eager(live.anatomy.root), activate(self._edit(site)):
@@ -158,6 +169,40 @@ class _Verifier:
         worst = max(self._relative(rows[1], whole[0]), self._relative(rows[0], self.logits[0]), self._relative(rows[2], self.logits[0]))
         self._add(name, worst, feature)
         self.floor = max(self.floor, self._spread(rows[0], self.logits[0]))
+
+    def _split(self, feature: str, name: str) -> None:
+        starts = self._starts()
+        self._add(name, max(self._births(start, narrow=False) for start in starts), feature)
+
+    def _narrow(self, feature: str, name: str) -> None:
+        starts = self._starts()[-2:]
+        self._add(name, max(self._births(start, narrow=True) for start in starts), feature)
+
+    def _starts(self) -> list[int]:
+        """Blocks to check: all of a small model, else some of each kind."""
+        n = len(self.live.anatomy.layers)
+        return list(range(n)) if n <= 6 else sorted({0, 1, n // 3, n // 2, n - 2, n - 1})
+
+    def _births(self, start: int, narrow: bool) -> float:
+        """Three rows born in block `start` (plain, heads edited, MLP edited) against three whole runs."""
+        from interp_widgets.model.sweep import Base, Birth, Walk
+
+        live, n = self.live, len(self.live.anatomy.layers)
+        tokens = tuple(Token(int(i), "x") for i in self.one.ids[0])
+        position = len(tokens) - 2
+        asked = Asked("", tokens, Metric((0,)), (), (), position)
+        sites = [s for s in self._sites() if s.layer == start and s.part in ("z", "mlp")] or [Site("resid_post", start)]
+        edits = [(site, _edit_row(1 + i)) for i, site in enumerate(sites)]
+        births = [Birth(start if s.part != "resid_post" else start + 1, 3, ((s, e),)) for s, e in edits[:1]]
+        if len(edits) > 1:
+            births = [Birth(start, 3, tuple(edits))]
+        base = Base(asked, self.trace, (), self.logits[:, position].float(), live.fingerprint(), self.one)
+        with modes(live.device), force_eager(live.anatomy.root):
+            walk = Walk(live, base, None, split=True, narrow=narrow and births[0].layer < n)
+            rows = live.readout.logits(walk.run(births))
+        plain = self.logits[0, position]
+        expected = [plain, *(self._run(self._edit(site))[0, position] for site in sites), plain][:3]
+        return max(self._relative(row, other) for row, other in zip(rows, expected, strict=True))
 
     def _spread(self, a: torch.Tensor, b: torch.Tensor) -> float:
         return float((a.float() - b.float()).abs().max())

@@ -1,0 +1,346 @@
+"""What every head and every MLP is worth for one answer: exact ablations, all of them, from the state on screen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from interp_widgets.model.interventions import Ablate, AblateMode, Intervention
+from interp_widgets.model.question import Asked, Question
+from interp_widgets.model.reading import read_answer
+from interp_widgets.model.reference import Reference
+from interp_widgets.model.sites import Site
+from interp_widgets.model.sweep import (
+    TOP_K,
+    Base,
+    Birth,
+    Cancelled,
+    FloatArray,
+    IntArray,
+    Rows,
+    base_of,
+    chunked,
+    row_limit,
+    rows_of,
+    run_units,
+)
+from interp_widgets.model.values import resolve
+
+if TYPE_CHECKING:
+    from interp_widgets.model.live import LiveModel
+
+MLP = -1
+Progress = Callable[["HeadEffects", float], None]
+
+
+class Part(NamedTuple):
+    """One row: a head of a layer (or its MLP, `head == MLP`), ablated, or with the edits to it taken away."""
+
+    layer: int
+    head: int
+    restored: bool = False
+
+
+@dataclass(frozen=True)
+class HeadEffects:
+    """The effect of every head and MLP, one at a time; cells do not add up to the answer.
+
+    The effect of a part = metric(now, without edits to it) − metric(the same with it ablated); positive = it pushes toward
+    the target. Cells that are not computed yet, and layers without heads, are NaN (ids and ranks: −1).
+
+    Attributes:
+        effects: `[layer, head]`; mlp: `[layer]`.
+        metrics: `[layer, head]`, the metric with that head ablated; mlp_metrics: `[layer]`.
+        kl: `[layer, head]`, nats, of the answer now to the answer with that head ablated.
+        ranks: `[layer, head]`, of the target token, from 1.
+        top, probabilities: `[layer, head, k]`, the top tokens with that head ablated.
+        restored: for a part that is edited now, what taking those edits away gives (head −1 is the MLP).
+        baseline: the metric now, with all interventions that are on.
+        floor: cells below it are rounding; in the metric's unit.
+        mode, reference: how a part is ablated, and the name and digest of the prompts behind it ("" for zero).
+        n: how many examples the numbers are the mean of; each: `[example, layer, head]`, their effects.
+        seconds: how long the sweep took.
+    """
+
+    effects: FloatArray
+    mlp: FloatArray
+    metrics: FloatArray
+    mlp_metrics: FloatArray
+    kl: FloatArray
+    ranks: IntArray
+    top: IntArray
+    probabilities: FloatArray
+    baseline: float
+    floor: float
+    mode: str
+    reference: str
+    seconds: float = 0.0
+    restored: dict[tuple[int, int], Rows] = field(default_factory=dict[tuple[int, int], Rows])
+    n: int = 1
+    each: FloatArray = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))
+
+    @property
+    def done(self) -> bool:
+        """Whether every head that exists has its effect."""
+        return self.seconds > 0
+
+    def to_pandas(self) -> Any:
+        """One row per head and MLP: layer, head ("mlp" for the MLP), effect, metric, kl, rank. Needs pandas."""
+        import pandas as pd
+
+        layers, heads = self.effects.shape
+        rows = [
+            (layer, h, self.effects[layer, h], self.metrics[layer, h], self.kl[layer, h], self.ranks[layer, h])
+            for layer in range(layers)
+            for h in range(heads)
+        ]
+        rows += [(layer, "mlp", self.mlp[layer], self.mlp_metrics[layer], np.nan, -1) for layer in range(layers)]
+        table = pd.DataFrame(rows, columns=["layer", "head", "effect", "metric", "kl", "rank"])
+        return table.dropna(subset=["effect"]).reset_index(drop=True)
+
+
+def head_effects(
+    live: LiveModel,
+    question: Question | Asked,
+    interventions: Sequence[Intervention] = (),
+    mode: AblateMode = "mean",
+    reference: Reference | str | Sequence[str] | None = None,
+    *,
+    progress: Progress | None = None,
+    cancelled: Cancelled | None = None,
+    first: tuple[int, int] | None = None,
+) -> HeadEffects:
+    """The effect of every head and MLP on the answer, each ablated alone, everywhere in the prompt.
+
+    Args:
+        question: one example, or a set of them (the mean over examples is given, ranks and tokens are the first's).
+        interventions: what is on now and stays on.
+        mode: `"mean"`, `"zero"` or `"resample"`.
+        reference: the prompts that a mean or resample ablation takes its values from; None: the model's own.
+        progress: called with what is there so far and the share done, after every chunk, the last layers first.
+        cancelled: asked between blocks.
+        first: the `(layer, head)` to compute before all others.
+
+    Raises:
+        InterventionError: for a reference that cannot be used. FeatureOffError: when the model has no heads.
+        CancelledError: when cancelled. ModelChangedError: when the model changed under the sweep.
+
+    Example:
+        >>> table = head_effects(live, session.question)  # doctest: +SKIP
+        >>> table.effects.shape  # doctest: +SKIP
+        (4, 8)
+    """
+    live.need("heads")
+    asked = question.examples if isinstance(question, Question) else (question,)
+    start = time.perf_counter()
+    tables: list[HeadEffects] = []
+    for i, example in enumerate(asked):
+
+        def report(partial: HeadEffects, share: float, i: int = i) -> None:
+            if progress is not None:
+                progress(_mean([*tables, partial]), (i + share) / len(asked))
+
+        sweep = _Sweep(live, example, interventions, mode, Reference.of(reference), cancelled)
+        tables.append(sweep.run(report, first))
+    return replace(_mean(tables), seconds=time.perf_counter() - start)
+
+
+def _mean(tables: Sequence[HeadEffects]) -> HeadEffects:
+    if len(tables) == 1:
+        return tables[0]
+
+    def mean(name: str) -> FloatArray:
+        stack = np.stack([getattr(t, name) for t in tables])
+        counts = np.isfinite(stack).sum(0)
+        return np.where(counts > 0, np.nansum(stack, 0) / np.maximum(counts, 1), np.nan).astype(np.float32)
+
+    names = ("effects", "mlp", "metrics", "mlp_metrics", "kl")
+    baseline = float(np.mean([t.baseline for t in tables]))
+    each = np.stack([t.effects for t in tables])
+    return replace(tables[0], **{n: mean(n) for n in names}, baseline=baseline, n=len(tables), each=each)  # pyright: ignore[reportArgumentType]
+
+
+class _Sweep:
+    """One example's sweep: what is asked, the values put in place, and the table as it fills."""
+
+    def __init__(
+        self,
+        live: LiveModel,
+        asked: Asked,
+        interventions: Sequence[Intervention],
+        mode: AblateMode,
+        reference: Reference | None,
+        cancelled: Cancelled | None,
+    ) -> None:
+        self.live, self.asked, self.mode, self.reference, self.cancelled = live, asked, mode, reference, cancelled
+        self.interventions = tuple(interventions)
+        self.base: Base = base_of(live, asked, interventions, cancelled)
+        self.values: dict[Site, torch.Tensor] = {}
+        self.baseline = float(asked.metric.of(self.base.logits)[0])
+        self.table = self._empty()
+        self.without: dict[tuple[int, int], float] = {}
+
+    def _empty(self) -> HeadEffects:
+        layers = self.live.anatomy.layers
+        shape = (len(layers), max(layer.attention.n_heads for layer in layers if layer.attention is not None))
+        k = min(TOP_K, self.live.anatomy.vocab)
+
+        def nan(*s: int) -> FloatArray:
+            return np.full(s, np.nan, np.float32)
+
+        used = self.reference or self.live.reference
+        named = "" if self.mode == "zero" or used is None else f"{used.name} ({used.digest})"
+        return HeadEffects(
+            nan(*shape), nan(shape[0]), nan(*shape), nan(shape[0]), nan(*shape), np.full(shape, -1), np.full((*shape, k), -1),
+            nan(*shape, k), self.baseline, 2 * self.live.report.floor, self.mode, named,
+        )  # fmt: skip
+
+    def parts(self) -> list[Part]:
+        """Every row that is needed, by layer."""
+        found: list[Part] = []
+        for layer in self.live.anatomy.layers:
+            heads = range(layer.attention.n_heads) if layer.attention is not None else range(0)
+            here = [Part(layer.index, h) for h in heads]
+            if layer.mlp is not None and layer.mlp.write is not None:
+                here.append(Part(layer.index, MLP))
+            found += here + [Part(p.layer, p.head, restored=True) for p in here if self._edited(p) == "value"]
+        return found
+
+    def _edited(self, part: Part) -> str:
+        """How `part` is edited now: its value, only its pattern, or not at all ("")."""
+        found = ""
+        for intervention in (step.intervention for step in self.base.steps):
+            site = intervention.site
+            if site.layer != part.layer or (site.index is not None and site.index != part.head and site.part != "mlp"):
+                continue
+            if (part.head == MLP and site.part == "mlp") or (part.head != MLP and site.part == "z"):
+                if isinstance(intervention, Ablate) and intervention.mode == "edge":
+                    found = found or "pattern"
+                else:
+                    found = "value"
+            elif part.head != MLP and site.part == "pattern":
+                found = found or "pattern"
+        return found
+
+    def value(self, site: Site) -> torch.Tensor:
+        """What replaces all heads of a layer (`[head, d_head]` or `[pos, head, d_head]`), or its MLP's write."""
+        if site not in self.values:
+            value = resolve(self.live, Ablate(site, self.mode, self.reference), self.asked.tokens)
+            assert value is not None
+            self.values[site] = value
+        return self.values[site]
+
+    def births(self, parts: Sequence[Part]) -> list[Birth]:
+        """One birth per layer, a row for every part."""
+        return [
+            self._birth(layer, [p for p in parts if p.layer == layer]) for layer in sorted({p.layer for p in parts})
+        ]
+
+    def _birth(self, layer: int, parts: Sequence[Part]) -> Birth:
+        z, mlp = Site("z", layer), Site("mlp", layer)
+        seen: dict[Site, torch.Tensor] = {}
+        sites = [
+            s
+            for s, wanted in ((z, [p for p in parts if p.head != MLP]), (mlp, [p for p in parts if p.head == MLP]))
+            if wanted
+        ]
+        watch = tuple((s, lambda x, s=s: seen.__setitem__(s, x)) for s in sites if any(p.restored for p in parts))
+
+        def edit_heads(x: torch.Tensor) -> torch.Tensor:
+            value = self._at(z, x)
+            for row, p in enumerate(parts):
+                if p.head != MLP:
+                    own = _row(seen[z], row) if p.restored else value
+                    x[row, :, p.head] = own if own.dim() == 0 else own[..., p.head, :]
+            return x
+
+        def edit_mlp(x: torch.Tensor) -> torch.Tensor:
+            for row, p in enumerate(parts):
+                if p.head == MLP:
+                    x[row] = _row(seen[mlp], row) if p.restored else self._at(mlp, x)
+            return x
+
+        edits = {z: edit_heads, mlp: edit_mlp}
+        return Birth(layer, len(parts), tuple((s, edits[s]) for s in sites), watch)
+
+    def _at(self, site: Site, x: torch.Tensor) -> torch.Tensor:
+        value = self.value(site).to(x.device, x.dtype)
+        by_position = value.dim() == x.dim() - 1
+        if by_position and x.shape[1] == 1:  # the last block may go on at the read position only
+            return value[self.asked.position : self.asked.position + 1]
+        return value
+
+    def run(self, progress: Progress, first: tuple[int, int] | None) -> HeadEffects:
+        """Chunk by chunk, from the last layer down."""
+        parts = self.parts()
+        self._prepare(parts)
+        chunks = chunked(
+            parts, lambda p: p.layer, row_limit(self.live, self.base), first=Part(*first) if first else None
+        )
+        n = len(self.live.anatomy.layers)
+        total, done = sum(n - p.layer for p in parts), 0
+        for chunk in chunks:
+            self._take(chunk, run_units(self.live, self.base, chunk, self.births, self.cancelled))
+            done += sum(n - p.layer for p in chunk)
+            progress(self._snapshot(), done / total)
+        return self.table
+
+    def _prepare(self, parts: Sequence[Part]) -> None:
+        """Values, and the answers without edits of patterns, before the first chunk."""
+        for p in parts:
+            self.value(Site("mlp" if p.head == MLP else "z", p.layer))
+            if not p.restored and self._edited(p) == "pattern":
+                others = [i for i in self.interventions if not _of_pattern(i, p)]
+                row = rows_of(self.base, read_answer(self.live, self.asked, others, self.cancelled).logits[None])
+                self._restore(p, row)
+
+    def _restore(self, p: Part, row: Rows) -> None:
+        key = (p.layer, p.head)
+        self.table.restored[key] = row
+        self.without[key] = float(row.metric[0])
+
+    def _take(self, chunk: Sequence[Part], rows: Rows) -> None:
+        for i, p in enumerate(chunk):
+            if p.restored:
+                self._restore(p, rows.one(i))
+        t = self.table
+        for i, p in enumerate(chunk):
+            if p.restored:
+                continue
+            if p.head == MLP:
+                t.mlp_metrics[p.layer] = rows.metric[i]
+                continue
+            at = (p.layer, p.head)
+            t.metrics[at], t.kl[at], t.ranks[at] = rows.metric[i], rows.kl[i], rows.rank[i]
+            t.top[at], t.probabilities[at] = rows.top[i], rows.probability[i]
+        self._effects()
+
+    def _effects(self) -> None:
+        t = self.table
+        t.effects[:] = self.baseline - t.metrics
+        t.mlp[:] = self.baseline - t.mlp_metrics
+        waiting = {(p.layer, p.head) for p in self.parts() if p.restored} - self.without.keys()
+        for (layer, head), metric in [*self.without.items(), *((key, float("nan")) for key in waiting)]:
+            if head == MLP:
+                t.mlp[layer] = metric - t.mlp_metrics[layer]
+            else:
+                t.effects[layer, head] = metric - t.metrics[layer, head]
+
+    def _snapshot(self) -> HeadEffects:
+        arrays = {k: v.copy() for k, v in vars(self.table).items() if isinstance(v, np.ndarray)}
+        return replace(self.table, **arrays, restored=dict(self.table.restored))
+
+
+def _row(x: torch.Tensor, row: int) -> torch.Tensor:
+    return x[row if x.shape[0] > 1 else 0]
+
+
+def _of_pattern(intervention: Intervention, part: Part) -> bool:
+    site = intervention.site
+    cuts = site.part == "pattern" or (isinstance(intervention, Ablate) and intervention.mode == "edge")
+    return cuts and site.layer == part.layer and site.index in (None, part.head)
