@@ -17,7 +17,7 @@ from interp_widgets.methods import steering as _steering
 from interp_widgets.model.errors import InterpError, InterventionError, ModelRefusedError, PromptError
 from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.live import LiveModel, open_model
-from interp_widgets.model.question import Question
+from interp_widgets.model.question import Example, Question
 from interp_widgets.model.reference import Reference
 from interp_widgets.model.sites import Site
 from interp_widgets.session import Session
@@ -244,8 +244,7 @@ def session_from_json(text: str, model: Any = None, tokenizer: Any = None) -> Se
     interventions = [unpack(i) for i in data.get("interventions", [])]
     session = open(model if model is not None else data.get("model"), tokenizer)
     try:
-        for item in (data.get("question") or [])[:1]:
-            session.ask(item["ids"], item["target"], item["foil"] or None, position=item["position"])
+        _ask_again(session, data.get("question") or [])
         session.set(*interventions)
     except (KeyError, TypeError) as error:
         session.close()
@@ -253,3 +252,15 @@ def session_from_json(text: str, model: Any = None, tokenizer: Any = None) -> Se
     for label in data.get("left_out", []):
         warnings.warn(f"{label}: own code is never loaded; set it again by hand.", stacklevel=2)
     return session
+
+
+def _ask_again(session: Session, items: Sequence[Mapping[str, Any]]) -> None:
+    """Put a saved question; a prompt whose text no longer gives the same tokens is put by its ids."""
+    tokens = session.model.tokens
+    if len(items) > 1:
+        session.ask([Example(i["prompt"], i["target"], i["foil"] or None) for i in items], position=items[0]["position"])
+    for item in items[:1] if len(items) == 1 else ():
+        same = [t.id for t in tokens.encode(item["prompt"])] == item["ids"] if item["prompt"] else False
+        corrupt = "".join(tokens.token(i).text for i in item["corrupt"]) if item["corrupt"] else None
+        prompt = item["prompt"] if same else item["ids"]
+        session.ask(prompt, item["target"], item["foil"] or None, corrupt=corrupt, position=item["position"])

@@ -113,7 +113,7 @@ class Session:
             corrupt = tokens.encode(example.corrupt, bos) if example.corrupt else None
         except PromptError as error:
             raise PromptError(f"Example {n}: {error}") from None if n else error
-        shown = example.prompt if isinstance(example.prompt, str) else "".join(t.text for t in encoded)
+        shown = example.prompt if isinstance(example.prompt, str) else str(tokens.raw.decode([t.id for t in encoded]))
         asked = Asked(shown, encoded, Metric((0,)), target, foil, where, corrupt)
         if not target:
             best = int(self._live.answer(asked).logits.argmax())
