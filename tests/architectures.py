@@ -52,26 +52,54 @@ SIZES: dict[str, Any] = {
     "is_decoder": True, "is_encoder_decoder": False, "add_cross_attention": False, "tie_word_embeddings": False,
 }  # fmt: skip
 
+HALF = ["linear_attention", "full_attention"]
+GRANITE = {"residual_multiplier": 0.22, "logits_scaling": 8.0, "embedding_multiplier": 12.0, "attention_multiplier": 0.1}
+
 SPECIAL: dict[str, dict[str, Any]] = {
-    "cohere_compass_text": {"layer_types": ["sliding_attention", "full_attention"]},
+    "bailing_hybrid": {"layer_types": HALF},
+    "bamba": {"attn_layer_indices": [1]},
+    "cohere_compass_text": {"layer_types": ["full_attention"] * 2, "rope_parameters": {
+        "full_attention": {"rope_type": "default", "rope_theta": 1e4}}},
     "dots1": {"n_shared_experts": 1, "n_routed_experts": 4},
     "dots3_note": {"num_key_value_heads": HEADS},
     "dots3_note_text": {"num_key_value_heads": HEADS},
+    "falcon_h1": {"attention_out_multiplier": 0.9, "ssm_out_multiplier": 0.4, "mlp_multipliers": [0.8, 0.3],
+                  "lm_head_multiplier": 0.6, "embedding_multiplier": 1.7, "key_multiplier": 0.9},
     "gemma3n_text": {"num_kv_shared_layers": 0},
-    "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0}},
-    "gemma4_unified_assistant": {"text_config": {"num_kv_shared_layers": 0}},
+    "gemma4_unified": {"vision_config": {"mm_embed_dim": 32, "patch_size": 2}},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "granite": GRANITE,
+    "granite_swa": GRANITE,
+    "granitemoe": GRANITE,
+    "granitemoe_swa": GRANITE | {"shared_intermediate_size": 32},
+    "granitemoehybrid": GRANITE | {"layer_types": HALF},
+    "granitemoeshared": GRANITE,
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "kimi_linear": {"layer_types": HALF, "linear_head_dim": 8, "linear_num_heads": 4},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "lfm3": {"layer_types": ["conv", "full_attention"]},
     "mamba2": {"num_heads": 8, "head_dim": 16},
+    "qwen3_5": {"layer_types": HALF},
+    "qwen3_5_moe": {"layer_types": HALF},
+    "qwen3_5_moe_text": {"layer_types": HALF},
+    "qwen3_5_text": {"layer_types": HALF},
+    "qwen3_next": {"layer_types": HALF},
+    "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
     "reformer": {"axial_pos_embds_dim": [32, 32], "axial_pos_shape": [8, 8], "attn_layers": ["local", "local"]},
     "roc_bert": {"pronunciation_embed_dim": 32, "pronunciation_vocab_size": 50, "shape_embed_dim": 32,
                  "shape_vocab_size": 50},
-    "zamba": {"layers_block_type": ["mamba", "hybrid"]},
+    "xmod": {"default_language": "en_XX"},
+    "zamba": {"layers_block_type": ["mamba", "hybrid"], "attention_hidden_size": 128, "attention_head_dim": 32},
     "zamba2": {"layers_block_type": ["mamba", "hybrid"]},
     "zaya": {"num_experts_per_tok": 1},
 }  # fmt: skip
 
-NOT_HERE: dict[str, str] = {}
+NOT_HERE: dict[str, str] = {
+    "dbrx": "the installed transformers cannot build it (DbrxAttentionConfig has no rope_theta)",
+    "gemma3n": "needs the timm package for its vision tower; its text model is gemma3n_text",
+    "gemma4_assistant": "drafts from another model's hidden states and cache",
+    "gemma4_unified_assistant": "drafts from another model's hidden states and cache",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +166,8 @@ def quiet() -> Iterator[None]:
 def _shrunk(kind: Any, special: dict[str, Any]) -> Any:
     fields: dict[str, Any] = dict(getattr(kind, "__dataclass_fields__", {}))
     values = {key: value for key, value in SIZES.items() if key in fields}
+    if "qk_rope_head_dim" in fields:  # multi-head latent attention: no grouped heads, and only part of a head is rotated
+        values |= {k: v for k, v in (("head_dim", values["qk_rope_head_dim"]), ("num_key_value_heads", HEADS)) if k in fields}
     values |= {key: _token(key) for key in fields if key.endswith(("_token_id", "_token_index")) and _is_set(fields[key])}
     for key, sub in getattr(kind, "sub_configs", {}).items():
         sub_kind = type(getattr(kind(), key)) if sub.__name__ == "AutoConfig" else sub

@@ -43,10 +43,12 @@ def find_anatomy(module: nn.Module) -> Anatomy:
         recording = record(root, ids)
     blocks = find_blocks(recording)
     config = getattr(root, "config", None)
-    known = config_numbers(config)
+    numbers = config_numbers(config)
+    known = sorted({x for values in numbers.values() for value in values for x in (value, 1.0 / value)})
+    caps = [value for name, values in numbers.items() if _is_cap(name) for value in values]
     taken = [take_apart(block, i, recording, known, _config_of(block, config)) for i, block in enumerate(blocks)]
     layers, errors = [layer for layer, _ in taken], [error for _, error in taken]
-    head = find_head(root, recording, blocks, known)
+    head = find_head(root, recording, blocks, known, caps)
     anatomy = Anatomy(
         root=root,
         embed=embedding(root),
@@ -69,19 +71,23 @@ def find_anatomy(module: nn.Module) -> Anatomy:
     return replace(anatomy, paths=_paths(anatomy))
 
 
-def config_numbers(config: Any) -> list[float]:
-    """Every positive number of a configuration and of those nested in it, and its inverse: multipliers are among them."""
-    found: set[float] = set()
-    stack: list[Any] = [config.to_dict()] if hasattr(config, "to_dict") else []
+def config_numbers(config: Any) -> dict[str, list[float]]:
+    """Every positive number of a configuration and of those nested in it, by its name: multipliers are among them."""
+    found: dict[str, list[float]] = {}
+    stack: list[tuple[str, Any]] = [("", config.to_dict())] if hasattr(config, "to_dict") else []
     while stack:
-        item = stack.pop()
+        name, item = stack.pop()
         if isinstance(item, dict):
-            stack.extend(item.values())
+            stack.extend(item.items())
         elif isinstance(item, list | tuple):
-            stack.extend(item)
+            stack.extend((name, value) for value in item)
         elif isinstance(item, float) and item > 0 and math.isfinite(item):
-            found.update((item, 1.0 / item))
-    return sorted(found)
+            found.setdefault(str(name), []).append(item)
+    return found
+
+
+def _is_cap(name: str) -> bool:
+    return "cap" in name and "logit" in name and not any(word in name for word in ("attn", "attention", "router"))
 
 
 def _config_of(block: Block, config: Any) -> Any:
@@ -96,7 +102,9 @@ def _heads_error(block: Block, recording: Recording) -> float:
         return 0.0
     z, out = wide(heads.output.given), wide(heads.output.gave)
     weight, bias = getattr(heads.output.module, "weight", None), getattr(heads.output.module, "bias", None)
-    if type(weight) is not nn.Parameter or weight.is_meta or not weight.is_floating_point() or weight.dim() != 2:
+    if any(True for _ in heads.output.module.children()) or type(weight) is not nn.Parameter:
+        return 0.0  # an adapter or a quantised projection is no plain matrix
+    if weight.is_meta or not weight.is_floating_point() or weight.dim() != 2:
         return 0.0
     matrix = wide(weight.detach().cpu())
     conv1d = hasattr(heads.output.module, "nf")
@@ -115,12 +123,13 @@ def _notes(layers: Sequence[Layer]) -> tuple[str, ...]:
     if gated := [n.index for n in layers if n.attention is not None and n.attention.gated]:
         notes.append(f"In {_layers(gated)} a head's output passes a gate or a norm before the output projection.")
     if holes := [n for n in layers if n.hole]:
-        notes.append(f"{_layers([n.index for n in holes]).capitalize()} without heads: {holes[0].hole}.")
+        notes.append(f"No heads in {_layers([n.index for n in holes])}: {holes[0].hole}.")
     if others := [n for n in layers if n.others]:
         names = ", ".join(dict.fromkeys(type(w.module).__name__ for n in others for w in n.others))
         notes.append(f"In {_layers([n.index for n in others])} {names} also adds to the residual stream.")
     if carried := [n for n in layers if n.carry != 1.0]:
-        notes.append(f"{_layers([n.index for n in carried]).capitalize()} multiply the stream (L{carried[0].index}: {carried[0].carry:.4g}).")
+        first = f"L{carried[0].index}: {carried[0].carry:.4g}"
+        notes.append(f"The stream is multiplied on its way through {_layers([n.index for n in carried])} ({first}).")
     return tuple(notes)
 
 

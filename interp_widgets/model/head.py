@@ -29,7 +29,7 @@ class Head:
     gap: str | None
 
 
-def find_head(root: nn.Module, recording: Recording, blocks: Sequence[Block], known: Sequence[float]) -> Head:
+def find_head(root: nn.Module, recording: Recording, blocks: Sequence[Block], known: Sequence[float], caps: Sequence[float]) -> Head:
     """The innermost unembedding that the last stream reaches through at most one module.
 
     Raises:
@@ -40,13 +40,13 @@ def find_head(root: nn.Module, recording: Recording, blocks: Sequence[Block], kn
     holders = [c for c in recording.calls if (c is inner or inner.inside(c)) and c.start > last.call.end]
     for call in reversed(holders):
         way = _way(recording, last, call)
-        scale, cap, error = _scale_and_cap(recording, call, known)
+        scale, cap, error = _scale_and_cap(recording, call, known, caps)
         if way is not None and error < 1e-2:
             norm, hidden_scale = way
             linear = is_projection(call.module) and (norm is None or is_norm(norm))
             gap = None if linear else f"{type(norm or call.module).__name__} before the logits is more than a norm and a matrix"
             return Head(call.module, norm, hidden_scale, scale, cap, error, gap)
-    scale, cap, error = _scale_and_cap(recording, inner, known)
+    scale, cap, error = _scale_and_cap(recording, inner, known, caps)
     between = [c for c in recording.calls if last.call.end < c.start and c.end < inner.start and c.gave is not None]
     norm = between[0].module if between else None
     gap = f"{type(between[-1].module).__name__ if between else type(root).__name__} changes the stream before the unembedding"
@@ -87,14 +87,17 @@ def _factor(a: Tensor, b: Tensor) -> float | None:
     return factor(a, b) if a.numel() == b.numel() and a.shape[-1] == b.shape[-1] else None
 
 
-def _scale_and_cap(recording: Recording, unembed: Call, known: Sequence[float]) -> tuple[float, float | None, float]:
+def _scale_and_cap(
+    recording: Recording, unembed: Call, known: Sequence[float], caps: Sequence[float]
+) -> tuple[float, float | None, float]:
     """The scale and the cap from an unembedding's output to the logits, and how far off the two leave them."""
     logits = wide(recording.logits)
     if unembed.gave is None or unembed.gave.dim() != 3 or unembed.gave.shape[-1] < logits.shape[-1]:
         return 1.0, None, float("inf")
     raw = wide(unembed.gave)[..., : logits.shape[-1]]
     fitted = float((raw * logits).sum() / (raw * raw).sum().clamp_min(1e-300))
-    tries: list[tuple[float, float | None]] = [(1.0, None)]
+    # In half precision a cap far above the logits cannot be seen in the numbers: the configuration's word comes first.
+    tries: list[tuple[float, float | None]] = [*((1.0, cap) for cap in caps), (1.0, None)]
     tries += [(s, None) for s in known if abs(s / fitted - 1) < 0.02] if fitted else []
     tries += [(fitted, None), *((s, c) for c in known if c >= 1 for s in (1.0, *known)), (1.0, _solved_cap(raw, logits))]
     tolerance = 8 * max(torch.finfo(recording.logits.dtype).eps, torch.finfo(unembed.gave.dtype).eps)

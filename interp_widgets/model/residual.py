@@ -9,7 +9,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-TOLERANCE = 4.0  # rounding errors of the model's dtype that an identity may be off by, root mean square
+TOLERANCE = 1.0  # rounding steps of the model's dtype that an identity may be off by, root mean square
 
 
 @dataclass(frozen=True)
@@ -49,22 +49,20 @@ def factor(a: Tensor, b: Tensor) -> float | None:
     if k == 0.0:
         return None
     limit = 4 * max(rounding(a.dtype), rounding(b.dtype))
-    return snap(k, (), limit) if float((x - k * y).norm()) <= limit * float(x.norm()) else None
+    return snap(k, (), limit * abs(k)) if float((x - k * y).norm()) <= limit * float(x.norm()) else None
 
 
 def snap(value: float, known: Sequence[float], limit: float) -> float:
     """`value`, or 1 or the number of the configuration that it is up to rounding."""
-    for candidate in (1.0, -1.0, *known):
-        if abs(value - candidate) <= 4 * limit * abs(candidate):
-            return float(candidate)
-    return value
+    near = [c for c in (1.0, -1.0, *known) if abs(value - c) <= limit + 1e-12]
+    return float(min(near, key=lambda c: (abs(c) != 1.0, abs(value - c)))) if near else value
 
 
 class Sums:
     """The search for sums: `out` against `start` and the candidate `parts`, all `[batch, pos, d_model]`."""
 
     def __init__(self, start: Tensor, out: Tensor, parts: Sequence[Tensor], known: Sequence[float] = ()) -> None:
-        self.eps = rounding(out.dtype)
+        self.eps = max(rounding(out.dtype), 1e-11)  # the sums are solved in float64 themselves
         self.known = known
         self.start, self.out = wide(start).flatten(), wide(out).flatten()
         self.parts = [wide(p).flatten() for p in parts]
@@ -81,28 +79,29 @@ class Sums:
         columns = ([0] if carried else []) + [i + 1 for i in live]
         target = len(self.parts) + 1
         right = self.gram[columns, target] - (0 if carried else self.gram[columns, 0])
-        solution = self._solve(columns, right)
-        if solution is None:
+        solved = self._solve(columns, right)
+        if solved is None:
             return None
-        limit = max(self.eps, 1e-6)
-        values = [snap(float(v), self.known, 4 * limit) for v in solution]
+        values = [snap(float(v), self.known, 5 * float(doubt) + self.eps * abs(float(v))) for v, doubt in zip(*solved, strict=True)]
         carry = values.pop(0) if carried else 1.0
         scales = dict(zip(live, values, strict=True))
-        if abs(carry) * float(self.gram[0, 0]) ** 0.5 < TOLERANCE * len(self.out) ** 0.5:
+        if abs(carry) * float(self.gram[0, 0]) ** 0.5 < 4 * len(self.out) ** 0.5:
             return None  # nothing of the stream goes on
-        if any(abs(s) * self.norms[i] < TOLERANCE * len(self.out) ** 0.5 for i, s in scales.items()):
+        if any(abs(s) * self.norms[i] < 4 * len(self.out) ** 0.5 for i, s in scales.items()):
             return None  # a factor of nothing: the part is not needed
         return self._judge(parts, tuple(scales.get(i, 1.0) for i in parts), carry)
 
-    def _solve(self, columns: list[int], right: Tensor) -> Tensor | None:
+    def _solve(self, columns: list[int], right: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The factors and their standard errors; None when the columns depend on each other."""
         if not columns:
-            return torch.zeros(0, dtype=torch.float64)
+            return torch.zeros(0), torch.zeros(0)
         square = self.gram[columns][:, columns]
         scale = square.diagonal().sqrt()
         normed = square / scale[:, None] / scale[None, :]
         if float(torch.linalg.eigvalsh(normed)[0]) < 1e-9:
             return None
-        return torch.linalg.solve(normed, right / scale) / scale
+        inverse = torch.linalg.inv(normed)
+        return inverse @ (right / scale) / scale, inverse.diagonal().sqrt() / scale
 
     def _judge(self, parts: tuple[int, ...], scales: tuple[float, ...], carry: float) -> Fit | None:
         total = carry * self.start
@@ -116,9 +115,9 @@ class Sums:
         return Fit(parts, scales, carry, float(off.norm()) / self.size)
 
     def search(self, groups: Sequence[Sequence[int]], extra: Sequence[int]) -> Fit | None:
-        """The first sum that fits: one part of each of `groups`, then with one or two of `extra`, then with a carry."""
-        for carried in (False, True):
-            for more in range(3):
+        """The simplest sum that fits: one part of each of `groups`, then with a carry, then with more of `extra`."""
+        for more in range(3 if groups else 4):
+            for carried in (False, True):
                 tries = [(*c, *o) for o in combinations(extra, more) for c in _choices(groups) if not set(c) & set(o)]
                 fits = [found for parts in tries if (found := self.fit(parts, carried))]
                 if fits:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from interp_widgets.model.blocks import Block, is_projection, projections
+from interp_widgets.model.blocks import Block, is_norm, is_projection, projections
 from interp_widgets.model.parts import Attention, Layer, Mlp, Write
 from interp_widgets.model.probe import Call, Recording, Softmax
 from interp_widgets.model.residual import Fit, Sums, factor, same
@@ -47,7 +47,7 @@ class Total:
 def take_apart(block: Block, index: int, recording: Recording, known: Sequence[float], config: Any) -> tuple[Layer, float | None]:
     """One layer, and the relative error of its sum (None when what it adds was not found)."""
     heads = find_heads(block, recording)
-    total = _total(block, heads, known)
+    total = _total(block, heads, recording, known)
     rest = list(total.rest) if total else []
     mlp = rest.pop(at) if (at := _mlp_at(block, rest, heads is not None)) is not None else None
     layer = Layer(
@@ -168,34 +168,40 @@ def _hole(block: Block, recording: Recording, others: list[Addition], mlp: Addit
     if softmaxes := _softmaxes(block, recording):
         module = type(recording.calls[softmaxes[-1].call].module).__name__
         return f"{module} has no single output projection whose input is its heads side by side"
-    children = [c.module for c in block.calls if any(True for _ in c.module.children())]
-    mixers = [m for m in children if mlp is None or m is not mlp.call.module]
-    mixers = [a.call.module for a in others] or mixers
     if mlp is not None and not others:
         return "this block is an MLP alone"
-    name = type(mixers[0]).__name__ if mixers else type(block.call.module).__name__
-    return f"{name} takes no softmax over positions, so it has no heads"
+    at = recording.calls.index(block.call)
+    parts = [c for c in block.calls if c.parent == at and not is_norm(c.module)]
+    mixer = next((c.module for c in parts if mlp is None or c.module is not mlp.call.module), block.call.module)
+    return f"{type(mixer).__name__} takes no softmax over positions, so it has no heads"
 
 
 # ---- sums -------------------------------------------------------------------------------------------------------------
 
 
-def _total(block: Block, heads: Heads | None, known: Sequence[float]) -> Total | None:
+def _total(block: Block, heads: Heads | None, recording: Recording, known: Sequence[float]) -> Total | None:
     """How the block's output is a sum: of the stream and what is added to it, or norm by norm."""
     candidates = block.candidates()
     values = [v for c in candidates if (v := block.value(c)) is not None]
     carriers = _carriers(block, heads.output, candidates) if heads else []
-    entries = [c for c in block.norms() if same(block.given(c), block.start)]
-    rest = [
-        i for i, c in enumerate(candidates) if i not in carriers and not _holds(c, heads) and not any(c is e for e in entries)
-    ]
+    rest = [i for i, c in enumerate(candidates) if i not in carriers and not _holds(c, heads) and not _enters(block, c)]
+    last = [i for i in rest if not _read_again(block, candidates[i])]
     groups = [carriers] if carriers else []
     sums = Sums(block.start, block.out, values, known)
-    fit = sums.search(groups, rest)
+    fit = sums.search(groups, last) or sums.fit(_everything(block, candidates, recording))
+    if fit is None and len(last) < len(rest):
+        fit = sums.search(groups, rest)
     if fit is None:
         return _normed_total(block, candidates, values, carriers, rest, known)
     silent = [i for i in rest if sums.norms[i] == 0.0]
     return _as_total(block, candidates, fit, carriers, silent)
+
+
+def _everything(block: Block, candidates: list[Call], recording: Recording) -> tuple[int, ...]:
+    """What every child of the block gave, but for norms: a block of many parts adds them all."""
+    at = recording.calls.index(block.call)
+    given = [block.value(c) for c in block.calls if c.parent == at and not is_norm(c.module)]
+    return tuple(i for i, c in enumerate(candidates) if any(same(block.value(c), v) for v in given))
 
 
 def _as_total(block: Block, candidates: list[Call], fit: Fit, carriers: list[int], silent: list[int]) -> Total:
@@ -237,6 +243,17 @@ def _normed_total(
             attention, others = (mixer, (mlp,)) if carriers else (None, (mixer, mlp))
             return Total(attention, others, 1.0, max(first.error, last.error), middle, post_norm=True)
     return None
+
+
+def _enters(block: Block, call: Call) -> bool:
+    """Whether a call is a norm of the stream that the block is given: what the block's parts read, not what they write."""
+    return is_norm(call.module) and same(block.given(call), block.start)
+
+
+def _read_again(block: Block, call: Call) -> bool:
+    """Whether another module of the block reads what a call gave."""
+    value = block.value(call)
+    return any(c.start > call.end and same(block.given(c), value) for c in block.calls)
 
 
 def _holds(call: Call, heads: Heads | None) -> bool:

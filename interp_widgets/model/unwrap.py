@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from interp_widgets.model.errors import ModelRefusedError
-from interp_widgets.model.probe import compiled_parts, logits_of, plain_forward, quiet
+from interp_widgets.model.probe import compiled_parts, embedding, logits_of, plain_forward, quiet, vocabulary
 
 
 def unwrap(module: object) -> tuple[nn.Module, tuple[str, ...]]:
@@ -46,6 +46,7 @@ def _from_peft(module: nn.Module) -> nn.Module:
     for config in configs.values():
         if getattr(config, "is_prompt_learning", False):
             kind = getattr(config, "peft_type", "prompt learning")
+            kind = getattr(kind, "value", kind)
             message = f"The adapter is {kind}, which prepends virtual tokens to every prompt: merge or remove it first."
             raise ModelRefusedError(message)
     inner = module.get_base_model()  # pyright: ignore[reportCallIssue]
@@ -119,6 +120,12 @@ def refuse_outcome(root: nn.Module, ids: Tensor) -> Tensor:
     logits = logits_of(output)
     if logits is None or getattr(output, "last_hidden_state", None) is logits:
         message = f"{name} has no lm_head: it gives hidden states, not logits. Open the same checkpoint as a ForCausalLM class."
+        raise ModelRefusedError(message)
+    if logits.shape[-1] < vocabulary(embedding(root)) // 2:
+        message = (
+            f"{name} gives {logits.shape[-1]} numbers per token where the vocabulary has {vocabulary(embedding(root))}: "
+            "it classifies tokens. Open a causal language model (its class ends in ForCausalLM)."
+        )
         raise ModelRefusedError(message)
     return logits
 
