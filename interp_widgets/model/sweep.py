@@ -94,6 +94,7 @@ class Birth:
         layer: the block; the number of blocks stands for the final norm.
         count: how many rows.
         edits: at a site of this block, what `[count, pos, ...]` (copies of the base row's) becomes; may be done in place.
+        after: how many of the base's interventions act before these edits; None for all of them.
         watch: called with what is at a site, `[count, pos, ...]` or one row for all, before the interventions that stay on
             act there.
     """
@@ -102,6 +103,12 @@ class Birth:
     count: int
     edits: tuple[tuple[Site, Edit], ...]
     watch: tuple[tuple[Site, Callable[[torch.Tensor], None]], ...] = ()
+    after: int | None = None
+
+    @property
+    def inside(self) -> bool:
+        """Whether all edits are past the attention of the block, so that it need not be computed for every row."""
+        return all(site.part in ("z", "mlp") for site, _ in self.edits)
 
 
 @dataclass(frozen=True)
@@ -223,9 +230,9 @@ class Walk:
         """An empty program."""
         return self.live.program(self.cancelled)
 
-    def place_steps(self, program: Program) -> None:
+    def place_steps(self, program: Program, steps: Sequence[Step]) -> None:
         """The interventions that stay on act on every row alike."""
-        for step in self.base.steps:
+        for step in steps:
             place_step(self.live, program, step, lambda: self.rows)
 
     def narrowing(self, program: Program) -> None:
@@ -255,16 +262,19 @@ class Walk:
         program = self.program()
         for site, look in birth.watch:
             place(program, self.live.anatomy, site, lambda: self.rows, look)
-        self.place_steps(program)
+        self.place_steps(program, self.base.steps[: birth.after])
         for site, edit in birth.edits:
             place(program, self.live.anatomy, site, lambda: self.rows, self._grown(birth.count, edit))
-        if narrow:
+        if birth.after is not None:
+            self.place_steps(program, self.base.steps[birth.after :])
+        if narrow and birth.inside:
             self.narrowing(program)
         n = len(self.live.anatomy.layers)
         stream = self.base.trace.calls[birth.layer].hidden if birth.layer < n else self.base.trace.last
         assert stream is not None
-        self.rows = 1 if self.split else birth.count
-        if not self.split:
+        split = self.split and birth.inside
+        self.rows = 1 if split else birth.count
+        if not split:
             stream = stream.expand(birth.count, -1, -1)
         if birth.layer < n:
             return self._full(self.call(birth.layer, stream, program), birth.count)
@@ -286,9 +296,9 @@ class Walk:
         n = len(self.live.anatomy.layers)
         carried: torch.Tensor | None = None
         plain = self.program()
-        self.place_steps(plain)
+        self.place_steps(plain, self.base.steps)
         short = self.program()
-        self.place_steps(short)
+        self.place_steps(short, self.base.steps)
         self.narrowing(short)
         for layer in range(births[0].layer, n):
             last = self.narrow and layer == n - 1
@@ -374,11 +384,13 @@ def _whole_batch(
     for birth, at, own in placed:
         for site, look in birth.watch:
             place(program, live.anatomy, site, lambda: count, _seen_rows(at, own, birth.count, look))
-    for step in base.steps:
-        place_step(live, program, step, lambda: count)
-    for birth, at, own in placed:
-        for site, edit in birth.edits:
-            place(program, live.anatomy, site, lambda: count, _edited_rows(at, own, birth.count, edit))
+    for i, step in enumerate([*base.steps, None]):
+        for birth, at, own in placed:
+            if i == (len(base.steps) if birth.after is None else birth.after):
+                for site, edit in birth.edits:
+                    place(program, live.anatomy, site, lambda: count, _edited_rows(at, own, birth.count, edit))
+        if step is not None:
+            place_step(live, program, step, lambda: count)
     position = base.asked.position
     _, hidden = forward(live.caller, live.anatomy, batch, program, [position])
     return hidden[:, -1] if hidden.shape[1] == 1 else hidden[:, position]
