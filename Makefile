@@ -14,7 +14,6 @@ TORCH := torch==2.13.0
 export OMP_NUM_THREADS ?= 2
 export MKL_NUM_THREADS ?= $(OMP_NUM_THREADS)
 export TOKENIZERS_PARALLELISM ?= false
-export PYTHONDONTWRITEBYTECODE ?= 1
 
 .PHONY: help demo test setup peers bench soak matrix card retrain watch format clean
 
