@@ -16,6 +16,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from interp_widgets.model.probe import plain_forward
 
 LARGEST = 5_000_000
 VOCAB, WIDTH, HEADS, KV_HEADS, HEAD_WIDTH, LAYERS = 128, 64, 4, 2, 16, 2
@@ -53,7 +56,12 @@ SIZES: dict[str, Any] = {
 }  # fmt: skip
 
 HALF = ["linear_attention", "full_attention"]
-GRANITE = {"residual_multiplier": 0.22, "logits_scaling": 8.0, "embedding_multiplier": 12.0, "attention_multiplier": 0.1}
+GRANITE = {
+    "residual_multiplier": 0.22,
+    "logits_scaling": 8.0,
+    "embedding_multiplier": 12.0,
+    "attention_multiplier": 0.1,
+}
 
 SPECIAL: dict[str, dict[str, Any]] = {
     "bailing_hybrid": {"layer_types": HALF},
@@ -166,9 +174,15 @@ def quiet() -> Iterator[None]:
 def _shrunk(kind: Any, special: dict[str, Any]) -> Any:
     fields: dict[str, Any] = dict(getattr(kind, "__dataclass_fields__", {}))
     values = {key: value for key, value in SIZES.items() if key in fields}
-    if "qk_rope_head_dim" in fields:  # multi-head latent attention: no grouped heads, and only part of a head is rotated
-        values |= {k: v for k, v in (("head_dim", values["qk_rope_head_dim"]), ("num_key_value_heads", HEADS)) if k in fields}
-    values |= {key: _token(key) for key in fields if key.endswith(("_token_id", "_token_index")) and _is_set(fields[key])}
+    if (
+        "qk_rope_head_dim" in fields
+    ):  # multi-head latent attention: no grouped heads, and only part of a head is rotated
+        values |= {
+            k: v for k, v in (("head_dim", values["qk_rope_head_dim"]), ("num_key_value_heads", HEADS)) if k in fields
+        }
+    values |= {
+        key: _token(key) for key in fields if key.endswith(("_token_id", "_token_index")) and _is_set(fields[key])
+    }
     for key, sub in getattr(kind, "sub_configs", {}).items():
         sub_kind = type(getattr(kind(), key)) if sub.__name__ == "AutoConfig" else sub
         values[key] = _shrunk(sub_kind, special.get(key, {}))
@@ -196,3 +210,185 @@ def perturb(model: nn.Module) -> None:
                 continue
             noise = torch.randn(weight.shape, generator=generator)
             weight.add_(noise * (0.15 if weight.dim() < 2 else 0.7 / weight.shape[-1] ** 0.5))
+
+
+# ---- what of it can be opened -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: `status` is `verified`, `partly`, `refused` or `not built`; `errors` are relative."""
+
+    name: str
+    class_name: str
+    status: str
+    reason: str
+    layers: int = 0
+    heads: int = 0
+    holes: int = 0
+    errors: tuple[tuple[str, float], ...] = ()
+
+
+def examine(architecture: Architecture) -> Row:
+    """Open one architecture and hold what was found against forwards of its own, on another prompt."""
+    from interp_widgets.model.anatomy import find_anatomy
+    from interp_widgets.model.errors import ModelRefusedError
+
+    name, class_name, model = architecture.name, architecture.class_name, architecture.model
+    if model is None:
+        return Row(name, class_name, "not built", architecture.reason)
+    try:
+        with quiet():
+            anatomy = find_anatomy(model)
+            errors = identities(anatomy)
+    except ModelRefusedError as error:
+        return Row(name, class_name, "refused", str(error))
+    missing = {k: v for k, v in anatomy.gaps.items() if k != "neurons"}
+    reason = "; ".join(dict.fromkeys(f"{feature}: {why}" for feature, why in missing.items()))
+    wrong = [f"{key} off by {error:.1e}" for key, error in errors.items() if error > 1e-5]
+    status = "verified" if not missing and not wrong else "partly"
+    attentions = [layer.attention for layer in anatomy.layers if layer.attention is not None]
+    return Row(
+        name, class_name, status, "; ".join((*wrong, reason)) if wrong else reason or "; ".join(anatomy.notes),
+        len(anatomy.layers), sum(a.n_heads for a in attentions), len(anatomy.layers) - len(attentions), tuple(errors.items()),
+    )  # fmt: skip
+
+
+def identities(anatomy: Any) -> dict[str, float]:
+    """The largest relative error of each identity, measured with plain hooks on a prompt that the probe never saw."""
+    ids = torch.randint(VOCAB // 2, VOCAB, (1, 7), generator=torch.Generator().manual_seed(2))
+    seen = Seen(anatomy, ids)
+    errors = {"heads": 0.0, "layout": 0.0, "writes": 0.0, "logits": 0.0 if "lens" in anatomy.gaps else seen.logits_error()}
+    for layer in anatomy.layers:
+        if layer.attention is not None:
+            errors["heads"] = max(errors["heads"], seen.heads_error(layer))
+        if not layer.post_norm and (layer.attention is None or layer.attention.write is not None) and "writes" not in anatomy.gaps:
+            errors["writes"] = max(errors["writes"], seen.writes_error(layer))
+    first = next((layer for layer in anatomy.layers if layer.attention is not None), None)
+    if first is not None:
+        errors["layout"] = layout_error(anatomy, first, ids)
+    return errors
+
+
+class Seen:
+    """What every module of an anatomy was given and gave in one forward."""
+
+    def __init__(self, anatomy: Any, ids: torch.Tensor) -> None:
+        self.anatomy, self.shape = anatomy, ids.shape
+        self.given: dict[int, torch.Tensor] = {}
+        self.gave: dict[int, Any] = {}
+        handles = [m.register_forward_hook(self._keep, with_kwargs=True) for m in anatomy.root.modules()]
+        try:
+            with torch.no_grad():
+                self.logits = plain_forward(anatomy.root, ids).logits.double()
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _keep(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor) and v.is_floating_point() and v.dim() > 1]
+        if tensors:
+            self.given[id(module)] = tensors[0].detach().clone()
+        whole = output if isinstance(output, torch.Tensor) else [v.clone() if isinstance(v, torch.Tensor) else v for v in output]
+        self.gave[id(module)] = whole.detach().clone() if isinstance(whole, torch.Tensor) else whole
+
+    def written(self, write: Any) -> torch.Tensor:
+        gave = self.gave[id(write.module)]
+        value = gave if write.index is None else gave[write.index]
+        return write.scale * value.double().reshape(*self.shape, -1)
+
+    def heads_error(self, layer: Any) -> float:
+        """The heads' own results and the bias against the output of the projection."""
+        module = layer.attention.output
+        z = self.given[id(module)].double().reshape(*self.shape, layer.attention.n_heads, layer.attention.d_head)
+        weight = module.weight.detach().double()
+        weight = weight if hasattr(module, "nf") else weight.T
+        total = torch.einsum("bphd,hdm->bphm", z, weight.unflatten(0, (layer.attention.n_heads, -1))).sum(2)
+        bias = getattr(module, "bias", None)
+        total = total if bias is None else total + bias.detach().double()
+        return _off(total, self.gave[id(module)].double().reshape(total.shape))
+
+    def writes_error(self, layer: Any) -> float:
+        """The stream that entered and what was added against the stream that left."""
+        out = self.gave[id(layer.module)]
+        out = (out if layer.output is None else out[layer.output]).double()
+        total = layer.carry * self.given[id(layer.module)].double()
+        parts = [part.write for part in (layer.attention, layer.mlp) if part is not None]
+        for write in (*parts, *layer.others):
+            total = total + self.written(write)
+        return _off(total, out)
+
+    def logits_error(self) -> float:
+        """The last stream, normed, unembedded, scaled and capped, against the model's logits."""
+        a = self.anatomy
+        last = a.layers[-1]
+        stream = self.gave[id(last.module)]
+        stream = stream if last.output is None else stream[last.output]
+        with torch.no_grad():
+            hidden = stream if a.final_norm is None else a.final_norm(stream)
+            raw = a.unembed(a.hidden_scale * hidden).double()[..., : a.vocab] * a.logit_scale
+        raw = raw if a.softcap is None else a.softcap * torch.tanh(raw / a.softcap)
+        return _off(raw, self.logits)
+
+
+def _off(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).norm() / b.norm().clamp_min(1e-30))
+
+
+class Without(TorchFunctionMode):
+    """Zeroes what one head takes from the values, behind every softmax over positions."""
+
+    def __init__(self, head: int, length: int) -> None:
+        super().__init__()
+        self.head, self.length, self.shape = head, length, torch.Size()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if name == "softmax" and result.dim() >= 3 and result.shape[-2] == self.length <= result.shape[-1]:
+            self.shape = result.shape
+        product = name in ("matmul", "__matmul__", "bmm") and args[0].shape[-2:-1] == self.shape[-2:-1]
+        product = product and args[0].numel() <= self.shape.numel() and args[0].shape[-1] >= self.length
+        if name == "scaled_dot_product_attention" or product:
+            self.shape = torch.Size()
+            result = result.clone()
+            (result[0] if result.dim() == 4 else result)[self.head] = 0.0  # one prompt: [1, head, ...] or [head, ...]
+        return result
+
+
+def layout_error(anatomy: Any, layer: Any, ids: torch.Tensor) -> float:
+    """Zero one head behind its softmax: its slice of z is zero, or at least no other slice moves."""
+    attention = layer.attention
+    kept: list[torch.Tensor] = []
+    handle = attention.output.register_forward_pre_hook(lambda _m, args: kept.append(args[0].detach().clone()))
+    try:
+        with torch.no_grad():
+            plain_forward(anatomy.root, ids)
+            for head in range(attention.n_heads):
+                with Without(head, ids.shape[1]):
+                    plain_forward(anatomy.root, ids)
+    finally:
+        handle.remove()
+    plain, *edited = (z.reshape(*ids.shape, attention.n_heads, attention.d_head) for z in kept)
+    worst = 0.0
+    for head, z in enumerate(edited):
+        others = [h for h in range(attention.n_heads) if h != head]
+        own, moved = float(z[:, :, head].abs().max()), float((z - plain)[:, :, others].abs().max())
+        unmoved = torch.equal(z[:, :, head], plain[:, :, head])
+        worst = max(worst, min(own, moved) / float(plain.abs().max()), float(unmoved))
+    return worst
+
+
+def table() -> list[Row]:
+    """Every architecture, examined."""
+    return [examine(architecture) for architecture in models()]
+
+
+if __name__ == "__main__":
+    import sys
+    from collections import Counter
+
+    rows = [examine(build(name)) for name in sys.argv[1:] or names()]
+    for row in rows:
+        print(f"{row.status:9} {row.name:28} {row.layers} layers {row.heads} heads  {row.reason}")
+    print(dict(Counter(row.status for row in rows)))

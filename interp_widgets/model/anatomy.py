@@ -15,7 +15,7 @@ from interp_widgets.model.head import Head, find_head
 from interp_widgets.model.parts import Anatomy, Attention, Layer, Mlp, Write
 from interp_widgets.model.probe import Recording, embedding, probe_ids, quiet, record
 from interp_widgets.model.residual import same, wide
-from interp_widgets.model.structure import find_heads, take_apart
+from interp_widgets.model.structure import Heads, attention_count, find_heads, is_gated, settled, take_apart
 from interp_widgets.model.unwrap import refuse_outcome, refuse_structure, unwrap
 
 __all__ = ["Anatomy", "Attention", "Layer", "Mlp", "Write", "find_anatomy"]
@@ -46,7 +46,11 @@ def find_anatomy(module: nn.Module) -> Anatomy:
     numbers = config_numbers(config)
     known = sorted({x for values in numbers.values() for value in values for x in (value, 1.0 / value)})
     caps = [value for name, values in numbers.items() if _is_cap(name) for value in values]
-    taken = [take_apart(block, i, recording, known, _config_of(block, config)) for i, block in enumerate(blocks)]
+    heads = _heads(root, blocks, recording)
+    taken = [
+        take_apart(block, found, i, recording, known, _config_of(block, config))
+        for i, (block, found) in enumerate(zip(blocks, heads, strict=True))
+    ]
     layers, errors = [layer for layer, _ in taken], [error for _, error in taken]
     head = find_head(root, recording, blocks, known, caps)
     anatomy = Anatomy(
@@ -61,9 +65,9 @@ def find_anatomy(module: nn.Module) -> Anatomy:
         logit_scale=head.scale,
         hidden_scale=head.hidden_scale,
         notes=(*notes, *_notes(layers)),
-        gaps=_gaps(layers, errors, blocks, head),
+        gaps=_gaps(layers, errors, blocks, head, recording),
         errors={
-            "heads": max((_heads_error(b, recording) for b in blocks), default=0.0),
+            "heads": max((_heads_error(found) for found in heads if found), default=0.0),
             "writes": max((e for e in errors if e is not None), default=0.0),
             "logits": head.error,
         },
@@ -95,10 +99,27 @@ def _config_of(block: Block, config: Any) -> Any:
     return getattr(block.call.module, "config", text() if callable(text) else config)
 
 
-def _heads_error(block: Block, recording: Recording) -> float:
+def _heads(root: nn.Module, blocks: Sequence[Block], recording: Recording) -> list[Heads | None]:
+    """Each block's heads; where z is gated, one more forward per kind of attention shows whose slice is whose."""
+    found = [find_heads(block, recording) for block in blocks]
+    kinds: dict[tuple[type[nn.Module], int], int | None] = {}
+    for i, heads in enumerate(found):
+        if heads is None or not is_gated(heads):
+            continue
+        kind = type(heads.module), heads.n_heads
+        if kind not in kinds:
+            with quiet(root):
+                silent = record(root, recording.ids, silence=recording.calls[heads.softmax.call].name)
+            shown = settled(heads, silent)
+            kinds[kind] = shown.n_heads if shown else None
+        count = kinds[kind]
+        found[i] = None if count is None else replace(heads, n_heads=count)
+    return found
+
+
+def _heads_error(heads: Heads) -> float:
     """How far the heads' own results and the bias are from the output of the projection, relative; 0 if it has no matrix."""
-    heads = find_heads(block, recording)
-    if heads is None or heads.output.given is None or heads.output.gave is None:
+    if heads.output.given is None or heads.output.gave is None:
         return 0.0
     z, out = wide(heads.output.given), wide(heads.output.gave)
     weight, bias = getattr(heads.output.module, "weight", None), getattr(heads.output.module, "bias", None)
@@ -138,7 +159,13 @@ def _layers(indices: Sequence[int]) -> str:
     return f"{'layer' if len(indices) == 1 else 'layers'} {shown}{', ...' if len(indices) > 6 else ''}"
 
 
-def _gaps(layers: Sequence[Layer], errors: Sequence[float | None], blocks: Sequence[Block], head: Head) -> dict[str, str]:
+def _gaps(
+    layers: Sequence[Layer],
+    errors: Sequence[float | None],
+    blocks: Sequence[Block],
+    head: Head,
+    recording: Recording,
+) -> dict[str, str]:
     """What this model cannot have, by feature, with the reason."""
     gaps: dict[str, str] = {}
     if all(layer.attention is None for layer in layers):
@@ -151,11 +178,18 @@ def _gaps(layers: Sequence[Layer], errors: Sequence[float | None], blocks: Seque
         kinds = dict.fromkeys(type(layer.mlp.module).__name__ for layer in layers if layer.mlp)
         gaps["neurons"] = f"the MLPs ({', '.join(kinds) or 'none found'}) have no single down projection"
     if any(layer.post_norm for layer in layers):
-        gaps["direct"] = "each layer normalises the stream after adding to it, so the last stream is no sum of what was added"
+        gaps["direct"] = (
+            "each layer normalises the stream after adding to it, so the last stream is no sum of what was added"
+        )
     if head.gap is not None:
         gaps["direct"] = head.gap
+    if not head.reached:
+        gaps["lens"] = head.gap or "the unembedding is not reached"
     if head.error > 1e-2:
         gaps["logits"] = f"norm and unembedding do not give the logits (off by {head.error:.2g})"
+    crowded = [b.call.name for b in blocks if attention_count(b, recording) > 1]
+    if crowded and "heads" not in gaps:
+        gaps["every head"] = f"{crowded[0]} holds several attentions; only the last one's heads are named"
     breaks = [a.call.name for a, b in pairwise(blocks) if not same(a.out, b.start)]
     if breaks:
         gaps["stream"] = f"the stream that leaves {breaks[0]} is changed before the next block reads it"

@@ -38,14 +38,18 @@ class Block:
         return value.reshape(self.out.shape)
 
     def candidates(self) -> list[Call]:
-        """Calls whose output is as wide as the stream, each value once (where it was seen last), by the end of the call."""
-        found = sorted((c for c in self.calls if self.value(c) is not None), key=lambda c: c.end)
+        """Calls whose output is as wide as the stream, each value once, by the end of the call.
+
+        Of several calls with one value the last is taken: what is really added. A module that is called several times (one
+        dropout for attention and MLP) is no place of its own and left out.
+        """
+        found = sorted((c for c in self.calls if c.times == 1 and self.value(c) is not None), key=lambda c: c.end)
         values = [self.value(c) for c in found]
         return [c for i, c in enumerate(found) if not any(same(values[i], later) for later in values[i + 1 :])]
 
     def norms(self) -> list[Call]:
         """Norms as wide as the stream, in the order of their calls."""
-        return [c for c in self.calls if is_norm(c.module) and self.value(c) is not None and self.given(c) is not None]
+        return [c for c in self.calls if c.times == 1 and is_norm(c.module) and self.value(c) is not None and self.given(c) is not None]
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -104,7 +108,9 @@ def _chain(modules: nn.ModuleList | nn.Sequential, by_module: dict[int, list[Cal
 def _refuse(name: str, chain: list[Call], recording: Recording) -> None:
     gave = chain[0].gave if chain else None
     if gave is None:
-        raise ModelRefusedError(f"{name} has no list of blocks that pass a residual stream [batch, position, width] on.")
+        raise ModelRefusedError(
+            f"{name} has no list of blocks that pass a residual stream [batch, position, width] on."
+        )
     if gave.shape[:-1] != recording.ids.shape:
         raise ModelRefusedError(
             f"{name} passes {list(gave.shape)} from block to block where one residual stream would be [batch, position, width]: "

@@ -18,7 +18,10 @@ from interp_widgets.model.residual import factor, same, wide
 
 @dataclass(frozen=True)
 class Head:
-    """`logits = cap(scale * unembed(hidden_scale * norm(stream)))`, off by `error`; `gap` says what else lies between."""
+    """`logits = cap(scale * unembed(hidden_scale * norm(stream)))`, off by `error`.
+
+    `gap` says what else lies between; `reached` whether a norm (or nothing) and the unembedding are all there is.
+    """
 
     unembed: nn.Module
     norm: nn.Module | None
@@ -27,9 +30,12 @@ class Head:
     cap: float | None
     error: float
     gap: str | None
+    reached: bool = True
 
 
-def find_head(root: nn.Module, recording: Recording, blocks: Sequence[Block], known: Sequence[float], caps: Sequence[float]) -> Head:
+def find_head(
+    root: nn.Module, recording: Recording, blocks: Sequence[Block], known: Sequence[float], caps: Sequence[float]
+) -> Head:
     """The innermost unembedding that the last stream reaches through at most one module.
 
     Raises:
@@ -44,13 +50,17 @@ def find_head(root: nn.Module, recording: Recording, blocks: Sequence[Block], kn
         if way is not None and error < 1e-2:
             norm, hidden_scale = way
             linear = is_projection(call.module) and (norm is None or is_norm(norm))
-            gap = None if linear else f"{type(norm or call.module).__name__} before the logits is more than a norm and a matrix"
+            gap = (
+                None
+                if linear
+                else f"{type(norm or call.module).__name__} before the logits is more than a norm and a matrix"
+            )
             return Head(call.module, norm, hidden_scale, scale, cap, error, gap)
     scale, cap, error = _scale_and_cap(recording, inner, known, caps)
     between = [c for c in recording.calls if last.call.end < c.start and c.end < inner.start and c.gave is not None]
     norm = between[0].module if between else None
     gap = f"{type(between[-1].module).__name__ if between else type(root).__name__} changes the stream before the unembedding"
-    return Head(inner.module, norm, 1.0, scale, cap, error, gap)
+    return Head(inner.module, norm, 1.0, scale, cap, error, gap, reached=False)
 
 
 def _unembed_call(root: nn.Module, recording: Recording, blocks: Sequence[Block]) -> Call:
@@ -66,7 +76,9 @@ def _unembed_call(root: nn.Module, recording: Recording, blocks: Sequence[Block]
     for call in reversed(projections(after)):
         if call.gave is not None and call.gave.shape[-1] >= width:
             return call
-    raise ModelRefusedError(f"{type(root).__name__} has no unembedding (lm_head) that is called on the last hidden state.")
+    raise ModelRefusedError(
+        f"{type(root).__name__} has no unembedding (lm_head) that is called on the last hidden state."
+    )
 
 
 def _way(recording: Recording, last: Block, unembed: Call) -> tuple[nn.Module | None, float] | None:
@@ -76,7 +88,7 @@ def _way(recording: Recording, last: Block, unembed: Call) -> tuple[nn.Module | 
     if (plain := _factor(unembed.given, last.out)) is not None:
         return None, plain
     for call in recording.calls:
-        if call.start > last.call.end and call.end < unembed.start and call.given is not None and call.gave is not None:
+        if call.times == 1 and call.start > last.call.end and call.end < unembed.start and call.given is not None and call.gave is not None:
             scale = _factor(unembed.given, call.gave)
             if scale is not None and same(call.given, last.out):
                 return call.module, scale
@@ -99,7 +111,11 @@ def _scale_and_cap(
     # In half precision a cap far above the logits cannot be seen in the numbers: the configuration's word comes first.
     tries: list[tuple[float, float | None]] = [*((1.0, cap) for cap in caps), (1.0, None)]
     tries += [(s, None) for s in known if abs(s / fitted - 1) < 0.02] if fitted else []
-    tries += [(fitted, None), *((s, c) for c in known if c >= 1 for s in (1.0, *known)), (1.0, _solved_cap(raw, logits))]
+    tries += [
+        (fitted, None),
+        *((s, c) for c in known if c >= 1 for s in (1.0, *known)),
+        (1.0, _solved_cap(raw, logits)),
+    ]
     tolerance = 8 * max(torch.finfo(recording.logits.dtype).eps, torch.finfo(unembed.gave.dtype).eps)
     best: tuple[float, float | None, float] = (1.0, None, float("inf"))
     for scale, cap in tries:

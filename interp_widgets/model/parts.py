@@ -100,7 +100,8 @@ class Anatomy:
         hidden_scale: the unembedding is given this times the final norm's output.
         paths: the dotted name of every module above in `root`, to notice a replaced module.
         notes: what was found unusual, as sentences.
-        gaps: a feature that this model cannot have (`heads`, `writes`, `neurons`, `direct`, `logits`, `stream`) and the reason.
+        gaps: a feature that this model cannot have and the reason: `heads`, `every head`, `writes`, `neurons`,
+            `direct` (direct effects on the logits), `lens` (logits of any layer's stream), `logits`, `stream`.
         errors: the largest relative error of each identity on the probe.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,7 @@ ROWS, LENGTH = 2, 11  # a prime number of tokens: no width, head count or expert
 
 @dataclass
 class Call:
-    """One call of one module: `start` and `end` are ticks of the recording's clock."""
+    """One call of one module, which was called `times` times in all; `start` and `end` are ticks of one clock."""
 
     name: str
     module: nn.Module
@@ -30,6 +31,7 @@ class Call:
     key: int | str = 0
     gave: Tensor | None = None
     index: int | None = None
+    times: int = 1
 
     def inside(self, other: Call) -> bool:
         """Whether this call ran during `other`."""
@@ -95,7 +97,9 @@ def embedding(root: nn.Module) -> nn.Module:
             return found
     first = next((m for m in root.modules() if isinstance(m, nn.Embedding)), None)
     if first is None:
-        message = f"{type(root).__name__} has no token embedding: only language models that read token ids can be opened."
+        message = (
+            f"{type(root).__name__} has no token embedding: only language models that read token ids can be opened."
+        )
         raise ModelRefusedError(message)
     return first
 
@@ -161,8 +165,11 @@ def logits_of(output: Any) -> Tensor | None:
     return logits if isinstance(logits, Tensor) and logits.dim() == 3 else None
 
 
-def record(root: nn.Module, ids: Tensor) -> Recording:
-    """Run one forward with temporary hooks on every module; they are gone when this returns or raises."""
+def record(root: nn.Module, ids: Tensor, silence: str | None = None) -> Recording:
+    """Run one forward with temporary hooks on every module; they are gone when this returns or raises.
+
+    `silence` names an attention module whose first head takes nothing from the values in this forward.
+    """
     recording = Recording(ids=ids, logits=ids)
     stack: list[int] = []
     handles: list[Any] = []
@@ -171,7 +178,7 @@ def record(root: nn.Module, ids: Tensor) -> Recording:
         for name, module in root.named_modules():
             handles.append(module.register_forward_pre_hook(_enter(recording, stack, tick, name), with_kwargs=True))
             handles.append(module.register_forward_hook(_leave(recording, stack, tick)))
-        with _Watch(recording, stack, tick):
+        with _Watch(recording, stack, tick, silence):
             logits = logits_of(plain_forward(root, ids))
     finally:
         for handle in handles:
@@ -180,6 +187,9 @@ def record(root: nn.Module, ids: Tensor) -> Recording:
         message = f"{type(root).__name__} gave no logits per token: open the causal language model, with its lm_head."
         raise ModelRefusedError(message)
     recording.logits = _kept(logits)
+    counts = Counter(id(call.module) for call in recording.calls)
+    for call in recording.calls:
+        call.times = counts[id(call.module)]
     return recording
 
 
@@ -228,9 +238,9 @@ def _kept(value: Tensor) -> Tensor:
 class _Watch(TorchFunctionMode):
     """Notes each softmax over positions, and the product with the values that follows it."""
 
-    def __init__(self, recording: Recording, stack: list[int], tick: Callable[[], int]) -> None:
+    def __init__(self, recording: Recording, stack: list[int], tick: Callable[[], int], silence: str | None) -> None:
         super().__init__()
-        self.recording, self.stack, self.tick = recording, stack, tick
+        self.recording, self.stack, self.tick, self.silence = recording, stack, tick, silence
         self.pending: Softmax | None = None
         self.shape: torch.Size | None = None
 
@@ -240,11 +250,11 @@ class _Watch(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
         if name == "scaled_dot_product_attention":
-            self._fused(result, args[2] if len(args) > 2 else (kwargs or {})["value"])
-        elif name in ("softmax", "_softmax") and isinstance(result, Tensor):
+            return self._fused(result, args[2] if len(args) > 2 else (kwargs or {})["value"])
+        if name in ("softmax", "_softmax") and isinstance(result, Tensor):
             self._weights(result)
         elif name in ("matmul", "__matmul__", "bmm", "einsum") and self.pending is not None:
-            self._values(result, args)
+            return self._values(result, args)
         return result
 
     def _note(self, n_heads: int, n_kv: int | None, heads: Tensor | None) -> Softmax:
@@ -253,11 +263,21 @@ class _Watch(TorchFunctionMode):
         self.recording.softmaxes.append(found)
         return found
 
-    def _fused(self, out: Tensor, values: Tensor) -> None:
-        if out.dim() == 4 and out.shape[2] == LENGTH:
-            n_kv = values.shape[1] if values.shape[1] != out.shape[1] else None
-            found = self._note(out.shape[1], n_kv, _kept(out.transpose(1, 2)))
-            found.values = _kept(values) if n_kv is None else None
+    def _silenced(self, result: Tensor, shape: tuple[int, ...], found: Softmax) -> Tensor:
+        """The product `[batch, head, pos, d_head]` without its first head, if this is the module to be silent."""
+        if self.silence is None or self.recording.calls[found.call].name != self.silence:
+            return result
+        result = result.clone()
+        result.view(shape)[:, 0] = 0.0
+        return result
+
+    def _fused(self, out: Tensor, values: Tensor) -> Tensor:
+        if out.dim() != 4 or out.shape[2] != LENGTH:
+            return out
+        n_kv = values.shape[1] if values.shape[1] != out.shape[1] else None
+        found = self._note(out.shape[1], n_kv, _kept(out.transpose(1, 2)))
+        found.values = _kept(values) if n_kv is None else None
+        return self._silenced(out.contiguous(), tuple(out.shape), found) if self.silence else out
 
     def _weights(self, weights: Tensor) -> None:
         shape = weights.shape
@@ -266,15 +286,18 @@ class _Watch(TorchFunctionMode):
             if heads:
                 self.pending, self.shape = self._note(heads, None, None), shape
 
-    def _values(self, result: Any, args: tuple[Any, ...]) -> None:
+    def _values(self, result: Any, args: tuple[Any, ...]) -> Any:
         tensors = [a for a in args if isinstance(a, Tensor)]
-        if not tensors or self.pending is None or self.shape is None or not isinstance(result, Tensor):
-            return
-        left, n_heads = tensors[0], self.pending.n_heads
+        found = self.pending
+        if not tensors or found is None or self.shape is None or not isinstance(result, Tensor):
+            return result
+        left, n_heads = tensors[0], found.n_heads
         rows = left.shape[:-1].numel() == self.shape[:-1].numel()
-        if rows and left.shape[-2:-1] == self.shape[-2:-1] and left.shape[-1] <= self.shape[-1] and result.dim() >= 3:
-            self.pending.heads = _kept(result.reshape(ROWS, n_heads, LENGTH, -1).transpose(1, 2))
-            values = tensors[-1]
-            if len(tensors) == 2 and values.shape[:-2].numel() == ROWS * n_heads:
-                self.pending.values = _kept(values.reshape(ROWS, n_heads, *values.shape[-2:]))
-            self.pending = None
+        if not rows or left.shape[-2:-1] != self.shape[-2:-1] or left.shape[-1] > self.shape[-1] or result.dim() < 3:
+            return result
+        shape = (ROWS, n_heads, LENGTH, result.numel() // (ROWS * n_heads * LENGTH))
+        found.heads = _kept(result.reshape(shape).transpose(1, 2))
+        if len(tensors) == 2 and tensors[1].shape[:-2].numel() == ROWS * n_heads:
+            found.values = _kept(tensors[1].reshape(ROWS, n_heads, *tensors[1].shape[-2:]))
+        self.pending = None
+        return self._silenced(result.contiguous(), shape, found) if self.silence else result

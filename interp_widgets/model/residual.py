@@ -82,7 +82,10 @@ class Sums:
         solved = self._solve(columns, right)
         if solved is None:
             return None
-        values = [snap(float(v), self.known, 5 * float(doubt) + self.eps * abs(float(v))) for v, doubt in zip(*solved, strict=True)]
+        values = [
+            snap(float(v), self.known, 5 * float(doubt) + self.eps * abs(float(v)))
+            for v, doubt in zip(*solved, strict=True)
+        ]
         carry = values.pop(0) if carried else 1.0
         scales = dict(zip(live, values, strict=True))
         if abs(carry) * float(self.gram[0, 0]) ** 0.5 < 4 * len(self.out) ** 0.5:

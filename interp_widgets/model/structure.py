@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -44,9 +44,10 @@ class Total:
     post_norm: bool
 
 
-def take_apart(block: Block, index: int, recording: Recording, known: Sequence[float], config: Any) -> tuple[Layer, float | None]:
+def take_apart(
+    block: Block, heads: Heads | None, index: int, recording: Recording, known: Sequence[float], config: Any
+) -> tuple[Layer, float | None]:
     """One layer, and the relative error of its sum (None when what it adds was not found)."""
-    heads = find_heads(block, recording)
     total = _total(block, heads, recording, known)
     rest = list(total.rest) if total else []
     mlp = rest.pop(at) if (at := _mlp_at(block, rest, heads is not None)) is not None else None
@@ -74,7 +75,7 @@ def find_heads(block: Block, recording: Recording) -> Heads | None:
     """The output projection: what takes the softmax's output, else the last projection of that attention module."""
     for softmax in reversed(_softmaxes(block, recording)):
         region = _region(block, recording, softmax)
-        later = [c for c in projections(region) if c.start > softmax.tick and _head_count(c, softmax, block)]
+        later = [c for c in projections(region) if c.times == 1 and c.start > softmax.tick and _head_count(c, softmax, block)]
         exact = [c for c in later if _is_output(c, softmax)]
         if later:
             output = (exact or later[-1:])[0]
@@ -82,6 +83,11 @@ def find_heads(block: Block, recording: Recording) -> Heads | None:
             module = recording.calls[call.parent].module if isinstance(call.module, nn.Softmax) else call.module
             return Heads(output, softmax, module, _head_count(output, softmax, block))
     return None
+
+
+def attention_count(block: Block, recording: Recording) -> int:
+    """How many modules of a block take softmaxes over positions that reach a projection."""
+    return len({s.call for s in _softmaxes(block, recording)}) if find_heads(block, recording) else 0
 
 
 def _softmaxes(block: Block, recording: Recording) -> list[Softmax]:
@@ -110,6 +116,31 @@ def _head_count(call: Call, softmax: Softmax, block: Block) -> int:
     if width % per_head == 0 and softmax.n_heads % (width // per_head) == 0:
         return width // per_head
     return softmax.n_heads if width % softmax.n_heads == 0 else 0
+
+
+def is_gated(heads: Heads) -> bool:
+    """Whether something lies between the softmax's output and the output projection."""
+    return not _is_output(heads.output, heads.softmax)
+
+
+def settled(heads: Heads, silent: Recording) -> Heads | None:
+    """The heads of a gated attention, from a second forward in which its first head was silent; None if they are mixed.
+
+    Either that head's slice of z is zero then (a norm over all heads moves the others), or nothing else has moved.
+    """
+    call = next((c for c in silent.calls if c.module is heads.output.module), None)
+    if call is None or call.given is None or heads.output.given is None:
+        return None
+    width = call.given.shape[-1]
+    before, after = heads.output.given.reshape(-1, width), call.given.reshape(-1, width)
+    moved = ((after - before).abs() > 1e-3 * before.abs().max()).any(0)
+    zero, own = (after == 0).all(0), width // heads.n_heads
+    if not bool(moved.any()) or (bool(zero[:own].all()) and not bool(zero[own:].all())):
+        return heads
+    reach = int(moved.sum())
+    if bool(moved[:reach].all()) and width % reach == 0:
+        return replace(heads, n_heads=width // reach)
+    return None
 
 
 def _is_output(call: Call, softmax: Softmax) -> bool:
@@ -159,7 +190,7 @@ def _attention(block: Block, heads: Heads, total: Total | None, config: Any) -> 
         write=_write(added) if added else None,
         gain=gain,
         norm=norm,
-        gated=not _is_output(heads.output, heads.softmax),
+        gated=is_gated(heads),
     )
 
 
@@ -167,7 +198,7 @@ def _hole(block: Block, recording: Recording, others: list[Addition], mlp: Addit
     """Why a block has no heads."""
     if softmaxes := _softmaxes(block, recording):
         module = type(recording.calls[softmaxes[-1].call].module).__name__
-        return f"{module} has no single output projection whose input is its heads side by side"
+        return f"{module} has no output projection whose input is its heads side by side"
     if mlp is not None and not others:
         return "this block is an MLP alone"
     at = recording.calls.index(block.call)
@@ -227,13 +258,19 @@ def _normed_total(
 ) -> Total | None:
     """Blocks that normalise the stream itself: attention is added before one norm, the MLP after it."""
     norms = block.norms()
-    starts = [block.start, *(v for c in norms if same(block.given(c), block.start) and (v := block.value(c)) is not None)]
+    starts = [
+        block.start,
+        *(v for c in norms if same(block.given(c), block.start) and (v := block.value(c)) is not None),
+    ]
     ends = [block.out, *(v for c in norms if same(block.value(c), block.out) and (v := block.given(c)) is not None)]
     for norm in norms:
         end, middle = block.given(norm), block.value(norm)
         if end is None or middle is None:
             continue
-        firsts = (Sums(start, end, values, known).search([carriers] if carriers else [], [] if carriers else rest) for start in starts)
+        firsts = (
+            Sums(start, end, values, known).search([carriers] if carriers else [], [] if carriers else rest)
+            for start in starts
+        )
         first = next((fit for fit in firsts if fit and len(fit.parts) == 1), None)
         lasts = (Sums(middle, out, values, known).search([], rest) for out in ends)
         last = next((fit for fit in lasts if fit and len(fit.parts) == 1), None)
@@ -289,7 +326,7 @@ def _middle(block: Block, total: Total | None) -> nn.Module | None:
         return None
     for call in block.calls:
         given = block.given(call)
-        if call.start > total.attention.call.end and given is not None:
+        if call.times == 1 and call.start > total.attention.call.end and given is not None:
             off = float((given.double() - total.middle.double()).norm())
             if off <= 4 * max(1e-7, _eps(given)) * float(total.middle.double().norm()):
                 return call.module
@@ -327,7 +364,7 @@ def _named_mlp(block: Block, added: Addition) -> bool:
 
 def _mlp(block: Block, added: Addition, heads: Heads | None) -> Mlp:
     """The MLP behind a write, with its down projection when the write is that projection's output."""
-    linears = [c for c in projections(block.calls) if heads is None or c is not heads.output]
+    linears = [c for c in projections(block.calls) if c.times == 1 and (heads is None or c is not heads.output)]
     source = added.call
     down = _last_same(block, linears, source)
     if down is None and not any(is_projection(m) for m in source.module.modules()):
@@ -335,7 +372,9 @@ def _mlp(block: Block, added: Addition, heads: Heads | None) -> Mlp:
         source = max(fed, key=lambda c: c.end, default=source)
         down = _last_same(block, linears, source)
     module = _container(block, down or source, heads)
-    neurons = down is not None and down.given is not None and down.given.shape[:-1].numel() == block.out.shape[:-1].numel()
+    neurons = (
+        down is not None and down.given is not None and down.given.shape[:-1].numel() == block.out.shape[:-1].numel()
+    )
     return Mlp(
         module=module,
         neurons=down.module if down is not None and neurons else None,
@@ -357,7 +396,7 @@ def _last_same(block: Block, linears: list[Call], source: Call) -> Call | None:
 
 def _container(block: Block, call: Call, heads: Heads | None) -> nn.Module:
     """The largest module inside the block that holds `call` and not the attention."""
-    outer = [c for c in block.calls if (c is call or call.inside(c)) and not _holds(c, heads)]
+    outer = [c for c in block.calls if c.times == 1 and (c is call or call.inside(c)) and not _holds(c, heads)]
     return min(outer, key=lambda c: c.start, default=call).module
 
 
@@ -366,5 +405,7 @@ def _entry(block: Block, module: nn.Module, down: Call | None) -> nn.Module | No
     if down is None or module is not down.module:
         return module
     width = None if down.given is None else down.given.shape[-1]
-    ups = [c for c in projections(block.calls) if c.end < down.start and c.gave is not None and c.gave.shape[-1] == width]
+    ups = [
+        c for c in projections(block.calls) if c.end < down.start and c.gave is not None and c.gave.shape[-1] == width
+    ]
     return ups[-1].module if ups else None
