@@ -47,8 +47,10 @@ class HeadAblation(View):
         self.publish(snapshot, "computing")
         live = self.session.model
 
+        words = reference_words(snapshot)
+
         def progress(part: HeadEffects, done: float) -> None:
-            self.publish(snapshot, "partial", effects_of(live, part), done)
+            self.publish(snapshot, "partial", effects_of(live, part, words), done)
 
         result = head_effects(
             live,
@@ -59,16 +61,27 @@ class HeadAblation(View):
             progress=progress,
             cancelled=cancelled,
         )
-        self.publish(snapshot, "done", effects_of(live, result), 1.0)
+        self.publish(snapshot, "done", effects_of(live, result, words), 1.0)
 
 
-def effects_of(live: Any, result: HeadEffects) -> Json:
+def reference_words(snapshot: Snapshot) -> str:
+    """What stands beside the numbers: the reference's name, size, and how it is taken."""
+    reference = snapshot.reference
+    if reference is None or snapshot.mode == "zero":
+        return ""
+    if snapshot.mode == "resample":
+        return f"{reference.name} (aligned, {reference.digest[:6]})"
+    prompts = f"{reference.n} prompt{'s' if reference.n > 1 else ''}"
+    return f"{reference.name} ({prompts}, {'by position' if reference.by_position else 'pooled'}, {reference.digest[:6]})"
+
+
+def effects_of(live: Any, result: HeadEffects, reference: str) -> Json:
     """Head effects as the browser is told them."""
     return {
         "mode": result.mode,
         "baseline": result.baseline,
         "floor": result.floor,
-        "reference": result.reference,
+        "reference": reference,
         "effects": np.asarray(result.effects, dtype=np.float32),
         "mlp": np.asarray(result.mlp, dtype=np.float32),
         "metrics": np.asarray(result.metrics, dtype=np.float32),
