@@ -7,5 +7,6 @@ export default defineConfig({
     include: ["js/**/*.test.ts"],
     pool: "threads",
     maxWorkers: 2,
+    testTimeout: 20_000,
   },
 });

@@ -49,7 +49,9 @@ function report() {
   for (const name of widgets) {
     const size = statSync(join(out, `${name}.js`)).size;
     tooLarge ||= size > LIMIT;
-    process.stdout.write(`${name}.js ${(size / 1000).toFixed(1)} kB${size > LIMIT ? ` is over ${LIMIT / 1000} kB` : ""}\n`);
+    process.stdout.write(
+      `${name}.js ${(size / 1000).toFixed(1)} kB${size > LIMIT ? ` is over ${LIMIT / 1000} kB` : ""}\n`,
+    );
   }
   if (tooLarge) process.exitCode = 1;
 }

@@ -30,21 +30,21 @@ export type Table = {
 export function readTable(panel: Panel | null): Table | null {
   if (panel === null) return null;
   const { data } = panel;
-  const floor = number(data["floor"], 0);
-  const [effects, mlp] = [asArray(data["effects"]), asArray(data["mlp"])];
+  const floor = number(data.floor, 0);
+  const [effects, mlp] = [asArray(data.effects), asArray(data.mlp)];
   return {
-    mode: typeof data["mode"] === "string" ? data["mode"] : "",
-    baseline: number(data["baseline"], Number.NaN),
+    mode: typeof data.mode === "string" ? data.mode : "",
+    baseline: number(data.baseline, Number.NaN),
     floor,
     effects,
     mlp,
-    metrics: asArray(data["metrics"]),
-    kl: asArray(data["kl"]),
-    ranks: asArray(data["ranks"]),
-    direct: asArray(data["direct"]),
-    top: data["top"] ?? null,
-    reference: typeof data["reference"] === "string" ? data["reference"] : "",
-    revision: panel.revisions["effects"] ?? -1,
+    metrics: asArray(data.metrics),
+    kl: asArray(data.kl),
+    ranks: asArray(data.ranks),
+    direct: asArray(data.direct),
+    top: data.top ?? null,
+    reference: typeof data.reference === "string" ? data.reference : "",
+    revision: panel.revisions.effects ?? -1,
     scale: diverging(Array.from(effects?.data ?? []), floor),
     mlpScale: diverging(Array.from(mlp?.data ?? []), floor),
     order: ranking(effects),
@@ -57,18 +57,24 @@ function number(value: Decoded | undefined, otherwise: number): number {
 
 /** Place of every head by the size of its effect, 1 = largest. */
 function ranking(effects: NdArray | null): ReadonlyMap<number, number> {
-  const list = Array.from(effects?.data ?? [], (effect, index) => ({ index, size: Math.abs(effect) })).filter(({ size }) => Number.isFinite(size));
+  const list = Array.from(effects?.data ?? [], (effect, index) => ({ index, size: Math.abs(effect) })).filter(
+    ({ size }) => Number.isFinite(size),
+  );
   list.sort((a, b) => b.size - a.size);
   return new Map(list.map(({ index }, place) => [index, place + 1]));
 }
 
-export function shapeOf(state: State | null): Shape {
-  const heads = state?.model.heads ?? [];
+export function shapeOf(heads: readonly number[]): Shape {
   return { heads, mlp: heads.length > 0 };
 }
 
 /** A site's effect; where the new table has none yet, the one of before, marked stale. */
-export function effectOf(table: Table | null, before: Table | null, shape: Shape, site: string): { value: number; stale: boolean } {
+export function effectOf(
+  table: Table | null,
+  before: Table | null,
+  shape: Shape,
+  site: string,
+): { value: number; stale: boolean } {
   const now = lookup(table, shape, site);
   if (!Number.isNaN(now) || before === null) return { value: now, stale: false };
   return { value: lookup(before, shape, site), stale: true };
@@ -89,14 +95,26 @@ export type Words = [string, boolean][];
  * "L2H6 off: 2.97 → 0.86 · direct 1.90 · rank 1 of 32 · ␣Mary still ahead"
  */
 export function preview(site: string, off: boolean, table: Table | null, state: State): Words {
-  const shape = shapeOf(state);
+  const shape = shapeOf(state.model.heads);
   const position = positionOf(shape, site);
   const effect = lookup(table, shape, site);
-  if (table === null || position === null || Number.isNaN(effect)) return [[site, true], [": not measured yet", false]];
+  if (table === null || position === null || Number.isNaN(effect))
+    return [
+      [site, true],
+      [": not measured yet", false],
+    ];
   const from = Number.isFinite(table.baseline) ? table.baseline : (state.answer?.metric ?? Number.NaN);
   const measured = cell(table.metrics, position.row, position.column);
-  const to = off ? from + effect : Number.isFinite(measured) && position.column < columnsOf(shape) ? measured : from - effect;
-  const words: Words = [[site, true], [off ? " back on: " : " off: ", false], [`${num(from)} → ${num(to)}`, true]];
+  const to = off
+    ? from + effect
+    : Number.isFinite(measured) && position.column < columnsOf(shape)
+      ? measured
+      : from - effect;
+  const words: Words = [
+    [site, true],
+    [off ? " back on: " : " off: ", false],
+    [`${num(from)} → ${num(to)}`, true],
+  ];
   const parts = position.column === columnsOf(shape) ? [] : headParts(position.row, position.column, table, state, off);
   if (Math.abs(effect) < table.floor) parts.push(`below the noise (±${num(table.floor, 4)})`);
   const verdict = ahead(state.question, to);

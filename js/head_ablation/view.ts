@@ -30,11 +30,15 @@ export function build(context: ViewContext<Traits>): void {
   question.body.append(form.node, context.parts.promptStrip());
   const left = el("div", "iw-column", {}, gridPart(context));
   const right = el("div", "iw-column", {}, ...context.parts.outcome());
-  frame.content.append(el("div", "iw-top", {}, question.node, context.parts.answer()), el("div", "iw-columns", {}, left, right));
+  frame.content.append(
+    el("div", "iw-top", {}, question.node, context.parts.answer()),
+    el("div", "iw-columns", {}, left, right),
+  );
 }
 
 function gridPart(context: ViewContext<Traits>): HTMLElement {
-  const { state, panel, watch, hover, lock, off, pending, refusals, snapshot, theme, intent, signal } = context;
+  const { state, panel, watch, hover, lock, off, pending, refusals, snapshot, theme, intent, signal, derive, stable } =
+    context;
   const part = section("Heads", "what each was worth");
   const selected = signal<readonly string[]>([]);
   const table = trackTable(context);
@@ -52,19 +56,34 @@ function gridPart(context: ViewContext<Traits>): HTMLElement {
     for (const key of refusals.peek().keys()) if (isAblation(key)) context.store.dismiss(key);
   });
   part.aside.append(modes.node);
-  part.body.append(grid.node, chosen, line, refused.node, failed.node, headKey.node, mlpKey.node, about.node, context.parts.panelNote("effects"));
+  part.body.append(
+    grid.node,
+    chosen,
+    line,
+    refused.node,
+    failed.node,
+    headKey.node,
+    mlpKey.node,
+    about.node,
+    context.parts.panelNote("effects"),
+  );
 
   watch(() => modes.paint(MODES, state.value === null ? "" : modeOf(state.value, pending.value)));
+  const stale = derive(() => (table.value.now?.revision ?? 0) < (snapshot.value?.revision ?? 0));
+  const heads = stable(() => state.value?.model.heads ?? []);
   watch(() => {
-    const shape = shapeOf(state.value);
+    const shape = shapeOf(heads.value);
     const { now, before } = table.value;
-    const look = looks(shape, now, before, context, new Set(selected.value), (now?.revision ?? 0) < (snapshot.value?.revision ?? 0));
+    const look = looks(shape, now, before, context, new Set(selected.value), stale.value);
     grid.paint({ shape, look, isOff: (site) => off.value.has(site) });
   });
   watch(() => {
     const { now } = table.value;
     const ramp = theme.value.ramp;
-    for (const [key, scale, there] of [[headKey, now?.scale, now?.effects], [mlpKey, now?.mlpScale, now?.mlp]] as const) {
+    for (const [key, scale, there] of [
+      [headKey, now?.scale, now?.effects],
+      [mlpKey, now?.mlpScale, now?.mlp],
+    ] as const) {
       show(key.node, there != null);
       if (scale !== undefined) key.paint(scale, ramp, key === headKey ? "lost without it" : "MLPs");
     }
@@ -85,7 +104,14 @@ function gridPart(context: ViewContext<Traits>): HTMLElement {
 const HINT = "Hover or focus a head to see the answer without it; click to switch it off; drag to select several.";
 
 function isAblation(key: string): boolean {
-  return key.startsWith("head:") || key.startsWith("heads:") || key === "mode" || key === "clear" || key === "undo" || key === "redo";
+  return (
+    key.startsWith("head:") ||
+    key.startsWith("heads:") ||
+    key === "mode" ||
+    key === "clear" ||
+    key === "undo" ||
+    key === "redo"
+  );
 }
 
 /** The newest table, and the last complete one to read from while the newest is still filling. */
@@ -100,7 +126,14 @@ function trackTable({ panel, watch, signal }: ViewContext<Traits>) {
   return table;
 }
 
-function looks(shape: Shape, now: Table | null, before: Table | null, context: ViewContext<Traits>, selected: ReadonlySet<string>, stale: boolean): (site: string) => CellLook {
+function looks(
+  shape: Shape,
+  now: Table | null,
+  before: Table | null,
+  context: ViewContext<Traits>,
+  selected: ReadonlySet<string>,
+  stale: boolean,
+): (site: string) => CellLook {
   const { off, theme, hover, lock } = context;
   const [hovered, locked] = [hover.value, lock.value].map((mark) => (mark?.kind === "head" ? mark.site : null));
   return (site) => {
@@ -172,7 +205,11 @@ function selectionBar(context: ViewContext<Traits>, selected: { value: readonly 
   function many(sites: readonly string[], isOff: boolean): void {
     const now = state.peek();
     if (now === null || sites.length === 0) return;
-    intent("ablate_many", `heads:${nameOfSet(sites)}`, { sites: [...sites], off: isOff, mode: modeOf(now, pending.peek()) });
+    intent("ablate_many", `heads:${nameOfSet(sites)}`, {
+      sites: [...sites],
+      off: isOff,
+      mode: modeOf(now, pending.peek()),
+    });
   }
 
   function keepOnly(): void {
@@ -180,7 +217,7 @@ function selectionBar(context: ViewContext<Traits>, selected: { value: readonly 
     if (now === null) return;
     const keep = new Set(selected.value);
     const dark = [...keep].filter((site) => off.peek().has(site));
-    const rest = allHeads(shapeOf(now)).filter((site) => !keep.has(site));
+    const rest = allHeads(shapeOf(now.model.heads)).filter((site) => !keep.has(site));
     intent("ablate_many", "heads:all", { sites: rest, off: true, mode: modeOf(now, pending.peek()) });
     for (const site of dark) intent("ablate", `head:${site}`, { site, off: false, mode: modeOf(now, pending.peek()) });
   }
@@ -194,7 +231,7 @@ function selectionBar(context: ViewContext<Traits>, selected: { value: readonly 
 
 function paintWords(node: HTMLElement, words: Words): void {
   const key = JSON.stringify(words);
-  if (node.dataset["words"] === key && node.textContent !== HINT) return;
-  node.dataset["words"] = key;
+  if (node.dataset.words === key && node.textContent !== HINT) return;
+  node.dataset.words = key;
   node.replaceChildren(...words.map(([text, isStrong]) => (isStrong ? strong(text) : document.createTextNode(text))));
 }

@@ -25,7 +25,12 @@ export type Channel = {
   /** The newest wish about each thing that the kernel has not confirmed yet. */
   pending(): ReadonlyMap<string, Wish>;
   /** Sends at once, or with `throttled` no more often than every `interval` ms. Returns the sequence number, null while it waits. */
-  wish(name: string, key: string, args: Record<string, unknown>, options?: { throttled?: boolean; barrier?: boolean }): number | null;
+  wish(
+    name: string,
+    key: string,
+    args: Record<string, unknown>,
+    options?: { throttled?: boolean; barrier?: boolean },
+  ): number | null;
   /** The kernel has taken in everything of ours up to `seq`. */
   acknowledge(seq: number): void;
   /** A wish was refused: forget it, unless a newer one about the same thing has been made. */
@@ -42,7 +47,11 @@ export const MAX_BYTES = 1_000_000;
 
 export class TooLargeError extends Error {}
 
-export function openChannel(send: (message: Record<string, unknown>) => void, changed: () => void, time: Clock = clock): Channel {
+export function openChannel(
+  send: (message: Record<string, unknown>) => void,
+  changed: () => void,
+  time: Clock = clock,
+): Channel {
   const client = randomId();
   const pending = new Map<string, Wish>();
   const timers = new Map<string, { cancel: () => void }>();

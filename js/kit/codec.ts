@@ -40,7 +40,9 @@ function decodeArray(spec: Spec, buffers: readonly (ArrayBuffer | ArrayBufferVie
     : new Uint8Array(source);
   const size = spec.shape.reduce((product, n) => product * n, 1);
   if (bytes.byteLength !== size * width) {
-    throw new RangeError(`an array of ${spec.shape.join("×")} ${spec.dtype} needs ${size * width} bytes, not ${bytes.byteLength}`);
+    throw new RangeError(
+      `an array of ${spec.shape.join("×")} ${spec.dtype} needs ${size * width} bytes, not ${bytes.byteLength}`,
+    );
   }
   return { shape: spec.shape, data: rescale(typed(spec.dtype, bytes, width), spec.range) };
 }
@@ -77,7 +79,8 @@ export function asArray(value: Decoded | undefined): NdArray | null {
   if (value === undefined || value === null) return null;
   if (isNdArray(value)) return value;
   if (!Array.isArray(value)) return null;
-  if (value.every((item) => typeof item === "number" || item === null)) return { shape: [value.length], data: value.map(toNumber) };
+  if (value.every((item) => typeof item === "number" || item === null))
+    return { shape: [value.length], data: value.map(toNumber) };
   const rows = value.map((row) => asArray(row));
   const width = rows[0]?.shape[0];
   if (width === undefined || rows.some((row) => row?.shape.length !== 1 || row.shape[0] !== width)) return null;

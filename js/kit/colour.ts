@@ -3,7 +3,15 @@
 export type Rgb = readonly [number, number, number];
 export type Ramp = readonly Rgb[];
 
-export const RAMP_VARIABLES = ["--iw-neg-3", "--iw-neg-2", "--iw-neg-1", "--iw-zero", "--iw-pos-1", "--iw-pos-2", "--iw-pos-3"];
+export const RAMP_VARIABLES = [
+  "--iw-neg-3",
+  "--iw-neg-2",
+  "--iw-neg-1",
+  "--iw-zero",
+  "--iw-pos-1",
+  "--iw-pos-2",
+  "--iw-pos-3",
+];
 
 const FALLBACK: Record<"light" | "dark", readonly string[]> = {
   light: ["#542788", "#8073ac", "#cfcbe8", "#f4f4f6", "#fdd9a9", "#e08214", "#b35806"],

@@ -73,7 +73,12 @@ function band({ x, low, high }: CurveData, px: Axis, py: Axis): string {
   return upper === "" || lower === "" ? "" : `${upper}L${lower.slice(1)}Z`;
 }
 
-function brokenRegions(breaks: CurveData["breaks"], limit: number, px: Axis, width: number): { x: number; width: number }[] {
+function brokenRegions(
+  breaks: CurveData["breaks"],
+  limit: number,
+  px: Axis,
+  width: number,
+): { x: number; width: number }[] {
   if (breaks === null) return [];
   const [low, high] = breaks;
   const regions: { x: number; width: number }[] = [];
@@ -93,7 +98,10 @@ export function interpolate(xs: ArrayLike<number>, ys: ArrayLike<number>, x: num
   return Number.NaN;
 }
 
-export type Curve = { node: SVGSVGElement; paint(data: CurveData | null, limit: number, strength: number, stale: boolean): void };
+export type Curve = {
+  node: SVGSVGElement;
+  paint(data: CurveData | null, limit: number, strength: number, stale: boolean): void;
+};
 
 export function curve(abort: AbortSignal): Curve {
   const shade = svg("g");
@@ -144,7 +152,9 @@ export function curve(abort: AbortSignal): Curve {
         cy: there ? (geometry?.py(value).toFixed(1) ?? 0) : 0,
       });
       node.classList.toggle("iw-stale", stale);
-      setAttributes(node, { "aria-label": there ? `at ${num(strength)} the curve is at ${num(value)}` : "not measured yet" });
+      setAttributes(node, {
+        "aria-label": there ? `at ${num(strength)} the curve is at ${num(value)}` : "not measured yet",
+      });
     },
   };
 }
@@ -152,5 +162,8 @@ export function curve(abort: AbortSignal): Curve {
 function region({ x, width }: { x: number; width: number }): SVGElement[] {
   const rect = svg("rect", { class: "iw-curve-broken", x, y: 0, width, height: HEIGHT });
   if (width < 34) return [rect];
-  return [rect, svg("text", { class: "iw-curve-label", x: x + width / 2, y: HEIGHT / 2 + 3, "text-anchor": "middle" }, "breaks")];
+  return [
+    rect,
+    svg("text", { class: "iw-curve-label", x: x + width / 2, y: HEIGHT / 2 + 3, "text-anchor": "middle" }, "breaks"),
+  ];
 }

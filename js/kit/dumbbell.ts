@@ -13,17 +13,37 @@ export function dumbbell(label: string): Dumbbell {
   const axis = el("div", "iw-dumbbell-axis", { "aria-hidden": "true" });
   const before = key("iw-dumbbell-before", "as it is");
   const after = key("iw-dumbbell-after", "edited");
-  const keys = el("div", "iw-legend", {}, before, after, el("span", "iw-spacer"), el("span", "", {}, "log-odds axis, %"));
-  const node = el("div", "iw-dumbbell", {}, rows, el("div", "iw-dumbbell-line", {}, el("span"), axis, el("span")), keys);
+  const keys = el(
+    "div",
+    "iw-legend",
+    {},
+    before,
+    after,
+    el("span", "iw-spacer"),
+    el("span", "", {}, "log-odds axis, %"),
+  );
+  const node = el(
+    "div",
+    "iw-dumbbell",
+    {},
+    rows,
+    el("div", "iw-dumbbell-line", {}, el("span"), axis, el("span")),
+    keys,
+  );
   return {
     node,
     paint(changes, edited) {
       const domain = logitDomain(changes.flatMap((change) => [change.before, change.after]));
       reconcile(rows, changes, makeRow, (row, change) => paintRow(row, change, domain, edited));
-      reconcile(axis, logitTicks(domain), () => el("span", "iw-dumbbell-tick iw-num"), (tick, probability) => {
-        tick.style.left = `${fraction(domain, logit(probability)) * 100}%`;
-        setText(tick, tickText(probability));
-      });
+      reconcile(
+        axis,
+        logitTicks(domain),
+        () => el("span", "iw-dumbbell-tick iw-num"),
+        (tick, probability) => {
+          tick.style.left = `${fraction(domain, logit(probability)) * 100}%`;
+          setText(tick, tickText(probability));
+        },
+      );
       show(before, edited);
       setText(after.lastElementChild ?? after, edited ? "edited" : "as it is");
     },
@@ -39,8 +59,22 @@ function key(mark: string, text: string): HTMLElement {
 }
 
 function makeRow(): HTMLElement {
-  const track = el("span", "iw-dumbbell-track", { "aria-hidden": "true" }, el("i", "iw-dumbbell-bar"), el("i", "iw-dumbbell-before"), el("i", "iw-dumbbell-after"));
-  return el("div", "iw-dumbbell-row", { role: "listitem" }, el("bdi", "iw-dumbbell-name"), track, el("span", "iw-dumbbell-numbers iw-num"));
+  const track = el(
+    "span",
+    "iw-dumbbell-track",
+    { "aria-hidden": "true" },
+    el("i", "iw-dumbbell-bar"),
+    el("i", "iw-dumbbell-before"),
+    el("i", "iw-dumbbell-after"),
+  );
+  return el(
+    "div",
+    "iw-dumbbell-row",
+    { role: "listitem" },
+    el("bdi", "iw-dumbbell-name"),
+    track,
+    el("span", "iw-dumbbell-numbers iw-num"),
+  );
 }
 
 function paintRow(row: HTMLElement, change: Change, domain: readonly [number, number], edited: boolean): void {
@@ -55,5 +89,9 @@ function paintRow(row: HTMLElement, change: Change, domain: readonly [number, nu
   bar.style.width = `${Math.abs(from - to)}%`;
   show(before, edited);
   setText(numbers, edited ? `${percent(change.before)} → ${percent(change.after)} %` : `${percent(change.after)} %`);
-  setAttributes(row, { "data-token-id": change.id, "data-probability": change.after, "data-plain-probability": change.before });
+  setAttributes(row, {
+    "data-token-id": change.id,
+    "data-probability": change.after,
+    "data-plain-probability": change.before,
+  });
 }

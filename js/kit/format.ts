@@ -23,7 +23,9 @@ function exponent(value: number): string {
 /** With its sign always shown: effects and strengths. */
 export function signed(value: number, digits = 2): string {
   if (!Number.isFinite(value)) return num(value, digits);
-  return value < 0 && Number(Math.abs(value).toFixed(digits)) !== 0 ? fixed(value, digits) : `+${fixed(Math.abs(value), digits)}`;
+  return value < 0 && Number(Math.abs(value).toFixed(digits)) !== 0
+    ? fixed(value, digits)
+    : `+${fixed(Math.abs(value), digits)}`;
 }
 
 /** A probability in percent without the sign: more digits where they matter. */
@@ -59,9 +61,12 @@ export function visible(token: TokenLike): string {
   return clean(token.text);
 }
 
+// Controls, format characters (soft hyphen, direction marks and overrides, BOM), line separators, half a surrogate pair.
+// Joiners and tags are left alone: emoji are made of them.
+const UNSEEN = /(?![\u200c\u200d\u{e0020}-\u{e007f}])[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}\u00a0]/gu;
+
 function clean(text: string): string {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are exactly what is made visible here
-  return text.replace(/[\u0000-\u001f\u007f-\u00a0\u00ad\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]|[\ud800-\udfff]/gu, (char) => {
+  return text.replace(UNSEEN, (char) => {
     return ESCAPES[char] ?? `⟨${(char.codePointAt(0) ?? 0).toString(16).toUpperCase().padStart(2, "0")}⟩`;
   });
 }

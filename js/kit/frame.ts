@@ -18,14 +18,30 @@ export function frame(widget: string, title: string): Frame {
   const about = el("span", "iw-bar-about iw-muted");
   const summary = el("span", "iw-bar-summary iw-muted");
   const actions = el("span", "iw-bar-actions");
-  const bar = el("header", "iw-bar", {}, el("span", "iw-title", {}, title), about, el("span", "iw-spacer"), summary, el("span", "iw-spacer"), actions);
+  const bar = el(
+    "header",
+    "iw-bar",
+    {},
+    el("span", "iw-title", {}, title),
+    about,
+    el("span", "iw-spacer"),
+    summary,
+    el("span", "iw-spacer"),
+    actions,
+  );
   const progress = el("div", "iw-progress", { "aria-hidden": "true" }, el("i"));
   const content = el("div", "iw-content");
   const foot = el("footer", "iw-foot");
   const fieldset = el("fieldset", "iw-frame", { "aria-label": title }, bar, progress, content, foot);
   const banner = el("div", "iw-banner", { role: "alert", hidden: true });
   // Without this attribute JupyterLab takes a key pressed on a button as a command: X would cut the cell.
-  const root = el("div", "iw-root", { "data-widget": widget, "data-lm-suppress-shortcuts": "true", "aria-busy": "true" }, banner, fieldset);
+  const root = el(
+    "div",
+    "iw-root",
+    { "data-widget": widget, "data-lm-suppress-shortcuts": "true", "aria-busy": "true" },
+    banner,
+    fieldset,
+  );
   return { root, banner, fieldset, bar: { about, summary, actions }, progress, content, foot };
 }
 
@@ -33,7 +49,14 @@ export type Section = { node: HTMLElement; aside: HTMLElement; body: HTMLElement
 
 export function section(term: string, words: string, className = ""): Section {
   const aside = el("span", "iw-section-aside");
-  const heading = el("header", "iw-section-head", {}, el("h3", "iw-heading", {}, term), el("span", "iw-section-words", {}, words), aside);
+  const heading = el(
+    "header",
+    "iw-section-head",
+    {},
+    el("h3", "iw-heading", {}, term),
+    el("span", "iw-section-words", {}, words),
+    aside,
+  );
   const body = el("div", "iw-section-body");
   return { node: el("section", `iw-section ${className}`.trim(), { "aria-label": term }, heading, body), aside, body };
 }

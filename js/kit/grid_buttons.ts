@@ -40,11 +40,19 @@ export function gridButtons(label: string): Surface {
   function line(shape: Shape, row: number): HTMLElement {
     const columns = columnsOf(shape);
     const all = [...Array(columns + (shape.mlp ? 1 : 0)).keys()];
-    const first = row < 0 ? el("div", "iw-grid-slot") : header({ row, column: -1 }, `L${row}`, `all heads of layer ${row}`, "rowheader");
+    const first =
+      row < 0
+        ? el("div", "iw-grid-slot")
+        : header({ row, column: -1 }, `L${row}`, `all heads of layer ${row}`, "rowheader");
     const rest = all.map((column) => {
       if (row >= 0) return slot(shape, row, column);
       const isMlp = column === columns;
-      return header({ row, column }, isMlp ? "mlp" : String(column), isMlp ? "all MLPs" : `head ${column} of every layer`, "columnheader");
+      return header(
+        { row, column },
+        isMlp ? "mlp" : String(column),
+        isMlp ? "all MLPs" : `head ${column} of every layer`,
+        "columnheader",
+      );
     });
     if (shape.mlp) rest.splice(columns, 0, el("div", "iw-grid-slot"));
     return el("div", "iw-grid-line", { role: "row" }, first, ...rest);
@@ -62,10 +70,13 @@ export function gridButtons(label: string): Surface {
     },
     paint(look, headerOn) {
       for (const [site, one] of cells) paintCell(one, site, look(site), painted);
-      for (const { position, node: one } of headers) setAttributes(one, { "aria-pressed": String(headerOn(position) ?? false) });
+      for (const { position, node: one } of headers)
+        setAttributes(one, { "aria-pressed": String(headerOn(position) ?? false) });
     },
     activate(position, focus) {
-      const next = node.querySelector<HTMLButtonElement>(`[data-row="${position.row}"][data-column="${position.column}"]`);
+      const next = node.querySelector<HTMLButtonElement>(
+        `[data-row="${position.row}"][data-column="${position.column}"]`,
+      );
       if (next === null) return;
       if (stop !== null) stop.tabIndex = -1;
       stop = next;
@@ -99,4 +110,3 @@ function paintCell(one: HTMLButtonElement, site: string, look: CellLook, painted
   one.classList.toggle("iw-selected", look.selected);
   one.classList.toggle("iw-locked", look.locked);
 }
-

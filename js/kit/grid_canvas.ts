@@ -1,7 +1,17 @@
 /** The grid on a canvas, for models with thousands of heads. One button, laid over the active cell, stands for all of them. */
 
 import { el, setText } from "./dom.ts";
-import { type Box, boxOf, columnsOf, exists, type Layout, type Position, type Shape, siteAt, sizeOf } from "./grid_geometry.ts";
+import {
+  type Box,
+  boxOf,
+  columnsOf,
+  exists,
+  type Layout,
+  type Position,
+  type Shape,
+  siteAt,
+  sizeOf,
+} from "./grid_geometry.ts";
 import type { CellLook, Surface } from "./headgrid.ts";
 
 export function gridCanvas(label: string): Surface {
@@ -22,8 +32,8 @@ export function gridCanvas(label: string): Surface {
     proxy.style.top = `${box.y}px`;
     proxy.style.width = `${box.width}px`;
     proxy.style.height = `${box.height}px`;
-    proxy.dataset["row"] = String(active.row);
-    proxy.dataset["column"] = String(active.column);
+    proxy.dataset.row = String(active.row);
+    proxy.dataset.column = String(active.column);
     proxy.setAttribute("aria-label", nameOf(shape, active));
     proxy.setAttribute("aria-pressed", String(pressed(active)));
     setText(proxy, "");
@@ -70,11 +80,23 @@ function nameOf(shape: Shape, position: Position): string {
 
 type Ink = { text: string; line: string; accent: string; hatch: string; panel: string };
 
-function draw(context: CanvasRenderingContext2D, canvas: HTMLCanvasElement, shape: Shape, layout: Layout, look: (site: string) => CellLook): void {
+function draw(
+  context: CanvasRenderingContext2D,
+  canvas: HTMLCanvasElement,
+  shape: Shape,
+  layout: Layout,
+  look: (site: string) => CellLook,
+): void {
   const ratio = globalThis.devicePixelRatio || 1;
   const style = getComputedStyle(canvas);
   const read = (name: string): string => style.getPropertyValue(name).trim() || "#888";
-  const ink: Ink = { text: read("--iw-muted"), line: read("--iw-line"), accent: read("--iw-accent"), hatch: read("--iw-fg"), panel: read("--iw-panel") };
+  const ink: Ink = {
+    text: read("--iw-muted"),
+    line: read("--iw-line"),
+    accent: read("--iw-accent"),
+    hatch: read("--iw-fg"),
+    panel: read("--iw-panel"),
+  };
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
   const { width, height } = sizeOf(layout);
   context.clearRect(0, 0, width, height);
@@ -98,7 +120,8 @@ function drawHeaders(context: CanvasRenderingContext2D, shape: Shape, layout: La
     if (!exists(shape, { row: -1, column })) continue;
     const box = boxOf(layout, { row: -1, column });
     const isMlp = column === layout.columns;
-    if (isMlp || column % every === 0) context.fillText(isMlp ? "mlp" : String(column), box.x + box.width / 2, box.height / 2);
+    if (isMlp || column % every === 0)
+      context.fillText(isMlp ? "mlp" : String(column), box.x + box.width / 2, box.height / 2);
   }
   context.textAlign = "right";
   for (let row = 0; row < layout.rows; row += every === 1 ? 1 : 2) {

@@ -3,7 +3,16 @@
 /** Row -1 is the line of column headers, column -1 the row headers, column `columns` the MLPs. */
 export type Position = { row: number; column: number };
 export type Shape = { heads: readonly number[]; mlp: boolean };
-export type Layout = { cell: number; gap: number; header: number; top: number; aside: number; rows: number; columns: number; mlp: boolean };
+export type Layout = {
+  cell: number;
+  gap: number;
+  header: number;
+  top: number;
+  aside: number;
+  rows: number;
+  columns: number;
+  mlp: boolean;
+};
 
 export const MIN_CELL = 12;
 const BEST_CELL = 30;

@@ -7,7 +7,18 @@ import "./headgrid.css";
 import { el } from "./dom.ts";
 import { gridButtons } from "./grid_buttons.ts";
 import { gridCanvas } from "./grid_canvas.ts";
-import { exists, type Layout, layoutOf, moved, type Position, positionAt, rectangle, type Shape, siteAt, sitesOfHeader } from "./grid_geometry.ts";
+import {
+  exists,
+  type Layout,
+  layoutOf,
+  moved,
+  type Position,
+  positionAt,
+  rectangle,
+  type Shape,
+  siteAt,
+  sitesOfHeader,
+} from "./grid_geometry.ts";
 
 export type CellLook = {
   /** CSS colour; null while there is no value yet. */
@@ -44,7 +55,11 @@ export type GridState = {
 /** Buttons stay quick up to about this many cells. */
 export const MAX_BUTTONS = 2000;
 
-export function headGrid(actions: GridActions, label: string, abort: AbortSignal): { node: HTMLElement; paint(state: GridState): void } {
+export function headGrid(
+  actions: GridActions,
+  label: string,
+  abort: AbortSignal,
+): { node: HTMLElement; paint(state: GridState): void } {
   const frame = el("div", "iw-grid-frame");
   let surface: Surface | null = null;
   let state: GridState | null = null;
@@ -63,7 +78,7 @@ export function headGrid(actions: GridActions, label: string, abort: AbortSignal
     shapeKey = key;
     layout = next;
     const cells = shape.heads.reduce((sum, n) => sum + n, 0);
-    if (surface === null || (surface.node.dataset["surface"] === "canvas") !== cells > MAX_BUTTONS) {
+    if (surface === null || (surface.node.dataset.surface === "canvas") !== cells > MAX_BUTTONS) {
       surface?.node.remove();
       surface = cells > MAX_BUTTONS ? gridCanvas(label) : gridButtons(label);
       frame.append(surface.node);
@@ -135,37 +150,61 @@ export function headGrid(actions: GridActions, label: string, abort: AbortSignal
   function listen(node: HTMLElement): void {
     const options = { signal: abort };
     node.addEventListener("keydown", onKey, options);
-    node.addEventListener("focusin", (event) => {
-      const target = event.target as HTMLElement;
-      const row = Number(target.dataset["row"]);
-      const column = Number(target.dataset["column"]);
-      if (Number.isFinite(row) && Number.isFinite(column)) goto({ row, column }, false);
-    }, options);
+    node.addEventListener(
+      "focusin",
+      (event) => {
+        const target = event.target as HTMLElement;
+        const row = Number(target.dataset.row);
+        const column = Number(target.dataset.column);
+        if (Number.isFinite(row) && Number.isFinite(column)) goto({ row, column }, false);
+      },
+      options,
+    );
     node.addEventListener("focusout", () => actions.hover(null), options);
     node.addEventListener("pointerleave", () => dragging || actions.hover(null), options);
-    node.addEventListener("pointerdown", (event) => {
-      if (event.button !== 0) return;
-      const position = at(event);
-      anchor = position !== null && position.row >= 0 && position.column >= 0 ? position : null;
-      dragging = false;
-      swallowClick = false;
-    }, options);
-    node.addEventListener("pointermove", (event) => {
-      const position = at(event);
-      if (position === null || state === null) return;
-      if (event.buttons === 1 && anchor !== null && (dragging || position.row !== anchor.row || position.column !== anchor.column)) {
-        if (!dragging) node.setPointerCapture?.(event.pointerId);
-        dragging = true;
-        selectTo(position);
-      } else actions.hover(siteAt(state.shape, position));
-    }, options);
-    node.addEventListener("pointerup", () => {
-      swallowClick = dragging;
-      dragging = false;
-    }, options);
-    node.addEventListener("pointercancel", () => {
-      dragging = false;
-    }, options);
+    node.addEventListener(
+      "pointerdown",
+      (event) => {
+        if (event.button !== 0) return;
+        const position = at(event);
+        anchor = position !== null && position.row >= 0 && position.column >= 0 ? position : null;
+        dragging = false;
+        swallowClick = false;
+      },
+      options,
+    );
+    node.addEventListener(
+      "pointermove",
+      (event) => {
+        const position = at(event);
+        if (position === null || state === null) return;
+        if (
+          event.buttons === 1 &&
+          anchor !== null &&
+          (dragging || position.row !== anchor.row || position.column !== anchor.column)
+        ) {
+          if (!dragging) node.setPointerCapture?.(event.pointerId);
+          dragging = true;
+          selectTo(position);
+        } else actions.hover(siteAt(state.shape, position));
+      },
+      options,
+    );
+    node.addEventListener(
+      "pointerup",
+      () => {
+        swallowClick = dragging;
+        dragging = false;
+      },
+      options,
+    );
+    node.addEventListener(
+      "pointercancel",
+      () => {
+        dragging = false;
+      },
+      options,
+    );
     node.addEventListener("click", (event) => onClick(event), options);
   }
 
@@ -176,7 +215,8 @@ export function headGrid(actions: GridActions, label: string, abort: AbortSignal
     }
     const target = (event.target as HTMLElement).closest<HTMLElement>("[data-row]");
     // A click by keyboard or by a test has no coordinates worth using; the button under it knows where it is.
-    const position = target === null ? at(event) : { row: Number(target.dataset["row"]), column: Number(target.dataset["column"]) };
+    const position =
+      target === null ? at(event) : { row: Number(target.dataset.row), column: Number(target.dataset.column) };
     if (position === null) return;
     active = position;
     surface?.activate(position, false);
@@ -190,4 +230,3 @@ export function headGrid(actions: GridActions, label: string, abort: AbortSignal
   }
   return { node: frame, paint };
 }
-

@@ -4,7 +4,15 @@ import "./receipts.css";
 import { el, reconcile, setText } from "./dom.ts";
 import { percent, plural } from "./format.ts";
 
-export type ReceiptLine = { label: string; site: string; state: string; reason: string; fired: number; positions: number; change: number };
+export type ReceiptLine = {
+  label: string;
+  site: string;
+  state: string;
+  reason: string;
+  fired: number;
+  positions: number;
+  change: number;
+};
 export type Receipts = { node: HTMLElement; paint(lines: readonly ReceiptLine[]): void };
 
 export function receipts(): Receipts {
@@ -34,10 +42,14 @@ function makeLine(): HTMLElement {
 }
 
 function paintLine(node: HTMLElement, line: ReceiptLine): void {
-  node.dataset["state"] = line.state;
-  const [, words, figure, reason] = node.children as unknown as HTMLElement[] as [HTMLElement, HTMLElement, HTMLElement, HTMLElement];
-  const [before, site, after] = split(line.label, line.site);
-  [before, site, after].forEach((text, index) => setText(words.children[index] as Element, text));
+  node.dataset.state = line.state;
+  const [, words, figure, reason] = node.children as unknown as HTMLElement[] as [
+    HTMLElement,
+    HTMLElement,
+    HTMLElement,
+    HTMLElement,
+  ];
+  for (const [index, text] of split(line.label, line.site).entries()) setText(words.children[index] as Element, text);
   setText(figure, figureOf(line));
   setText(reason, line.state === "acted" ? "" : line.reason);
   reason.hidden = line.state === "acted" || line.reason === "";

@@ -21,7 +21,10 @@ const OUTLIER = 3;
  * ramp is linear up to the crowd and compressed beyond, and `isCompressed` lets the legend say so.
  */
 export function diverging(values: Iterable<number>, floor = 0): Diverging {
-  const sizes = [...values].filter(Number.isFinite).map(Math.abs).sort((a, b) => a - b);
+  const sizes = [...values]
+    .filter(Number.isFinite)
+    .map(Math.abs)
+    .sort((a, b) => a - b);
   const max = sizes.at(-1) ?? 0;
   const crowd = sizes[Math.floor((sizes.length - 1) * 0.95)] ?? max;
   const limit = max > 0 ? max : 1;

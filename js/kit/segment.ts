@@ -9,17 +9,22 @@ export type Segment = { node: HTMLElement; paint(options: readonly Option[], cho
 export function segment(label: string, choose: (value: string) => void): Segment {
   const node = el("div", "iw-segment", { role: "group", "aria-label": label });
   node.addEventListener("click", (event) => {
-    const value = (event.target as HTMLElement).closest<HTMLElement>("[data-value]")?.dataset["value"];
+    const value = (event.target as HTMLElement).closest<HTMLElement>("[data-value]")?.dataset.value;
     if (value !== undefined) choose(value);
   });
   return {
     node,
     paint(options, chosen) {
-      reconcile(node, options, () => button("", "iw-segment-part"), (part, option) => {
-        setText(part, option.text);
-        part.dataset["value"] = option.value;
-        part.setAttribute("aria-pressed", String(option.value === chosen));
-      });
+      reconcile(
+        node,
+        options,
+        () => button("", "iw-segment-part"),
+        (part, option) => {
+          setText(part, option.text);
+          part.dataset.value = option.value;
+          part.setAttribute("aria-pressed", String(option.value === chosen));
+        },
+      );
       node.hidden = options.length === 0;
     },
   };

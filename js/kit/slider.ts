@@ -36,7 +36,13 @@ export function rangeOf(limit: number): { step: number; max: number; digits: num
 export function slider(actions: SliderActions, abort: AbortSignal): Slider {
   const name = el("b", "iw-slider-name");
   const units = el("div", "iw-slider-units iw-honest");
-  const field = el("input", "iw-slider-value iw-num", { type: "text", inputmode: "decimal", "aria-label": "exact strength", autocomplete: "off", spellcheck: "false" });
+  const field = el("input", "iw-slider-value iw-num", {
+    type: "text",
+    inputmode: "decimal",
+    "aria-label": "exact strength",
+    autocomplete: "off",
+    spellcheck: "false",
+  });
   const input = el("input", "iw-range", { type: "range" });
   const drawing: Curve = curve(abort);
   const caption = el("div", "iw-honest");
@@ -46,25 +52,41 @@ export function slider(actions: SliderActions, abort: AbortSignal): Slider {
   let holding = false;
   const options = { signal: abort };
 
-  input.addEventListener("input", () => {
-    holding = true;
-    actions.move(input.valueAsNumber);
-  }, options);
-  input.addEventListener("change", () => {
-    holding = false;
-    actions.release(input.valueAsNumber);
-  }, options);
-  input.addEventListener("blur", () => {
-    holding = false;
-  }, options);
+  input.addEventListener(
+    "input",
+    () => {
+      holding = true;
+      actions.move(input.valueAsNumber);
+    },
+    options,
+  );
+  input.addEventListener(
+    "change",
+    () => {
+      holding = false;
+      actions.release(input.valueAsNumber);
+    },
+    options,
+  );
+  input.addEventListener(
+    "blur",
+    () => {
+      holding = false;
+    },
+    options,
+  );
   input.addEventListener("dblclick", () => actions.release(0), options);
-  field.addEventListener("keydown", (event) => {
-    if (event.key === "Enter") commit();
-    else if (event.key === "Escape" && state !== null) {
-      field.value = signed(state.value, digits(state));
-      field.blur();
-    }
-  }, options);
+  field.addEventListener(
+    "keydown",
+    (event) => {
+      if (event.key === "Enter") commit();
+      else if (event.key === "Escape" && state !== null) {
+        field.value = signed(state.value, digits(state));
+        field.blur();
+      }
+    },
+    options,
+  );
   field.addEventListener("change", commit, options);
 
   function commit(): void {
@@ -80,7 +102,13 @@ export function slider(actions: SliderActions, abort: AbortSignal): Slider {
     state = next;
     const { step, max } = rangeOf(Math.max(next.limit, Math.abs(next.value)));
     setText(name, next.name);
-    setAttributes(input, { min: -max, max, step, "aria-label": next.name, "aria-valuetext": `${signed(next.value, digits(next))}, ${next.units}` });
+    setAttributes(input, {
+      min: -max,
+      max,
+      step,
+      "aria-label": next.name,
+      "aria-valuetext": `${signed(next.value, digits(next))}, ${next.units}`,
+    });
     // While the thumb is held the hand knows better than any message.
     if (!holding && input.value !== String(next.value)) input.value = String(next.value);
     setAttributes(input, { "data-value": next.value });

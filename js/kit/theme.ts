@@ -5,7 +5,15 @@ import { luminance, parseColour, type Ramp, readRamp } from "./colour.ts";
 
 export type Theme = { dark: boolean; ramp: Ramp };
 
-const WATCHED = ["class", "style", "data-jp-theme-light", "data-jp-theme-name", "data-theme", "data-vscode-theme-kind", "theme"];
+const WATCHED = [
+  "class",
+  "style",
+  "data-jp-theme-light",
+  "data-jp-theme-name",
+  "data-theme",
+  "data-vscode-theme-kind",
+  "theme",
+];
 
 /** Whether the page around `node` is dark. Pure but for reading the document. */
 export function isDark(node: Element): boolean {

@@ -4,6 +4,7 @@ import "./tokens.css";
 import { colourAt, css, type Ramp } from "./colour.ts";
 import { el, reconcile, setAttributes, setText } from "./dom.ts";
 import { named, signed, visible } from "./format.ts";
+import { isPress, stepInRow } from "./keyboard.ts";
 import { type Diverging, place } from "./scale.ts";
 
 export type StripToken = { id: number; text: string; kind: "text" | "special" | "byte" };
@@ -45,7 +46,7 @@ export function tokenStrip(label: string, actions: StripActions, abort: AbortSig
 
   const indexOf = (event: Event): number | null => {
     const token = (event.target as Element).closest?.("[data-token]");
-    return token instanceof HTMLElement ? Number(token.dataset["token"]) : null;
+    return token instanceof HTMLElement ? Number(token.dataset.token) : null;
   };
   const tokenAt = (index: number | null): HTMLElement | null =>
     index === null ? null : node.querySelector<HTMLElement>(`[data-token="${index}"]`);
@@ -64,17 +65,20 @@ export function tokenStrip(label: string, actions: StripActions, abort: AbortSig
   node.addEventListener("focusin", (event) => actions.hover(indexOf(event)), options);
   node.addEventListener("focusout", () => actions.hover(null), options);
   node.addEventListener("click", (event) => lockAt(indexOf(event)), options);
-  node.addEventListener("keydown", (event) => {
-    const last = node.childElementCount - 1;
-    const target = { ArrowRight: active + 1, ArrowLeft: active - 1, Home: 0, End: last }[event.key];
-    if (target !== undefined) {
-      event.preventDefault();
-      goto(Math.max(0, Math.min(last, target)));
-    } else if (event.key === "Enter" || event.key === " ") {
-      event.preventDefault();
-      lockAt(active);
-    }
-  }, options);
+  node.addEventListener(
+    "keydown",
+    (event) => {
+      const target = stepInRow(event.key, active, node.childElementCount);
+      if (target !== null) {
+        event.preventDefault();
+        goto(target);
+      } else if (isPress(event.key)) {
+        event.preventDefault();
+        lockAt(active);
+      }
+    },
+    options,
+  );
 
   function lockAt(index: number | null): void {
     // Selecting text with the mouse is not a click on a token.

@@ -8,10 +8,19 @@ import type { AnyModel, Host } from "@anywidget/types";
 import type { SessionExports } from "./index.ts";
 import type { ViewContext, ViewTraits } from "./shell.ts";
 
-type RenderProps<T extends Record<string, unknown>> = { model: AnyModel<T>; el: HTMLElement; signal?: AbortSignal; host?: Host };
+type RenderProps<T extends Record<string, unknown>> = {
+  model: AnyModel<T>;
+  el: HTMLElement;
+  signal?: AbortSignal;
+  host?: Host;
+};
 
 /** The module that anywidget loads: one `render` per view, nothing kept outside of it. */
-export function defineView<T extends ViewTraits>(widget: string, title: string, build: (context: ViewContext<T>) => void) {
+export function defineView<T extends ViewTraits>(
+  widget: string,
+  title: string,
+  build: (context: ViewContext<T>) => void,
+) {
   return () => ({
     async render({ model, el, signal, host }: RenderProps<T>): Promise<() => void> {
       const controller = new AbortController();
@@ -28,9 +37,13 @@ export function defineView<T extends ViewTraits>(widget: string, title: string, 
 }
 
 async function findSession<T extends ViewTraits>(model: AnyModel<T>, host: Host | undefined): Promise<SessionExports> {
-  if (host === undefined) throw new Error("This view needs anywidget 0.11 or newer: upgrade it (pip install -U anywidget) and reload the page.");
+  if (host === undefined)
+    throw new Error(
+      "This view needs anywidget 0.11 or newer: upgrade it (pip install -U anywidget) and reload the page.",
+    );
   const session = await host.getWidget<SessionExports>(model.get("session"));
-  if (typeof session.exports?.mount !== "function") throw new Error("This view's session has not started. Run its cells again.");
+  if (typeof session.exports?.mount !== "function")
+    throw new Error("This view's session has not started. Run its cells again.");
   return session.exports;
 }
 
@@ -39,13 +52,15 @@ function failure(widget: string, error: unknown, abort: AbortSignal): HTMLElemen
   const reason = error instanceof Error ? error.message : String(error);
   const root = document.createElement("div");
   root.className = "iw-root";
-  root.dataset["widget"] = widget;
-  root.dataset["connection"] = "dead";
+  root.dataset.widget = widget;
+  root.dataset.connection = "dead";
   root.setAttribute("aria-busy", "false");
   const banner = document.createElement("div");
   banner.className = "iw-banner";
   banner.setAttribute("role", "alert");
-  banner.textContent = reason.startsWith("This view") ? reason : `This view could not reach its session (${reason}). Run its cells again.`;
+  banner.textContent = reason.startsWith("This view")
+    ? reason
+    : `This view could not reach its session (${reason}). Run its cells again.`;
   root.append(banner);
   abort.addEventListener("abort", () => root.remove());
   return root;

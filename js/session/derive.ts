@@ -14,8 +14,8 @@ export function sitesOff(state: State, pending: Pending): Set<string> {
     if (one.kind === "ablate" && one.on) for (const site of spread(one.site, state.model.heads)) off.add(site);
   }
   for (const wish of inOrder(pending)) {
-    if (wish.name === "ablate") mark(off, [String(wish.args["site"])], wish.args["off"]);
-    else if (wish.name === "ablate_many") mark(off, wish.args["sites"] as string[], wish.args["off"]);
+    if (wish.name === "ablate") mark(off, [String(wish.args.site)], wish.args.off);
+    else if (wish.name === "ablate_many") mark(off, wish.args.sites as string[], wish.args.off);
     else if (wish.name === "clear") off.clear();
   }
   return off;
@@ -32,27 +32,34 @@ function spread(site: string, heads: readonly number[]): string[] {
 }
 
 function inOrder(pending: Pending): Wish[] {
-  return [...pending.values()].sort((a, b) => (a.seq || Number.POSITIVE_INFINITY) - (b.seq || Number.POSITIVE_INFINITY));
+  return [...pending.values()].sort(
+    (a, b) => (a.seq || Number.POSITIVE_INFINITY) - (b.seq || Number.POSITIVE_INFINITY),
+  );
 }
 
 export function modeOf(state: State, pending: Pending): AblationMode {
-  return (pending.get("mode")?.args["mode"] as AblationMode | undefined) ?? state.mode;
+  return (pending.get("mode")?.args.mode as AblationMode | undefined) ?? state.mode;
 }
 
 /** A vector as the hand has it: its coefficient and settings with our newer wishes on top. */
 export function vectorNow(vector: Vector, pending: Pending): Vector {
   const settings = pending.get(`vector:${vector.name}`)?.args ?? {};
-  const strength = pending.get(`strength:${vector.name}`)?.args["value"];
+  const strength = pending.get(`strength:${vector.name}`)?.args.value;
   const cleared = pending.has("clear") ? { coefficient: 0 } : {};
-  return { ...vector, ...cleared, ...pick(settings), ...(typeof strength === "number" ? { coefficient: strength } : {}) };
+  return {
+    ...vector,
+    ...cleared,
+    ...pick(settings),
+    ...(typeof strength === "number" ? { coefficient: strength } : {}),
+  };
 }
 
 function pick(args: Record<string, unknown>): Partial<Vector> {
   const kept: Partial<Vector> = {};
-  if (typeof args["on"] === "boolean") kept.on = args["on"];
-  if (typeof args["positions"] === "string") kept.positions = args["positions"];
-  if (typeof args["mode"] === "string") kept.mode = args["mode"];
-  if (typeof args["site"] === "string") kept.site = args["site"];
+  if (typeof args.on === "boolean") kept.on = args.on;
+  if (typeof args.positions === "string") kept.positions = args.positions;
+  if (typeof args.mode === "string") kept.mode = args.mode;
+  if (typeof args.site === "string") kept.site = args.site;
   return kept;
 }
 
@@ -87,7 +94,15 @@ export function circumstances(state: State, vector: string): string {
   const { question, mode, interventions, vectors } = state;
   const others = interventions.filter((one) => one.vector !== vector).map(withoutLabel);
   const own = vectors.find((one) => one.name === vector);
-  return JSON.stringify([question?.prompt, question?.target, question?.foil, question?.position, mode, others, own && [own.site, own.mode, own.positions]]);
+  return JSON.stringify([
+    question?.prompt,
+    question?.target,
+    question?.foil,
+    question?.position,
+    mode,
+    others,
+    own && [own.site, own.mode, own.positions],
+  ]);
 }
 
 function withoutLabel({ key, kind, site, on, mode, positions, coefficient }: Intervention): unknown[] {
@@ -95,10 +110,17 @@ function withoutLabel({ key, kind, site, on, mode, positions, coefficient }: Int
 }
 
 /** "3 heads off · sentiment +0.60": what is different from the plain model, in one line. */
-export function summary(state: State, off: ReadonlySet<string>, vectors: readonly Vector[], signed: (value: number) => string): string {
+export function summary(
+  state: State,
+  off: ReadonlySet<string>,
+  vectors: readonly Vector[],
+  signed: (value: number) => string,
+): string {
   const mlps = [...off].filter((site) => site.endsWith(".mlp")).length;
   const heads = [...off].filter((site) => /H\d+$/.test(site)).length;
-  const rest = state.interventions.filter((one) => one.on && one.kind !== "steer" && !(one.kind === "ablate" && covered(one.site)));
+  const rest = state.interventions.filter(
+    (one) => one.on && one.kind !== "steer" && !(one.kind === "ablate" && covered(one.site)),
+  );
   return [
     heads > 0 && `${heads} ${heads === 1 ? "head" : "heads"} off`,
     mlps > 0 && `${mlps} ${mlps === 1 ? "MLP" : "MLPs"} off`,

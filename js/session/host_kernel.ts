@@ -12,11 +12,11 @@ export type KernelNews = { kernel(status: string): void; socket(status: string):
 export function watchKernel(manager: unknown, news: KernelNews, abort: AbortSignal): void {
   const source = contextOf(manager) ?? kernelOf(manager);
   if (source === null) return;
-  listen(source["statusChanged"], (_, status) => news.kernel(String(status)), abort);
-  listen(source["connectionStatusChanged"], (_, status) => news.socket(String(status)), abort);
+  listen(source.statusChanged, (_, status) => news.kernel(String(status)), abort);
+  listen(source.connectionStatusChanged, (_, status) => news.socket(String(status)), abort);
   // Another kernel under the same notebook knows nothing of our comm.
-  listen(source["kernelChanged"], () => news.changed(), abort);
-  const status = kernelOf(manager)?.["status"];
+  listen(source.kernelChanged, () => news.changed(), abort);
+  const status = kernelOf(manager)?.status;
   if (typeof status === "string") news.kernel(status);
 }
 

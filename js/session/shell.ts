@@ -19,7 +19,7 @@ import { historyBar } from "./parts/history.ts";
 import { outcomePart } from "./parts/outcome.ts";
 import { panelNote } from "./parts/panel_note.ts";
 import { promptStrip, questionForm, stripActions } from "./parts/question.ts";
-import type { State, Vector } from "./protocol.ts";
+import type { Question, State, Vector } from "./protocol.ts";
 import type { Mark, Refusal, SessionStore, Snapshot } from "./store.ts";
 
 /** The parts that several views show, made by the session's bundle. */
@@ -43,6 +43,8 @@ export type PartContext<T extends Record<string, unknown>> = {
   theme: ReadonlySignal<Theme>;
   snapshot: ReadonlySignal<Snapshot | null>;
   state: ReadonlySignal<State | null>;
+  /** The question, the same object until its content changes: a prompt of thousands of tokens is painted once. */
+  question: ReadonlySignal<Question | null>;
   pending: ReadonlySignal<ReadonlyMap<string, Wish>>;
   refusals: ReadonlySignal<ReadonlyMap<string, Refusal>>;
   panel: ReadonlySignal<Panel | null>;
@@ -56,6 +58,10 @@ export type PartContext<T extends Record<string, unknown>> = {
   point(mark: Mark): void;
   /** A signal of the view's own. */
   signal<V>(value: V): Signal<V>;
+  /** A value that follows from other signals, worked out once per change. */
+  derive<V>(read: () => V): ReadonlySignal<V>;
+  /** The same, and the same object while its content is equal. */
+  stable<V>(read: () => V): ReadonlySignal<V>;
   /** Runs now and after every change of what it reads, until the view goes away. */
   watch(paint: () => void): void;
 };
@@ -72,7 +78,10 @@ export type Mount<T extends ViewTraits> = {
 };
 
 /** What `initialize` hands to the views beside the store. */
-export function mountView<T extends ViewTraits>(store: SessionStore, { model, el: place, abort, widget, title, build }: Mount<T>): void {
+export function mountView<T extends ViewTraits>(
+  store: SessionStore,
+  { model, el: place, abort, widget, title, build }: Mount<T>,
+): void {
   const parts = frame(widget, title);
   place.append(parts.root);
   abort.addEventListener("abort", () => parts.root.remove());
@@ -82,16 +91,23 @@ export function mountView<T extends ViewTraits>(store: SessionStore, { model, el
   build(context);
   context.watch(() => paintConnection(context, store.connection.value));
   context.watch(() => {
-    const busy = store.connection.value.usable && isBusy(context.snapshot.value, context.pending.value, context.panel.value);
+    const busy =
+      store.connection.value.usable && isBusy(context.snapshot.value, context.pending.value, context.panel.value);
     parts.root.setAttribute("aria-busy", String(busy));
     paintProgress(parts.progress, busy, context.panel.value?.progress ?? null);
   });
 }
 
-function contextOf<T extends ViewTraits>(model: AnyModel<T>, store: SessionStore, parts: Frame, abort: AbortSignal): ViewContext<T> {
+function contextOf<T extends ViewTraits>(
+  model: AnyModel<T>,
+  store: SessionStore,
+  parts: Frame,
+  abort: AbortSignal,
+): ViewContext<T> {
   const panelId = String(model.get("panel"));
   const { state: snapshot, pending, refusals, panels, hover, lock } = store;
   const state = computed(() => snapshot.value?.state ?? null);
+  const off = stable(() => (state.value === null ? [] : [...sitesOff(state.value, pending.value)]));
   const context = {
     model,
     store,
@@ -106,9 +122,12 @@ function contextOf<T extends ViewTraits>(model: AnyModel<T>, store: SessionStore
     lock,
     theme: followTheme(parts.root, abort),
     panel: computed(() => panels.value.get(panelId) ?? null),
-    off: computed(() => (state.value === null ? new Set<string>() : sitesOff(state.value, pending.value))),
-    vectors: computed(() => (state.value?.vectors ?? []).map((vector) => vectorNow(vector, pending.value))),
+    question: stable(() => state.value?.question ?? null),
+    off: computed(() => new Set(off.value)),
+    vectors: stable(() => (state.value?.vectors ?? []).map((vector) => vectorNow(vector, pending.value))),
     signal: <V>(value: V) => signal(value),
+    derive: <V>(read: () => V) => computed(read),
+    stable,
     intent: store.intent,
     point(mark: Mark): void {
       if (JSON.stringify(mark) !== JSON.stringify(hover.peek())) hover.value = mark;
@@ -119,6 +138,17 @@ function contextOf<T extends ViewTraits>(model: AnyModel<T>, store: SessionStore
     },
   };
   return { ...context, parts: partsOf(context) };
+}
+
+/** Every message brings new objects; what is equal in content stays the same object, and nobody repaints for it. */
+function stable<V>(read: () => V): ReadonlySignal<V> {
+  let last: { text: string; value: V } | null = null;
+  return computed(() => {
+    const value = read();
+    const text = JSON.stringify(value);
+    if (last === null || last.text !== text) last = { text, value };
+    return last.value;
+  });
 }
 
 function partsOf<T extends ViewTraits>(context: PartContext<T>): Parts {
@@ -132,7 +162,10 @@ function partsOf<T extends ViewTraits>(context: PartContext<T>): Parts {
   };
 }
 
-function paintConnection<T extends ViewTraits>({ frame: parts, state, store }: PartContext<T>, connection: Connection): void {
+function paintConnection<T extends ViewTraits>(
+  { frame: parts, state, store }: PartContext<T>,
+  connection: Connection,
+): void {
   const kernel = state.value?.version;
   const mismatch =
     kernel !== undefined && kernel !== store.version
@@ -141,8 +174,8 @@ function paintConnection<T extends ViewTraits>({ frame: parts, state, store }: P
   const message = connection.message || mismatch;
   setText(parts.banner, message);
   show(parts.banner, message !== "");
-  parts.banner.dataset["status"] = connection.status;
-  parts.root.dataset["connection"] = connection.status;
+  parts.banner.dataset.status = connection.status;
+  parts.root.dataset.connection = connection.status;
   parts.fieldset.disabled = !connection.usable;
 }
 
@@ -152,7 +185,11 @@ function shellBar<T extends ViewTraits>(context: PartContext<T>): void {
   const redo = button("↷ Redo");
   const clear = button("Clear", "iw-btn", { title: "switch every intervention off" });
   actions.append(undo, redo, clear);
-  for (const [node, name] of [[undo, "undo"], [redo, "redo"], [clear, "clear"]] as const) {
+  for (const [node, name] of [
+    [undo, "undo"],
+    [redo, "redo"],
+    [clear, "clear"],
+  ] as const) {
     node.addEventListener("click", () => context.intent(name, name, {}));
   }
   const notes = el("span");
@@ -161,12 +198,18 @@ function shellBar<T extends ViewTraits>(context: PartContext<T>): void {
     const state = context.state.value;
     if (state === null) return;
     setText(about.firstElementChild as Element, aboutModel(state));
-    setText(notes, state.model.notes.length > 0 ? ` · ${state.model.notes.length === 1 ? "1 note" : `${state.model.notes.length} notes`}` : "");
+    setText(
+      notes,
+      state.model.notes.length > 0
+        ? ` · ${state.model.notes.length === 1 ? "1 note" : `${state.model.notes.length} notes`}`
+        : "",
+    );
     setAttributes(notes, { title: state.model.notes.join("\n") || null });
     setText(line, summary(state, context.off.value, context.vectors.value, signed));
     undo.disabled = state.history.index <= 0;
     redo.disabled = state.history.index >= state.history.items.length - 1;
-    clear.disabled = context.off.value.size === 0 && !state.interventions.some((one) => one.on && one.coefficient !== 0);
+    clear.disabled =
+      context.off.value.size === 0 && !state.interventions.some((one) => one.on && one.coefficient !== 0);
   });
 }
 
@@ -174,5 +217,12 @@ function shellBar<T extends ViewTraits>(context: PartContext<T>): void {
 export function aboutModel({ model }: State): string {
   const counts = [...new Set(model.heads.filter((count) => count > 0))].sort((a, b) => a - b);
   const heads = counts.length > 1 ? `${counts[0]}–${counts.at(-1)}` : String(counts[0] ?? 0);
-  return [model.name, `${model.layers} layers × ${heads} heads`, model.dtype, model.device === "cpu" ? "" : model.device].filter(Boolean).join(" · ");
+  return [
+    model.name,
+    `${model.layers} layers × ${heads} heads`,
+    model.dtype,
+    model.device === "cpu" ? "" : model.device,
+  ]
+    .filter(Boolean)
+    .join(" · ");
 }

@@ -62,10 +62,14 @@ export function createStore(wire: Wire, abort: AbortSignal, time: Clock = clock)
       watch.commChanged(); // a disposed kernel throws; only a pong may prove us wrong
     }
   };
-  const channel = openChannel(send, () => {
-    pending.value = new Map(channel.pending());
-    watch.waiting(() => channel.waitingSince());
-  }, time);
+  const channel = openChannel(
+    send,
+    () => {
+      pending.value = new Map(channel.pending());
+      watch.waiting(() => channel.waitingSince());
+    },
+    time,
+  );
   const hello = (): void => send({ kind: "hello", client: channel.client, version: __IW_VERSION__ });
   const watch = monitor(
     {
@@ -95,6 +99,20 @@ export function createStore(wire: Wire, abort: AbortSignal, time: Clock = clock)
     });
   }
 
+  /** Damaged arrays cost the message, not the view: what was there before stays, with the reason beside it. */
+  function readPanel(message: PanelMessage, buffers: Buffers): PanelMessage {
+    try {
+      return { ...message, data: decode(message.data ?? null, buffers) as PanelMessage["data"] & object };
+    } catch (error) {
+      return {
+        ...message,
+        status: "failed",
+        message: `The result could not be read: ${(error as Error).message}.`,
+        data: null,
+      };
+    }
+  }
+
   function onPanel(message: PanelMessage): void {
     const next = receivePanel(panels.peek().get(message.panel), message);
     if (next !== undefined) panels.value = new Map(panels.peek()).set(message.panel, next);
@@ -113,26 +131,21 @@ export function createStore(wire: Wire, abort: AbortSignal, time: Clock = clock)
   function receive(raw: unknown, buffers: Buffers): void {
     const message = raw as Record<string, unknown> | null;
     if (message === null || typeof message !== "object") return;
-    if (message["kind"] === "pong") {
-      if (message["client"] === channel.client) watch.pong(Number(message["id"]));
+    if (message.kind === "pong") {
+      if (message.client === channel.client) watch.pong(Number(message.id));
       return;
     }
+    if (message.kind === "state") onState(message as never);
+    else if (message.kind === "panel") onPanel(readPanel(message as never, buffers));
+    else if (message.kind === "refused") onRefused(message as never);
+    else if (message.kind === "closed") watch.closed(String(message.message ?? ""));
     watch.heard();
-    if (message["kind"] === "state") onState(message as never);
-    else if (message["kind"] === "panel") {
-      onPanel({ ...(message as unknown as PanelMessage), data: decode(message["data"] ?? null, buffers) as never });
-    } else if (message["kind"] === "refused") onRefused(message as never);
-    else if (message["kind"] === "closed") watch.closed(String(message["message"] ?? ""));
   }
 
   wire.on("msg:custom", (message: unknown, buffers?: Buffers) => receive(message, buffers ?? []));
   wire.on("comm_live_update", () => watch.commChanged());
   wire.on("comm:close", () => watch.closed());
-  watchKernel(
-    wire.widget_manager,
-    { kernel: watch.kernel, socket: watch.socket, changed: watch.commChanged },
-    abort,
-  );
+  watchKernel(wire.widget_manager, { kernel: watch.kernel, socket: watch.socket, changed: watch.commChanged }, abort);
   abort.addEventListener("abort", () => {
     watch.closed();
     watch.stop();

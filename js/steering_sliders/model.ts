@@ -18,17 +18,17 @@ type Json = { readonly [key: string]: Decoded };
 /** The curves by vector. A Map: a vector may be called anything, "__proto__" too. */
 export function readCurves(panel: Panel | null): Map<string, Response> {
   const curves = new Map<string, Response>();
-  for (const [name, value] of Object.entries(asObject(panel?.data["vectors"]))) {
+  for (const [name, value] of Object.entries(asObject(panel?.data.vectors))) {
     const one = asObject(value);
-    const [x, y] = [asArray(one["strengths"]), asArray(one["metric"])];
+    const [x, y] = [asArray(one.strengths), asArray(one.metric)];
     if (x === null || y === null) continue;
     curves.set(name, {
       x: x.data,
       y: y.data,
-      kl: asArray(one["kl"]),
-      low: asArray(one["random_low"])?.data ?? null,
-      high: asArray(one["random_high"])?.data ?? null,
-      breaks: asBreaks(one["breaks"]),
+      kl: asArray(one.kl),
+      low: asArray(one.random_low)?.data ?? null,
+      high: asArray(one.random_high)?.data ?? null,
+      breaks: asBreaks(one.breaks),
     });
   }
   return curves;
@@ -44,15 +44,15 @@ function asBreaks(value: Decoded | undefined): [number | null, number | null] | 
 }
 
 export function readText(panel: Panel | null): Text | null {
-  const raw = panel?.data["continuation"];
+  const raw = panel?.data.continuation;
   if (raw === undefined || raw === null) return null;
   const one = asObject(raw);
   return {
-    plain: asTokens(one["plain"]),
-    edited: asTokens(one["edited"]),
-    divergence: typeof one["divergence"] === "number" ? one["divergence"] : null,
-    running: one["running"] === true,
-    note: typeof one["note"] === "string" ? one["note"] : "",
+    plain: asTokens(one.plain),
+    edited: asTokens(one.edited),
+    divergence: typeof one.divergence === "number" ? one.divergence : null,
+    running: one.running === true,
+    note: typeof one.note === "string" ? one.note : "",
   };
 }
 
@@ -61,8 +61,14 @@ function asTokens(value: Decoded | undefined): Written[] {
 }
 
 /** A curve holds as long as everything but its own strength is as it was when it was measured. */
-export function curveIsStale(panel: Panel | null, vector: string, now: State, revision: number, stateAt: (revision: number) => State | undefined): boolean {
-  const measured = panel?.revisions["vectors"];
+export function curveIsStale(
+  panel: Panel | null,
+  vector: string,
+  now: State,
+  revision: number,
+  stateAt: (revision: number) => State | undefined,
+): boolean {
+  const measured = panel?.revisions.vectors;
   if (measured === undefined || measured >= revision) return false;
   const then = stateAt(measured);
   return then === undefined || circumstances(then, vector) !== circumstances(now, vector);
@@ -71,7 +77,10 @@ export function curveIsStale(panel: Panel | null, vector: string, now: State, re
 /** The same strength in three units: of the vector as stored, as a length, and against the residual stream it is added to. */
 export function unitsOf(vector: Vector): string {
   const length = Math.abs(vector.coefficient) * vector.norm;
-  const share = vector.residual_norm > 0 ? ` = ${percent(length / vector.residual_norm)} % of the residual norm at ${vector.site}` : ` at ${vector.site}`;
+  const share =
+    vector.residual_norm > 0
+      ? ` = ${percent(length / vector.residual_norm)} % of the residual norm at ${vector.site}`
+      : ` at ${vector.site}`;
   const what = /diff/i.test(vector.source) ? "difference" : "vector";
   return `${signed(vector.coefficient)} × ${what} = length ${num(length)}${share}`;
 }

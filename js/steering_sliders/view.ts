@@ -9,7 +9,17 @@ import { type Slider, slider } from "../kit/slider.ts";
 import { partIsStale } from "../session/derive.ts";
 import type { Vector } from "../session/protocol.ts";
 import type { ViewContext } from "../session/shell.ts";
-import { curveIsStale, firstDifference, type Response, readCurves, readText, reading, spanOf, type Traits, unitsOf } from "./model.ts";
+import {
+  curveIsStale,
+  firstDifference,
+  type Response,
+  readCurves,
+  reading,
+  readText,
+  spanOf,
+  type Traits,
+  unitsOf,
+} from "./model.ts";
 
 const POSITIONS = ["content", "all", "prompt", "generated", "-1"];
 const MODES = ["add", "project_out", "clamp"];
@@ -32,7 +42,8 @@ export function build(context: ViewContext<Traits>): void {
 type Row = { node: HTMLElement; paint(vector: Vector): void };
 
 function rowsPart(context: ViewContext<Traits>): HTMLElement {
-  const { vectors, watch, intent, state, panel } = context;
+  const { vectors, watch, intent, state, panel, derive } = context;
+  const curves = derive(() => readCurves(panel.value));
   const part = section("Steering", "push along a direction");
   const mute = button("All to zero", "iw-link");
   const list = el("div", "iw-rows");
@@ -43,26 +54,27 @@ function rowsPart(context: ViewContext<Traits>): HTMLElement {
   part.body.append(list, none, failed.node, context.parts.panelNote("vectors"));
   mute.addEventListener("click", () => {
     for (const vector of vectors.peek()) {
-      if (vector.coefficient !== 0) intent("strength", `strength:${vector.name}`, { name: vector.name, value: 0, final: true });
+      if (vector.coefficient !== 0)
+        intent("strength", `strength:${vector.name}`, { name: vector.name, value: 0, final: true });
     }
   });
 
   const makeRow = (): HTMLElement => {
-    const row = vectorRow(context);
+    const row = vectorRow(context, curves);
     rows.set(row.node, row);
     return row.node;
   };
   watch(() => {
     reconcile(list, vectors.value, makeRow, (node, vector) => rows.get(node)?.paint(vector));
     show(none, state.value !== null && vectors.value.length === 0);
-    setText(none, "No vectors yet: SteeringSliders(session, vectors={\"name\": iw.steering_vector(…)}).");
+    setText(none, 'No vectors yet: SteeringSliders(session, vectors={"name": iw.steering_vector(…)}).');
     mute.disabled = vectors.value.every((vector) => vector.coefficient === 0);
     failed.paint(panel.value?.status === "failed" ? panel.value.message : null);
   });
   return part.node;
 }
 
-function vectorRow(context: ViewContext<Traits>): Row {
+function vectorRow(context: ViewContext<Traits>, curves: { readonly value: Map<string, Response> }): Row {
   const { intent, state, snapshot, panel, refusals, store, abort, signal } = context;
   const wrong = signal<string | null>(null);
   let vector: Vector | null = null;
@@ -111,14 +123,15 @@ function vectorRow(context: ViewContext<Traits>): Row {
     paint(next) {
       vector = next;
       const now = state.value;
-      const curve = readCurves(panel.value).get(next.name);
+      const curve = curves.value.get(next.name);
       one.paint({
         name: next.name,
         value: next.coefficient,
         limit: next.limit,
         units: unitsOf(next),
         curve: curve ?? null,
-        curveStale: now !== null && curveIsStale(panel.value, next.name, now, snapshot.value?.revision ?? 0, store.stateAt),
+        curveStale:
+          now !== null && curveIsStale(panel.value, next.name, now, snapshot.value?.revision ?? 0, store.stateAt),
         caption: captionOf(now?.question?.label ?? "metric", next, curve),
       });
       setAttributes(node, { "aria-label": `vector ${next.name}` });
@@ -137,7 +150,13 @@ function keysOf(vector: Vector): string[] {
 
 function captionOf(label: string, vector: Vector, curve: Response | undefined): string {
   if (curve === undefined) return `${label} by strength: not measured yet`;
-  return [`${label} ${spanOf(curve)}`, reading(curve, vector.coefficient), curve.low === null ? "" : "grey: random vectors of equal norm"].filter(Boolean).join(" · ");
+  return [
+    `${label} ${spanOf(curve)}`,
+    reading(curve, vector.coefficient),
+    curve.low === null ? "" : "grey: random vectors of equal norm",
+  ]
+    .filter(Boolean)
+    .join(" · ");
 }
 
 function choice(name: string): HTMLSelectElement {
@@ -147,27 +166,32 @@ function choice(name: string): HTMLSelectElement {
 /** A setting made from Python may be one that is not in the list: then it is shown too. */
 function options(select: HTMLSelectElement, known: readonly string[], chosen: string): void {
   const all = known.includes(chosen) ? known : [...known, chosen];
-  reconcile(select, all, () => el("option"), (option, value) => {
-    option.value = value;
-    setText(option, value.replace("_", " "));
-  });
+  reconcile(
+    select,
+    all,
+    () => el("option"),
+    (option, value) => {
+      option.value = value;
+      setText(option, value.replace("_", " "));
+    },
+  );
   if (select.value !== chosen) select.value = chosen;
 }
 
 function textPart(context: ViewContext<Traits>): HTMLElement {
-  const { panel, panelId, intent, watch, snapshot } = context;
+  const { panel, panelId, intent, watch, snapshot, derive } = context;
   const part = section("Generation", "same seed; first difference marked");
   const run = button("Generate");
   const text = continuation(context.abort);
   const none = el("div", "iw-muted", {}, "The model's own continuation and the pushed one, side by side.");
-  const running = (): boolean => readText(panel.peek())?.running === true;
+  const written = derive(() => readText(panel.value));
   part.aside.append(run);
   part.body.append(none, text.node);
   run.addEventListener("click", () => {
-    intent("panel", `panel:${panelId}`, { panel: panelId, action: running() ? "stop" : "generate" });
+    intent("panel", `panel:${panelId}`, { panel: panelId, action: written.peek()?.running ? "stop" : "generate" });
   });
   watch(() => {
-    const now = readText(panel.value);
+    const now = written.value;
     setText(run, now?.running ? "Stop" : "Generate");
     show(none, now === null);
     show(text.node, now !== null);

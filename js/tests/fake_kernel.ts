@@ -6,16 +6,53 @@
 import type { Answer, Intervention, Receipt, State, Token, Vector } from "../session/protocol.ts";
 import type { FakeModel } from "./host.ts";
 
-export type FakeOptions = { layers: number; heads: number; delay: number; version: string; vectors: boolean; plain: boolean };
+export type FakeOptions = {
+  layers: number;
+  heads: number;
+  delay: number;
+  version: string;
+  vectors: boolean;
+  plain: boolean;
+};
 // biome-ignore lint/suspicious/noExplicitAny: what arrives is whatever the browser sent
 type Args = Record<string, any>;
 type Intent = { kind: string; client: string; seq: number; id: number; name: string; key: string; args: Args };
 
 const DEFAULTS: FakeOptions = { layers: 4, heads: 8, delay: 0, version: "test", vectors: true, plain: false };
-const WORDS = ["<bos>", "When", " Mary", " and", " John", " went", " to", " the", " store", ",", " John", " gave", " a", " drink", " to"];
+const WORDS = [
+  "<bos>",
+  "When",
+  " Mary",
+  " and",
+  " John",
+  " went",
+  " to",
+  " the",
+  " store",
+  ",",
+  " John",
+  " gave",
+  " a",
+  " drink",
+  " to",
+];
 const SCORES = [0, -0.04, 1.61, 0.11, -0.84, 0.03, 0.05, 0, 0.18, 0.07, 1.16, 0.21, 0.03, 0.09, 0.37];
 const PLAIN_TEXT = [" Mary", ".", " The", " music", " was", " soft", " and", " the", " room", " was", " quiet", "."];
-const EDITED_TEXT = [" Mary", ".", " The", " music", " was", " great", " and", " the", " service", " was", " a", " joy", "."];
+const EDITED_TEXT = [
+  " Mary",
+  ".",
+  " The",
+  " music",
+  " was",
+  " great",
+  " and",
+  " the",
+  " service",
+  " was",
+  " a",
+  " joy",
+  ".",
+];
 
 function token(text: string, index: number): Token {
   return { id: 100 + index, text, kind: text.startsWith("<") ? "special" : "text" };
@@ -66,7 +103,13 @@ export class FakeKernel {
     this.#acks[intent.client] = intent.seq;
     const refused = this.#do(intent);
     if (refused !== null) {
-      this.model.receive({ kind: "refused", client: intent.client, seq: intent.seq, key: intent.key, message: refused });
+      this.model.receive({
+        kind: "refused",
+        client: intent.client,
+        seq: intent.seq,
+        key: intent.key,
+        message: refused,
+      });
       this.#sendState();
       return;
     }
@@ -78,18 +121,17 @@ export class FakeKernel {
 
   #do({ name, args }: Intent): string | null {
     const before = JSON.stringify(this.state.interventions);
-    if (name === "ablate") this.#ablate([args["site"]], args["off"], args["mode"]);
-    else if (name === "ablate_many") this.#ablate(args["sites"], args["off"], args["mode"]);
-    else if (name === "mode") this.#setMode(args["mode"]);
+    if (name === "ablate") this.#ablate([args.site], args.off, args.mode);
+    else if (name === "ablate_many") this.#ablate(args.sites, args.off, args.mode);
+    else if (name === "mode") this.#setMode(args.mode);
     else if (name === "strength") {
-      const refused = this.#strength(args["name"], args["value"]);
+      const refused = this.#strength(args.name, args.value);
       if (refused !== null) return refused;
-    }
-    else if (name === "vector") this.#settings(args);
-    else if (name === "ask") return this.#ask(args["prompt"], args["target"]);
+    } else if (name === "vector") this.#settings(args);
+    else if (name === "ask") return this.#ask(args.prompt, args.target);
     else if (name === "clear") this.state.interventions = [];
     else if (name === "undo" || name === "redo") this.#step(name);
-    else if (name === "panel") this.#generate(args["panel"], args["action"]);
+    else if (name === "panel") this.#generate(args.panel, args.action);
     if (name !== "undo" && name !== "redo" && name !== "panel") this.#remember(before);
     return null;
   }
@@ -143,9 +185,9 @@ export class FakeKernel {
   }
 
   #settings(args: Args): void {
-    const vector = this.state.vectors.find((one) => one.name === args["name"]);
+    const vector = this.state.vectors.find((one) => one.name === args.name);
     if (vector === undefined) return;
-    Object.assign(vector, { on: args["on"], positions: args["positions"], mode: args["mode"] });
+    Object.assign(vector, { on: args.on, positions: args.positions, mode: args.mode });
     this.#steer(vector);
   }
 
@@ -167,7 +209,9 @@ export class FakeKernel {
 
   /** The made-up model: what the metric is under these interventions. */
   metric(interventions: readonly Intervention[] = this.state.interventions): number {
-    const lost = interventions.filter((one) => one.kind === "ablate" && one.on).reduce((sum, one) => sum + this.effect(one.site), 0);
+    const lost = interventions
+      .filter((one) => one.kind === "ablate" && one.on)
+      .reduce((sum, one) => sum + this.effect(one.site), 0);
     const pushed = interventions
       .filter((one) => one.kind === "steer" && one.on)
       .reduce((sum, one) => sum + push(one.vector ?? "", one.coefficient ?? 0), 0);
@@ -184,14 +228,25 @@ export class FakeKernel {
     const { interventions, vectors } = this.state;
     const metric = this.metric();
     const shift = (metric - 4.11) * 0.25;
-    const top: [string, number][] = [[" Mary", 0.91], [" the", 0.02], [" John", 0.015], [" her", 0.012], [" him", 0.006]];
+    const top: [string, number][] = [
+      [" Mary", 0.91],
+      [" the", 0.02],
+      [" John", 0.015],
+      [" her", 0.012],
+      [" him", 0.006],
+    ];
     const answer: Answer = {
       revision: this.revision,
       metric,
       plain_metric: 4.11,
       target_probability: moved(0.91, shift),
       rank: metric > 0 ? 1 : 2,
-      top: top.map(([text, p], index) => ({ id: index, text, plain_probability: p, probability: moved(p, index === 0 ? shift : -shift) })),
+      top: top.map(([text, p], index) => ({
+        id: index,
+        text,
+        plain_probability: p,
+        probability: moved(p, index === 0 ? shift : -shift),
+      })),
       receipts: interventions.map((one) => receipt(one, vectors)),
       milliseconds: 9.3,
       floor: 0.01,
@@ -213,9 +268,13 @@ export class FakeKernel {
   }
 
   sendPanel(id: string, widget: string): void {
-    const data = widget === "TokenAttribution" ? this.attribution() : widget === "HeadAblation" ? this.sweep() : this.curves();
+    const data =
+      widget === "TokenAttribution" ? this.attribution() : widget === "HeadAblation" ? this.sweep() : this.curves();
     const { json, buffers } = encode(data);
-    this.model.receive({ kind: "panel", panel: id, revision: this.revision, status: "done", progress: 1, message: null, data: json }, buffers);
+    this.model.receive(
+      { kind: "panel", panel: id, revision: this.revision, status: "done", progress: 1, message: null, data: json },
+      buffers,
+    );
   }
 
   attribution(): Record<string, unknown> {
@@ -225,7 +284,10 @@ export class FakeKernel {
       method: "integrated_gradients",
       methods: ["gradient", "integrated_gradients", "occlusion", "direct"],
       tokens,
-      scores: f32(tokens.map((_, index) => (SCORES[index] ?? 0.05) * scale), [tokens.length]),
+      scores: f32(
+        tokens.map((_, index) => (SCORES[index] ?? 0.05) * scale),
+        [tokens.length],
+      ),
       line: "explains the edited run · baseline mean embedding (0.24) · sums to 2.73 ± 2e−4 (arithmetic) · deleting its top 3 costs 2.5, random 3 costs 0.7 (evidence)",
     };
   }
@@ -239,11 +301,26 @@ export class FakeKernel {
       baseline: now,
       floor: 0.01,
       effects: f32(flat, [layers, heads]),
-      mlp: f32(Array.from({ length: layers }, (_, layer) => this.effect(`L${layer}.mlp`)), [layers]),
-      metrics: f32(flat.map((effect) => now - effect), [layers, heads]),
-      kl: f32(flat.map((effect) => effect * effect * 0.3), [layers, heads]),
-      ranks: f32(flat.map((effect) => (now - effect > 0 ? 1 : 3)), [layers, heads]),
-      direct: f32(flat.map((effect) => effect * 0.9), [layers, heads]),
+      mlp: f32(
+        Array.from({ length: layers }, (_, layer) => this.effect(`L${layer}.mlp`)),
+        [layers],
+      ),
+      metrics: f32(
+        flat.map((effect) => now - effect),
+        [layers, heads],
+      ),
+      kl: f32(
+        flat.map((effect) => effect * effect * 0.3),
+        [layers, heads],
+      ),
+      ranks: f32(
+        flat.map((effect) => (now - effect > 0 ? 1 : 3)),
+        [layers, heads],
+      ),
+      direct: f32(
+        flat.map((effect) => effect * 0.9),
+        [layers, heads],
+      ),
       reference: "names-corrupt (64, by position)",
     };
   }
@@ -255,13 +332,17 @@ export class FakeKernel {
       this.state.vectors.map((vector) => {
         const others = rest.filter((one) => one.vector !== vector.name);
         const metric = strengths.map((x) => this.metric(others) + push(vector.name, x));
-        const random = (sign: number): number[] => strengths.map((x) => this.metric(others) + sign * (0.15 + x * x * 0.2));
+        const random = (sign: number): number[] =>
+          strengths.map((x) => this.metric(others) + sign * (0.15 + x * x * 0.2));
         return [
           vector.name,
           {
             strengths: f32(strengths, [21]),
             metric: f32(metric, [21]),
-            kl: f32(strengths.map((x) => x * x * 0.4), [21]),
+            kl: f32(
+              strengths.map((x) => x * x * 0.4),
+              [21],
+            ),
             random_low: f32(random(-1), [21]),
             random_high: f32(random(1), [21]),
             breaks: [-1.25, 1.2],
@@ -273,8 +354,15 @@ export class FakeKernel {
   }
 
   continuation(): Record<string, unknown> {
-    const written = (words: string[]): unknown[] => words.map((text, id) => ({ id: text.length * 100 + id, text, probability: 0.2 + (id % 5) / 7 }));
-    return { plain: written(PLAIN_TEXT), edited: written(this.#running ? EDITED_TEXT.slice(0, 8) : EDITED_TEXT), divergence: 5, running: this.#running, note: "greedy" };
+    const written = (words: string[]): unknown[] =>
+      words.map((text, id) => ({ id: text.length * 100 + id, text, probability: 0.2 + (id % 5) / 7 }));
+    return {
+      plain: written(PLAIN_TEXT),
+      edited: written(this.#running ? EDITED_TEXT.slice(0, 8) : EDITED_TEXT),
+      divergence: 5,
+      running: this.#running,
+      note: "greedy",
+    };
   }
 
   #generate(panel: string, action: string): void {
@@ -290,8 +378,24 @@ export class FakeKernel {
     const find = (text: string): Token[] => [{ id: 7, text, kind: "text" }];
     return {
       version: this.options.version,
-      model: { name: "embedded", layers: this.options.layers, heads: Array(this.options.layers).fill(this.options.heads), dtype: "float32", device: "cpu", notes: [] },
-      question: { prompt, tokens, position: tokens.length - 1, target: find(" Mary"), foil: find(" John"), label: "logit difference", unit: "logits", examples: 1 },
+      model: {
+        name: "embedded",
+        layers: this.options.layers,
+        heads: Array(this.options.layers).fill(this.options.heads),
+        dtype: "float32",
+        device: "cpu",
+        notes: [],
+      },
+      question: {
+        prompt,
+        tokens,
+        position: tokens.length - 1,
+        target: find(" Mary"),
+        foil: find(" John"),
+        label: "logit difference",
+        unit: "logits",
+        examples: 1,
+      },
       interventions: [],
       vectors: this.options.vectors ? [vector("sentiment", 1), vector("french", 3)] : [],
       mode: "mean",
@@ -306,16 +410,49 @@ export class FakeKernel {
 }
 
 function vector(name: string, layer: number): Vector {
-  return { name, site: `L${layer}`, norm: 7, residual_norm: 20, coefficient: 0, on: true, limit: 1.5, mode: "add", positions: "content", source: "mean difference" };
+  return {
+    name,
+    site: `L${layer}`,
+    norm: 7,
+    residual_norm: 20,
+    coefficient: 0,
+    on: true,
+    limit: 1.5,
+    mode: "add",
+    positions: "content",
+    source: "mean difference",
+  };
 }
 
 function ablation(site: string, mode: string): Intervention {
-  return { key: `head:${site}`, kind: "ablate", site, label: `${site} off`, on: true, mode, positions: "all", coefficient: null, vector: null, code: `iw.Ablate("${site}")` };
+  return {
+    key: `head:${site}`,
+    kind: "ablate",
+    site,
+    label: `${site} off`,
+    on: true,
+    mode,
+    positions: "all",
+    coefficient: null,
+    vector: null,
+    code: `iw.Ablate("${site}")`,
+  };
 }
 
 function steering(one: Vector): Intervention {
   const { name, site, on, mode, positions, coefficient } = one;
-  return { key: `steer:${name}`, kind: "steer", site, label: `${name} ${coefficient.toFixed(2)}`, on, mode, positions, coefficient, vector: name, code: "" };
+  return {
+    key: `steer:${name}`,
+    kind: "steer",
+    site,
+    label: `${name} ${coefficient.toFixed(2)}`,
+    on,
+    mode,
+    positions,
+    coefficient,
+    vector: name,
+    code: "",
+  };
 }
 
 function receipt(one: Intervention, vectors: readonly Vector[]): Receipt {
@@ -324,7 +461,9 @@ function receipt(one: Intervention, vectors: readonly Vector[]): Receipt {
   const unreachable = steer && one.positions === "generated";
   const name = vectors.find((vector) => vector.name === one.vector)?.name ?? "";
   return {
-    label: steer ? `steer ${one.site}, ${name} × ${(one.coefficient ?? 0).toFixed(2)}` : `ablate ${one.site}, ${one.mode}`,
+    label: steer
+      ? `steer ${one.site}, ${name} × ${(one.coefficient ?? 0).toFixed(2)}`
+      : `ablate ${one.site}, ${one.mode}`,
     site: one.site,
     state: idle ? "idle" : unreachable ? "cannot reach" : "acted",
     reason: idle ? "" : unreachable ? "it acts on generated positions only, and the answer is read in the prompt" : "",
@@ -350,7 +489,13 @@ function inventEffects(layers: number, heads: number): number[][] {
     return seed / 2147483647;
   };
   const rows = Array.from({ length: layers }, () => Array.from({ length: heads }, () => (next() - 0.5) * 0.3));
-  for (const [row, column, value] of [[2, 6, 2.11], [2, 4, 1.2], [0, 2, 0.71], [3, 1, -1.31], [2, 3, 0.82]] as const) {
+  for (const [row, column, value] of [
+    [2, 6, 2.11],
+    [2, 4, 1.2],
+    [0, 2, 0.71],
+    [3, 1, -1.31],
+    [2, 3, 0.82],
+  ] as const) {
     const line = rows[row];
     if (line !== undefined && column < heads) line[column] = value;
   }

@@ -41,7 +41,10 @@ export class FakeModel {
   }
 
   off(name: string, listener: Listener): void {
-    this.#listeners.set(name, (this.#listeners.get(name) ?? []).filter((one) => one !== listener));
+    this.#listeners.set(
+      name,
+      (this.#listeners.get(name) ?? []).filter((one) => one !== listener),
+    );
   }
 
   emit(name: string, ...args: unknown[]): void {

@@ -26,26 +26,28 @@ export type Attribution = {
 export function readAttribution(panel: Panel | null): Attribution | null {
   if (panel === null) return null;
   const { data } = panel;
-  const scores = asArray(data["scores"]);
+  const scores = asArray(data.scores);
   return {
-    method: text(data["method"]),
-    tokens: Array.isArray(data["tokens"]) ? (data["tokens"] as unknown as Token[]) : [],
+    method: text(data.method),
+    tokens: Array.isArray(data.tokens) ? (data.tokens as unknown as Token[]) : [],
     scores,
     scale: diverging(Array.from(scores?.data ?? [])),
-    methods: Array.isArray(data["methods"]) ? data["methods"].map(String) : [],
-    line: text(data["line"]) || composeLine(data),
-    revision: panel.revisions["scores"] ?? -1,
+    methods: Array.isArray(data.methods) ? data.methods.map(String) : [],
+    line: text(data.line) || composeLine(data),
+    revision: panel.revisions.scores ?? -1,
   };
 }
 
 /** The honest line, when the kernel sends only its parts. */
 function composeLine(data: Readonly<Record<string, Decoded>>): string {
-  const baseline = data["baseline"] as { name?: unknown; metric?: unknown } | null | undefined;
-  const [total, error] = [data["total"], data["error"]];
+  const baseline = data.baseline as { name?: unknown; metric?: unknown } | null | undefined;
+  const [total, error] = [data.total, data.error];
   return [
-    data["explains"] !== undefined && `explains the ${text(data["explains"])}`,
-    baseline?.name !== undefined && `baseline ${String(baseline.name)}${typeof baseline.metric === "number" ? ` (${num(baseline.metric)})` : ""}`,
-    typeof total === "number" && `sums to ${num(total)}${typeof error === "number" ? ` ± ${num(Math.abs(error))} (arithmetic)` : ""}`,
+    data.explains !== undefined && `explains the ${text(data.explains)}`,
+    baseline?.name !== undefined &&
+      `baseline ${String(baseline.name)}${typeof baseline.metric === "number" ? ` (${num(baseline.metric)})` : ""}`,
+    typeof total === "number" &&
+      `sums to ${num(total)}${typeof error === "number" ? ` ± ${num(Math.abs(error))} (arithmetic)` : ""}`,
   ]
     .filter(Boolean)
     .join(" · ");

@@ -11,7 +11,7 @@ import type { ViewContext } from "../session/shell.ts";
 import { type Attribution, methodTitle, readAttribution, sameTokens, type Traits } from "./model.ts";
 
 export function build(context: ViewContext<Traits>): void {
-  const { frame, state, theme, panel, hover, lock, model, watch, snapshot, signal } = context;
+  const { frame, question, theme, panel, hover, lock, model, watch, snapshot, signal, derive } = context;
   const part = section("Tokens", "which of them pushed it there");
   const method = signal(String(model.get("method") ?? ""));
   const choices = segment("method", (value) => {
@@ -29,37 +29,50 @@ export function build(context: ViewContext<Traits>): void {
   const note = context.parts.panelNote("scores");
   const failed = alertLine();
   part.aside.append(form.toggle);
-  part.body.append(el("div", "iw-section-tools", {}, choices.node), form.node, strip.node, line, key.node, about.node, note, failed.node);
+  part.body.append(
+    el("div", "iw-section-tools", {}, choices.node),
+    form.node,
+    strip.node,
+    line,
+    key.node,
+    about.node,
+    note,
+    failed.node,
+  );
   frame.content.append(el("div", "iw-top", {}, part.node, context.parts.answer()));
 
-  let attribution: Attribution | null = null;
+  const result = derive(() => readAttribution(panel.value));
+  const stale = derive(() => (result.value?.revision ?? 0) < (snapshot.value?.revision ?? 0));
   watch(() => {
-    const question = state.value?.question ?? null;
-    attribution = readAttribution(panel.value);
-    const tokens = question?.tokens ?? attribution?.tokens ?? [];
+    const attribution = result.value;
+    const tokens = question.value?.tokens ?? attribution?.tokens ?? [];
     const ours = attribution !== null && sameTokens(attribution.tokens, tokens);
     strip.paint({
       tokens,
       scores: ours ? (attribution?.scores?.data ?? null) : null,
       scale: attribution?.scale ?? { limit: 1, knee: 1, max: 0, floor: 0 },
       ramp: theme.value.ramp,
-      position: question?.position ?? null,
-      stale: ours && (attribution?.revision ?? 0) < (snapshot.value?.revision ?? 0),
+      position: question.value?.position ?? null,
+      stale: ours && stale.value,
     });
     key.node.hidden = !ours;
-    if (attribution !== null) key.paint(attribution.scale, theme.value.ramp, "pushed toward the foil ↔ toward the target");
+    if (attribution !== null)
+      key.paint(attribution.scale, theme.value.ramp, "pushed toward the foil ↔ toward the target");
     about.paint([ours && attribution?.line]);
     failed.paint(panel.value?.status === "failed" ? panel.value.message : null);
   });
   watch(() => {
-    const methods = readAttribution(panel.value)?.methods ?? [];
-    choices.paint(methods.map((value) => ({ value, text: methodTitle(value) })), method.value);
+    const methods = result.value?.methods ?? [];
+    choices.paint(
+      methods.map((value) => ({ value, text: methodTitle(value) })),
+      method.value,
+    );
   });
   watch(() => {
     strip.mark(tokenIndex(hover.value), tokenIndex(lock.value));
     const index = tokenIndex(hover.value) ?? tokenIndex(lock.value);
     line.classList.toggle("iw-fixed-on", index !== null);
-    setText(line, panel.value === null && index === null ? HINT : (tokenLine(attribution, index) ?? HINT));
+    setText(line, tokenLine(result.value, index) ?? HINT);
   });
 }
 
@@ -80,4 +93,3 @@ function rankOf(scores: ArrayLike<number>, index: number): string {
   const larger = Array.from(scores).filter((score) => Math.abs(score) > size).length;
   return `rank ${larger + 1} of ${scores.length}`;
 }
-

@@ -20,7 +20,15 @@ export function answerPart<T extends ViewTraits>({ watch, snapshot }: PartContex
   const stale = el("div", "iw-honest iw-stale-note");
   const error = alertLine();
   const numbers = el("div", "iw-answer-numbers", {}, metric, from, honest);
-  const node = el("section", "iw-section iw-answer", { "aria-label": "answer" }, el("div", "iw-versus", {}, target, over, foil), numbers, stale, error.node);
+  const node = el(
+    "section",
+    "iw-section iw-answer",
+    { "aria-label": "answer" },
+    el("div", "iw-versus", {}, target, over, foil),
+    numbers,
+    stale,
+    error.node,
+  );
 
   watch(() => {
     const now = snapshot.value;
@@ -31,11 +39,22 @@ export function answerPart<T extends ViewTraits>({ watch, snapshot }: PartContex
     show(numbers, answer !== null);
     if (answer === null || now === null) {
       setAttributes(metric, { "data-value": null });
-      setText(stale, now === null ? "waiting for the kernel …" : question === null ? "No question yet: session.ask(prompt, target, foil)." : "");
+      setText(
+        stale,
+        now === null
+          ? "waiting for the kernel …"
+          : question === null
+            ? "No question yet: session.ask(prompt, target, foil)."
+            : "",
+      );
       return;
     }
     setText(metric, num(answer.metric));
-    setAttributes(metric, { "data-value": answer.metric, "data-plain-value": answer.plain_metric, "data-revision": answer.revision });
+    setAttributes(metric, {
+      "data-value": answer.metric,
+      "data-plain-value": answer.plain_metric,
+      "data-revision": answer.revision,
+    });
     const edited = isEdited(now.state);
     setText(words, `${question?.label ?? "metric"}${unit(question)}${edited ? ", from " : ""}`);
     setText(before, edited ? num(answer.plain_metric) : "");
@@ -61,7 +80,8 @@ function unit(question: Question | null): string {
 }
 
 function honestLine(question: Question | null, answer: Answer): string {
-  const examples = question === null || question.examples === 1 ? "one prompt" : `mean of ${plural(question.examples, "prompt")}`;
+  const examples =
+    question === null || question.examples === 1 ? "one prompt" : `mean of ${plural(question.examples, "prompt")}`;
   const place = Number.isFinite(answer.rank) && answer.rank > 0 ? `rank ${answer.rank}` : "";
   const chance = Number.isFinite(answer.target_probability) ? `target at ${percent(answer.target_probability)} %` : "";
   return [examples, chance, place].filter(Boolean).join(" · ");

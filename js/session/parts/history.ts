@@ -17,11 +17,16 @@ export function historyBar<T extends ViewTraits>({ frame, watch, state }: PartCo
     const { items, index } = now.history;
     const first = Math.max(0, Math.min(index - SHOWN + 2, items.length - SHOWN));
     const shown = items.slice(first, first + SHOWN).map((item, at) => ({ ...item, here: first + at === index }));
-    reconcile(steps, shown, () => el("span", "iw-step", { role: "listitem" }, el("b", "iw-num"), el("span")), (node, item) => {
-      setText(node.children[0] as Element, item.metric === null ? "" : num(item.metric));
-      setText(node.children[1] as Element, item.label);
-      setAttributes(node, { "aria-current": item.here ? "step" : null });
-    });
+    reconcile(
+      steps,
+      shown,
+      () => el("span", "iw-step", { role: "listitem" }, el("b", "iw-num"), el("span")),
+      (node, item) => {
+        setText(node.children[0] as Element, item.metric === null ? "" : num(item.metric));
+        setText(node.children[1] as Element, item.label);
+        setAttributes(node, { "aria-current": item.here ? "step" : null });
+      },
+    );
     const ms = now.answer?.milliseconds;
     setText(made, ms === undefined ? "" : `exact · ${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`);
   });

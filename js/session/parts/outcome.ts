@@ -17,7 +17,12 @@ export function outcomePart<T extends ViewTraits>({ watch, snapshot }: PartConte
     const now = snapshot.value;
     const answer = now?.state.answer;
     if (now == null || answer == null) return;
-    const changes = answer.top.map((one) => ({ id: one.id, text: one.text, before: one.plain_probability, after: one.probability }));
+    const changes = answer.top.map((one) => ({
+      id: one.id,
+      text: one.text,
+      before: one.plain_probability,
+      after: one.probability,
+    }));
     chart.paint(changes, isEdited(now.state));
     list.paint(answer.receipts);
     for (const node of [chart.node, list.node]) node.classList.toggle("iw-stale", answerIsStale(now));

@@ -5,7 +5,10 @@ import { partIsStale } from "../derive.ts";
 import type { PartContext, ViewTraits } from "../shell.ts";
 
 /** Watches one part of the panel's data. Work is worth a Stop button once it shows how far it is. */
-export function panelNote<T extends ViewTraits>({ panel, panelId, snapshot, intent, watch }: PartContext<T>, key: string): HTMLElement {
+export function panelNote<T extends ViewTraits>(
+  { panel, panelId, snapshot, intent, watch }: PartContext<T>,
+  key: string,
+): HTMLElement {
   const text = el("span");
   const go = button("Compute", "iw-btn iw-btn-main");
   const stop = button("Stop", "iw-link");

@@ -32,7 +32,9 @@ export function writeField(tokens: readonly Token[]): string {
   return tokens.length > 1 ? JSON.stringify(tokens.map((token) => token.text)) : (tokens[0]?.text ?? "");
 }
 
-export function questionForm<T extends ViewTraits>(context: PartContext<T>): { toggle: HTMLElement; node: HTMLElement } {
+export function questionForm<T extends ViewTraits>(
+  context: PartContext<T>,
+): { toggle: HTMLElement; node: HTMLElement } {
   const { intent, watch, state, pending, refusals, store, signal } = context;
   const open = signal(false);
   const sent = signal(false);
@@ -45,7 +47,15 @@ export function questionForm<T extends ViewTraits>(context: PartContext<T>): { t
   const alert = alertLine();
   const hint = el("span", "iw-honest", {}, "a leading space belongs to the token · Ctrl+Enter asks");
   const fields = el("div", "iw-form-row", {}, target.node, foil.node);
-  const node = el("div", "iw-form", { role: "group", "aria-label": "question" }, label("Prompt", prompt), fields, el("div", "iw-form-row", {}, ask, cancel, hint), alert.node);
+  const node = el(
+    "div",
+    "iw-form",
+    { role: "group", "aria-label": "question" },
+    label("Prompt", prompt),
+    fields,
+    el("div", "iw-form-row", {}, ask, cancel, hint),
+    alert.node,
+  );
 
   function fill(question: Question | null): void {
     prompt.value = question?.prompt ?? "";
@@ -57,7 +67,11 @@ export function questionForm<T extends ViewTraits>(context: PartContext<T>): { t
 
   function submit(): void {
     sent.value = true;
-    intent("ask", "ask", { prompt: prompt.value, target: readField(target.input.value), foil: readField(foil.input.value) });
+    intent("ask", "ask", {
+      prompt: prompt.value,
+      target: readField(target.input.value),
+      foil: readField(foil.input.value),
+    });
   }
 
   function close(): void {
@@ -106,7 +120,14 @@ function label(text: string, field: HTMLElement): HTMLElement {
 
 function textField(name: string, placeholder: string): { node: HTMLElement; input: HTMLInputElement; preview(): void } {
   const id = uniqueId(name);
-  const input = el("input", "iw-input", { type: "text", id, placeholder, "aria-label": name, spellcheck: "false", autocomplete: "off" });
+  const input = el("input", "iw-input", {
+    type: "text",
+    id,
+    placeholder,
+    "aria-label": name,
+    spellcheck: "false",
+    autocomplete: "off",
+  });
   const seen = el("span", "iw-honest iw-num");
   const title = name === "target" ? "Target" : "Foil";
   const preview = (): void => {
@@ -120,11 +141,11 @@ function textField(name: string, placeholder: string): { node: HTMLElement; inpu
 
 /** The prompt as it is, without colours: for the views whose own numbers are elsewhere. */
 export function promptStrip<T extends ViewTraits>(context: PartContext<T>): HTMLElement {
-  const { watch, state, theme, abort } = context;
+  const { watch, theme, abort } = context;
   const strip = tokenStrip("prompt", stripActions(context), abort);
   const none = diverging([]);
   watch(() => {
-    const question = state.value?.question ?? null;
+    const question = context.question.value;
     const painted: StripState = {
       tokens: question?.tokens ?? [],
       scores: null,
@@ -134,6 +155,8 @@ export function promptStrip<T extends ViewTraits>(context: PartContext<T>): HTML
       stale: false,
     };
     strip.paint(painted);
+  });
+  watch(() => {
     strip.mark(tokenIndex(context.hover.value), tokenIndex(context.lock.value));
   });
   return strip.node;

@@ -6,7 +6,11 @@ import { FakeHost, FakeModel } from "../host.ts";
 type Bundle = { js: string; css: string };
 declare const BUNDLES: Record<string, Bundle>;
 
-const WIDGETS: Record<string, string> = { TokenAttribution: "token_attribution", HeadAblation: "head_ablation", SteeringSliders: "steering_sliders" };
+const WIDGETS: Record<string, string> = {
+  TokenAttribution: "token_attribution",
+  HeadAblation: "head_ablation",
+  SteeringSliders: "steering_sliders",
+};
 
 async function load(name: string): Promise<unknown> {
   const bundle = BUNDLES[name];
@@ -22,7 +26,12 @@ async function main(): Promise<void> {
   const abort = new AbortController();
   const host = new FakeHost();
   const session = new FakeModel({});
-  const kernel = new FakeKernel(session, { layers, heads, delay: Number(query.get("delay") ?? 15), version: query.get("version") ?? "0.1.0" });
+  const kernel = new FakeKernel(session, {
+    layers,
+    heads,
+    delay: Number(query.get("delay") ?? 15),
+    version: query.get("version") ?? "0.1.0",
+  });
   const wanted = query.get("only")?.split(",") ?? Object.keys(WIDGETS);
   for (const name of wanted) kernel.panel(`panel-${name}`, name);
   await host.start("anywidget:session", await load("session"), session, abort.signal);
@@ -34,7 +43,12 @@ async function main(): Promise<void> {
     const el = document.createElement("div");
     el.className = "output";
     document.body.append(el);
-    const model = new FakeModel({ session: "anywidget:session", panel: `panel-${name}`, method: "integrated_gradients", mode: "mean" });
+    const model = new FakeModel({
+      session: "anywidget:session",
+      panel: `panel-${name}`,
+      method: "integrated_gradients",
+      mode: "mean",
+    });
     await host.show(await load(bundle), model, el, abort.signal);
   }
   Object.assign(globalThis, { kernel, session, ready: true });

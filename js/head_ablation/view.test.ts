@@ -1,0 +1,210 @@
+import { expect, test } from "vitest";
+import { encode, f32 } from "../tests/fake_kernel.ts";
+import {
+  alertsOf,
+  buttonNamed,
+  click,
+  find,
+  head,
+  lastIntent,
+  metricOf,
+  openPage,
+  type Page,
+} from "../tests/harness.ts";
+import { nameOfSet } from "./view.ts";
+
+const line = (root: Element): string => find(root, '[data-iw="fixed"]').textContent ?? "";
+const keydown = (key: string, init = {}): void => {
+  document.activeElement?.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, ...init }));
+};
+
+function send(page: Page, status: string, data: Record<string, unknown> | null, extra = {}): void {
+  const { json, buffers } = encode(data ?? {});
+  page.session.receive(
+    {
+      kind: "panel",
+      panel: "panel-HeadAblation",
+      revision: page.kernel.revision,
+      status,
+      data: data && json,
+      ...extra,
+    },
+    buffers,
+  );
+}
+
+test("a click switches a head off in the kernel, and a second click restores the number exactly", async () => {
+  const { root, kernel } = await openPage(["HeadAblation"]);
+  const view = root("HeadAblation");
+  click(head(view, "L2H6"));
+  expect(head(view, "L2H6").getAttribute("aria-pressed")).toBe("true");
+  expect(kernel.state.interventions.map((one) => one.site)).toEqual(["L2H6"]);
+  click(head(view, "L2H6"));
+  expect(metricOf(view)).toBe(4.11);
+});
+
+test("each cell carries its effect, and the same effect is the same colour", async () => {
+  const { root, kernel } = await openPage(["HeadAblation"]);
+  const view = root("HeadAblation");
+  expect(Number(head(view, "L2H6").dataset.effect)).toBeCloseTo(kernel.effect("L2H6"), 5);
+  expect(head(view, "L2H6").style.backgroundColor).toBe("rgb(179, 88, 6)");
+  expect(head(view, "L3H1").style.backgroundColor).not.toBe(head(view, "L2H6").style.backgroundColor);
+  expect(head(view, "L2.mlp").style.backgroundColor).toBe("rgb(179, 88, 6)");
+});
+
+test("hovering a head previews the answer from the table, in the fixed line, without the kernel", async () => {
+  const { root, session } = await openPage(["HeadAblation"]);
+  const view = root("HeadAblation");
+  const before = session.sent.length;
+  head(view, "L2H6").focus();
+  expect(line(view)).toBe("L2H6 off: 4.11 → 2.00 · direct 1.90 · rank 1 of 32 · KL 1.34 · ␣Mary still ahead");
+  expect(session.sent.length).toBe(before);
+});
+
+test("the preview is what the click then shows", async () => {
+  const { root } = await openPage(["HeadAblation"]);
+  const view = root("HeadAblation");
+  head(view, "L0H2").focus();
+  const promised = /→ ([\d.−]+)/.exec(line(view))?.[1];
+  click(head(view, "L0H2"));
+  expect(find(view, '[data-iw="metric"]').textContent).toBe(promised);
+});
+
+test("for a head that is off the line says what switching it back on would do", async () => {
+  const { root } = await openPage(["HeadAblation"]);
+  const view = root("HeadAblation");
+  click(head(view, "L2H6"));
+  head(view, "L2H6").focus();
+  expect(line(view)).toContain("L2H6 back on: 2.00 → 4.11");
+});
+
+test("a layer's header is one wish that names the layer", async () => {
+  const { root, kernel } = await openPage(["HeadAblation"]);
+  click(head(root("HeadAblation"), "all heads of layer 1"));
+  const { name, key, args } = lastIntent({ kernel });
+  expect([name, key, args.sites.length, args.off]).toEqual(["ablate_many", "heads:L1", 8, true]);
+});
+
+test("sets are named by what they are", () => {
+  expect(nameOfSet(["L1H0", "L1H1"])).toBe("L1");
+  expect(nameOfSet(["L0H3", "L1H3"])).toBe("*H3");
+  expect(nameOfSet(["L0.mlp", "L1.mlp"])).toBe("*.mlp");
+  expect(nameOfSet(["L0H1", "L0H2", "L1H1", "L1H2"])).toBe("L0H1-L1H2");
+});
+
+test("“keep only these” switches all other heads off and these back on", async () => {
+  const { root, kernel } = await openPage(["HeadAblation"]);
+  const view = root("HeadAblation");
+  click(head(view, "L2H6"));
+  head(view, "L2H5").focus();
+  keydown("ArrowRight", { shiftKey: true });
+  expect(view.textContent).toContain("2 heads selected");
+  click(buttonNamed(view, "Keep only these"));
+  expect(kernel.state.interventions).toHaveLength(30);
+  expect(kernel.state.interventions.some((one) => ["L2H5", "L2H6"].includes(one.site))).toBe(false);
+});
+
+test("the mode is the session's, and a click carries it", async () => {
+  const { root, kernel } = await openPage(["HeadAblation"]);
+  const view = root("HeadAblation");
+  click(buttonNamed(view, "Zero"));
+  click(head(view, "L0H0"));
+  expect([kernel.state.mode, kernel.handled.at(-1)?.args.mode]).toEqual(["zero", "zero"]);
+  expect(buttonNamed(view, "Zero").getAttribute("aria-pressed")).toBe("true");
+});
+
+test("a table measured before the last change is shown at half strength and said to be old", async () => {
+  const page = await openPage(["HeadAblation"]);
+  const view = page.root("HeadAblation");
+  page.kernel.revision += 1;
+  page.session.receive({ kind: "state", revision: page.kernel.revision, acks: {}, state: page.kernel.state });
+  expect(head(view, "L0H0").className).toContain("iw-cell-stale");
+  expect(view.textContent).toContain("measured before your last change");
+  send(page, "done", page.kernel.sweep());
+  expect(head(view, "L0H0").className).not.toContain("iw-cell-stale");
+});
+
+test("while a sweep fills from the last layer down, cells not done yet show their value of before, half", async () => {
+  const page = await openPage(["HeadAblation"]);
+  const view = page.root("HeadAblation");
+  page.kernel.revision += 1;
+  page.session.receive({ kind: "state", revision: page.kernel.revision, acks: {}, state: page.kernel.state });
+  const effects = page.kernel.effects.map((row, layer) => row.map((effect) => (layer === 3 ? effect : Number.NaN)));
+  send(page, "partial", { effects: f32(effects.flat(), [4, 8]) }, { progress: 0.25 });
+  expect(head(view, "L0H0").className).toContain("iw-cell-stale");
+  expect(Number(head(view, "L0H0").dataset.effect)).toBeCloseTo(page.kernel.effect("L0H0"), 5);
+  expect(head(view, "L3H0").className).not.toContain("iw-cell-stale");
+  expect(view.getAttribute("aria-busy")).toBe("true");
+});
+
+test("a first sweep that has only begun leaves the rest empty, not neutral", async () => {
+  const page = await openPage(["HeadAblation"], {}, (kernel) => {
+    kernel.sendPanel = () => {};
+  });
+  const view = page.root("HeadAblation");
+  send(page, "partial", {
+    effects: f32(
+      page.kernel.effects.flat().map((effect, index) => (index < 24 ? Number.NaN : effect)),
+      [4, 8],
+    ),
+  });
+  expect(head(view, "L0H0").className).toContain("iw-empty");
+  expect(head(view, "L3H1").className).not.toContain("iw-empty");
+  head(view, "L0H0").focus();
+  expect(line(view)).toContain("not measured yet");
+});
+
+test("a sweep that failed says why where its colours would be", async () => {
+  const page = await openPage(["HeadAblation"]);
+  send(page, "failed", null, {
+    message: "The sweep ran out of memory at 12 rows. Close other models, or use a shorter prompt.",
+  });
+  expect(alertsOf(page.root("HeadAblation"))[0]).toContain("ran out of memory");
+});
+
+test("a long sweep asks first, and Compute says yes", async () => {
+  const page = await openPage(["HeadAblation"]);
+  send(page, "asking", null, { message: "All 32 heads take about 40 s." });
+  const view = page.root("HeadAblation");
+  expect(view.textContent).toContain("about 40 s");
+  click(buttonNamed(view, "Compute"));
+  expect(page.kernel.handled.at(-1)?.args).toMatchObject({ action: "compute", panel: "panel-HeadAblation" });
+});
+
+test("a head that is refused is shown as the kernel has it, with the sentence", async () => {
+  const page = await openPage(["HeadAblation"]);
+  const view = page.root("HeadAblation");
+  page.kernel.alive = false;
+  click(head(view, "L1H3"));
+  expect(head(view, "L1H3").getAttribute("aria-pressed")).toBe("true");
+  const { client, seq, key } = page.session.sent.at(-1) as { client: string; seq: number; key: string };
+  page.session.receive({
+    kind: "refused",
+    client,
+    seq,
+    key,
+    message: "L1H3 cannot be ablated: resample needs a corrupt prompt. Pass corrupt=.",
+  });
+  expect(head(view, "L1H3").getAttribute("aria-pressed")).toBe("false");
+  expect(alertsOf(view)[0]).toContain("corrupt prompt");
+});
+
+test("receipts say what was done and with what effect", async () => {
+  const { root } = await openPage(["HeadAblation"]);
+  const view = root("HeadAblation");
+  click(head(view, "L0H2"));
+  const receipt = find(view, '[data-iw="receipt"]');
+  expect([receipt.dataset.state, receipt.textContent]).toEqual(["acted", "ablate L0H2, mean15 pos · 34 %"]);
+});
+
+test("48 × 64 heads are usable: one button, painted on a canvas, toggled by the keyboard", async () => {
+  const { root, kernel } = await openPage(["HeadAblation"], { layers: 48, heads: 64 });
+  const view = root("HeadAblation");
+  const proxy = find<HTMLButtonElement>(view, ".iw-grid-proxy");
+  proxy.focus();
+  keydown("ArrowDown");
+  keydown("ArrowRight");
+  click(proxy);
+  expect(kernel.state.interventions.map((one) => one.site)).toEqual(["L1H1"]);
+  expect(proxy.getAttribute("aria-pressed")).toBe("true");
+});

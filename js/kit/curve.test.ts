@@ -1,0 +1,54 @@
+import { expect, test } from "vitest";
+import { curve, curveGeometry, HEIGHT, INSET, interpolate } from "./curve.ts";
+
+const data = {
+  x: [-1, 0, 1],
+  y: [0, 1, 4],
+  low: [-1, -1, -1],
+  high: [1, 1, 1],
+  breaks: [-0.5, 0.5] as [number, number],
+};
+
+test("the curve is aligned with the thumb, which stops short of both ends", () => {
+  const { px } = curveGeometry(data, 1, 288);
+  expect([px(-1), px(0), px(1)]).toEqual([INSET, 144, 288 - INSET]);
+});
+
+test("everything drawn lies inside the picture", () => {
+  const { line, band } = curveGeometry(data, 1, 288);
+  for (const [, x, y] of `${line}${band}`.matchAll(/([\d.]+),([\d.]+)/g)) {
+    expect(Number(x)).toBeLessThanOrEqual(288);
+    expect(Number(y)).toBeLessThanOrEqual(HEIGHT);
+  }
+});
+
+test("a point that is not a number leaves a gap and spoils nothing else", () => {
+  const { line, range } = curveGeometry({ ...data, y: [0, Number.NaN, 4], low: null, high: null }, 1, 288);
+  expect(line.match(/M/g)).toHaveLength(2);
+  expect(line).not.toContain("NaN");
+  expect(range).toEqual([0, 4]);
+});
+
+test("what breaks is shaded outside the given strengths", () => {
+  const { broken } = curveGeometry(data, 1, 288);
+  expect(broken).toHaveLength(2);
+  expect(curveGeometry({ ...data, breaks: [null, 0.5] }, 1, 288).broken).toHaveLength(1);
+  expect(curveGeometry({ ...data, breaks: null }, 1, 288).broken).toEqual([]);
+});
+
+test("between two measured strengths the curve is read off straight, outside it is not read at all", () => {
+  expect(interpolate(data.x, data.y, 0.5)).toBe(2.5);
+  expect(interpolate(data.x, data.y, -1)).toBe(0);
+  expect(interpolate(data.x, data.y, 1.1)).toBeNaN();
+  expect(interpolate([], [], 0)).toBeNaN();
+});
+
+test("the dot stands on the curve, and is gone while nothing is measured", () => {
+  const one = curve(new AbortController().signal);
+  one.paint(data, 1, 0, false);
+  const dot = one.node.querySelector(".iw-curve-dot");
+  expect(dot?.getAttribute("cx")).toBe("144.0");
+  expect(one.node.getAttribute("aria-label")).toContain("1.00");
+  one.paint(null, 1, 0, false);
+  expect(dot?.getAttribute("visibility")).toBe("hidden");
+});

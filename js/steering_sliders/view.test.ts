@@ -1,0 +1,168 @@
+import { afterEach, expect, test, vi } from "vitest";
+import { alertsOf, buttonNamed, click, find, metricOf, openPage } from "../tests/harness.ts";
+import { curveIsStale, firstDifference, readCurves, unitsOf } from "./model.ts";
+
+afterEach(() => vi.useRealTimers());
+
+function range(root: Element, name = "sentiment"): HTMLInputElement {
+  return find<HTMLInputElement>(root, `input[type="range"][aria-label="${name}"]`);
+}
+
+function move(input: HTMLInputElement, value: string, event = "input"): void {
+  input.value = value;
+  input.dispatchEvent(new Event(event));
+}
+
+test("dragging from 0 to 1 and back restores the number exactly", async () => {
+  const { root } = await openPage(["SteeringSliders"]);
+  const view = root("SteeringSliders");
+  const before = metricOf(view);
+  move(range(view), "1");
+  move(range(view), "1", "change");
+  expect(metricOf(view)).not.toBe(before);
+  move(range(view), "0");
+  move(range(view), "0", "change");
+  expect(metricOf(view)).toBe(before);
+});
+
+test("three hundred moves in three seconds end on the last value, within thirty messages a second", async () => {
+  vi.useFakeTimers();
+  const { root, kernel } = await openPage(["SteeringSliders"]);
+  const input = range(root("SteeringSliders"));
+  for (let index = 1; index <= 300; index += 1) {
+    move(input, (index / 300).toFixed(2));
+    vi.advanceTimersByTime(10);
+  }
+  vi.advanceTimersByTime(100);
+  const strengths = kernel.handled.filter((intent) => intent.name === "strength");
+  expect(strengths.length).toBeLessThanOrEqual(92);
+  expect([strengths.at(-1)?.args.value, kernel.state.vectors[0]?.coefficient]).toEqual([1, 1]);
+});
+
+test("letting go says that it is final", async () => {
+  const { root, kernel } = await openPage(["SteeringSliders"]);
+  move(range(root("SteeringSliders")), "0.5", "change");
+  expect(kernel.handled.at(-1)?.args).toEqual({ name: "sentiment", value: 0.5, final: true });
+});
+
+test("a strength that is not a number is refused in the view, in words, and stays in its field", async () => {
+  const { root, kernel } = await openPage(["SteeringSliders"]);
+  const view = root("SteeringSliders");
+  const field = find<HTMLInputElement>(view, '[aria-label="exact strength"]');
+  field.value = "nan";
+  field.dispatchEvent(new Event("change"));
+  expect(alertsOf(view)[0]).toContain("“nan” is not a number");
+  expect([field.value, kernel.handled.length]).toEqual(["nan", 0]);
+});
+
+test("a strength that the kernel refuses goes back to the kernel's, with its sentence beside the slider", async () => {
+  const { root } = await openPage(["SteeringSliders"]);
+  const view = root("SteeringSliders");
+  const field = find<HTMLInputElement>(view, '[aria-label="exact strength"]');
+  field.value = "1e38";
+  field.dispatchEvent(new Event("change"));
+  expect(find(view, '[data-iw="vector"]').textContent).toContain("cannot be used");
+  expect(Number(range(view).value)).toBe(0);
+});
+
+test("settings are sent whole, so that no older message can undo a newer one", async () => {
+  const { root, kernel } = await openPage(["SteeringSliders"]);
+  const positions = find<HTMLSelectElement>(root("SteeringSliders"), '[aria-label="positions"]');
+  positions.value = "generated";
+  positions.dispatchEvent(new Event("change"));
+  expect(kernel.handled.at(-1)?.args).toEqual({
+    name: "sentiment",
+    site: "L1",
+    on: true,
+    positions: "generated",
+    mode: "add",
+  });
+});
+
+test("a vector that cannot reach what is read is amber, with its reason", async () => {
+  const { root } = await openPage(["SteeringSliders"]);
+  const view = root("SteeringSliders");
+  const positions = find<HTMLSelectElement>(view, '[aria-label="positions"]');
+  positions.value = "generated";
+  positions.dispatchEvent(new Event("change"));
+  move(range(view), "1", "change");
+  const receipt = find(view, '[data-iw="receipt"]');
+  expect(receipt.dataset.state).toBe("cannot reach");
+  expect(receipt.textContent).toContain("generated positions only");
+});
+
+test("a vector's own curve stays fresh while its slider moves, and the others' become old", async () => {
+  const { root, kernel, session } = await openPage(["SteeringSliders"]);
+  kernel.sendPanel = () => {};
+  const view = root("SteeringSliders");
+  move(range(view, "sentiment"), "1", "change");
+  const stale = [...view.querySelectorAll(".iw-curve")].map((node) => node.classList.contains("iw-stale"));
+  expect(stale).toEqual([false, true]);
+  expect(session.sent.length).toBeGreaterThan(0);
+});
+
+test("dragging reads the answer off the curve before the kernel has said anything", async () => {
+  const { root, kernel } = await openPage(["SteeringSliders"]);
+  kernel.alive = false;
+  const view = root("SteeringSliders");
+  move(range(view), "0.6");
+  expect(view.textContent).toContain("here 5.36");
+});
+
+test("generation starts, says so, can be stopped, and marks the first difference", async () => {
+  const { root, kernel } = await openPage(["SteeringSliders"]);
+  const view = root("SteeringSliders");
+  click(buttonNamed(view, "Generate"));
+  expect(kernel.handled.at(-1)?.args).toMatchObject({ action: "generate" });
+  click(buttonNamed(view, "Stop"));
+  expect(kernel.handled.at(-1)?.args).toMatchObject({ action: "stop" });
+  expect([...view.querySelectorAll(".iw-divergence")].map((node) => node.textContent)).toEqual([" soft", " great"]);
+});
+
+test("without vectors the view says how to make one", async () => {
+  const { root } = await openPage(["SteeringSliders"], { vectors: false });
+  expect(root("SteeringSliders").textContent).toContain("iw.steering_vector(");
+});
+
+test("a vector may be called __proto__", () => {
+  const data = JSON.parse('{"vectors": {"__proto__": {"strengths": [0, 1], "metric": [1, 2]}}}');
+  const curves = readCurves({
+    panel: "p",
+    revision: 1,
+    status: "done",
+    progress: null,
+    message: "",
+    revisions: {},
+    data,
+  });
+  expect([...curves.keys()]).toEqual(["__proto__"]);
+});
+
+test("a strength is said in three units", async () => {
+  const { kernel } = await openPage(["SteeringSliders"]);
+  const vector = kernel.state.vectors[0];
+  expect(vector && unitsOf({ ...vector, coefficient: 0.6 })).toBe(
+    "+0.60 × difference = length 4.20 = 21 % of the residual norm at L1",
+  );
+});
+
+test("a curve whose circumstances are not remembered any more counts as old", async () => {
+  const { kernel } = await openPage(["SteeringSliders"]);
+  const panel = {
+    panel: "p",
+    revision: 1,
+    status: "done" as const,
+    progress: null,
+    message: "",
+    data: {},
+    revisions: { vectors: 1 },
+  };
+  expect(curveIsStale(panel, "sentiment", kernel.state, 9, () => undefined)).toBe(true);
+  expect(curveIsStale(panel, "sentiment", kernel.state, 1, () => undefined)).toBe(false);
+});
+
+test("the first difference is where the token ids part", () => {
+  const tokens = (ids: number[]) => ids.map((id) => ({ id, text: "", probability: 1 }));
+  expect(firstDifference(tokens([1, 2, 3]), tokens([1, 2, 4]))).toBe(2);
+  expect(firstDifference(tokens([1, 2]), tokens([1, 2, 4]))).toBeNull();
+});
