@@ -16,6 +16,7 @@ export type Table = {
   effects: NdArray | null;
   mlp: NdArray | null;
   metrics: NdArray | null;
+  mlpMetrics: NdArray | null;
   kl: NdArray | null;
   ranks: NdArray | null;
   direct: NdArray | null;
@@ -39,6 +40,7 @@ export function readTable(panel: Panel | null): Table | null {
     effects,
     mlp,
     metrics: asArray(data.metrics),
+    mlpMetrics: asArray(data.mlp_metrics),
     kl: asArray(data.kl),
     ranks: asArray(data.ranks),
     direct: asArray(data.direct),
@@ -104,18 +106,16 @@ export function preview(site: string, off: boolean, table: Table | null, state: 
       [": not measured yet", false],
     ];
   const from = Number.isFinite(table.baseline) ? table.baseline : (state.answer?.metric ?? Number.NaN);
-  const measured = cell(table.metrics, position.row, position.column);
-  const to = off
-    ? from + effect
-    : Number.isFinite(measured) && position.column < columnsOf(shape)
-      ? measured
-      : from - effect;
+  const isMlp = position.column === columnsOf(shape);
+  const measured = isMlp ? table.mlpMetrics?.data[position.row] : cell(table.metrics, position.row, position.column);
+  const without = measured !== undefined && Number.isFinite(measured) ? measured : from - effect;
+  const to = off ? from + effect : without;
   const words: Words = [
     [site, true],
     [off ? " back on: " : " off: ", false],
     [`${num(from)} → ${num(to)}`, true],
   ];
-  const parts = position.column === columnsOf(shape) ? [] : headParts(position.row, position.column, table, state, off);
+  const parts = isMlp ? [] : headParts(position.row, position.column, table, state, off);
   if (Math.abs(effect) < table.floor) parts.push(`below the noise (±${num(table.floor, 4)})`);
   const verdict = ahead(state.question, to);
   for (const part of [...parts, verdict]) if (part) words.push([` · ${part}`, false]);

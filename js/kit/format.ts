@@ -63,7 +63,7 @@ export function visible(token: TokenLike): string {
 
 // Controls, format characters (soft hyphen, direction marks and overrides, BOM), line separators, half a surrogate pair.
 // Joiners and tags are left alone: emoji are made of them.
-const UNSEEN = /(?![\u200c\u200d\u{e0020}-\u{e007f}])[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}\u00a0]/gu;
+const UNSEEN = /(?!\u200c|\u200d|[\u{e0020}-\u{e007f}])[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}\u00a0]/gu;
 
 function clean(text: string): string {
   return text.replace(UNSEEN, (char) => {

@@ -75,7 +75,7 @@ export function isBusy(snapshot: Snapshot | null, pending: Pending, panel: Panel
   const { state } = snapshot;
   if (state.closed) return false;
   const working = panel?.status === "computing" || panel?.status === "partial";
-  const lagging = state.error === null && state.question !== null && answerIsStale(snapshot);
+  const lagging = state.error === null && state.question !== null && (state.answer === null || answerIsStale(snapshot));
   return pending.size > 0 || state.busy || working || lagging;
 }
 

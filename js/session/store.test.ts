@@ -119,3 +119,18 @@ test("when the model goes, the store is closed and silent", () => {
   store.intent("undo", "undo", {});
   expect([store.connection.value.status, kinds().length]).toEqual(["closed", 1]);
 });
+
+test("until a new answer comes the last one stays readable and counts as old", () => {
+  const { store, model, kernel } = make();
+  kernel.revision += 1;
+  model.receive({ kind: "state", revision: kernel.revision, acks: {}, state: { ...kernel.state, answer: null } });
+  expect(store.state.value?.state.answer?.metric).toBe(4.11);
+  expect(store.state.value?.state.answer?.revision).toBeLessThan(kernel.revision);
+  model.receive({
+    kind: "state",
+    revision: kernel.revision,
+    acks: {},
+    state: { ...kernel.state, question: null, answer: null },
+  });
+  expect(store.state.value?.state.answer).toBeNull();
+});

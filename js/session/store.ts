@@ -47,6 +47,12 @@ const BARRIERS: ReadonlySet<IntentName> = new Set(["clear", "undo", "redo"]);
 /** When nobody has answered our greeting, greet again after so many ms. */
 const GREET_AGAIN = [1000, 2000, 4000, 8000];
 
+/** Until the new answer comes the last one stays readable; its revision says that it is an old one. */
+function withLastAnswer(now: State, old: State | undefined): State {
+  if (now.answer !== null || now.question === null || !old?.answer) return now;
+  return { ...now, answer: old.answer };
+}
+
 export function createStore(wire: Wire, abort: AbortSignal, time: Clock = clock): SessionStore {
   const state = signal<Snapshot | null>(null);
   const live = signal<Connection>(connection("connecting"));
@@ -92,7 +98,7 @@ export function createStore(wire: Wire, abort: AbortSignal, time: Clock = clock)
       const ack = message.acks?.[channel.client];
       if (old === null || message.revision >= old.revision) {
         recent.add(message.revision, message.state);
-        state.value = { revision: message.revision, state: message.state };
+        state.value = { revision: message.revision, state: withLastAnswer(message.state, old?.state) };
         if (message.state.closed) watch.closed();
       }
       if (typeof ack === "number") channel.acknowledge(ack);
