@@ -12,13 +12,14 @@ import torch
 from interp_widgets.methods.baselines import Baseline, BaselineSpec, find_baseline, neutral
 from interp_widgets.methods.explained import MEMORY, Cancelled, Progress, explained
 from interp_widgets.methods.gradients import Path, Scores, first_step, gradient_x_input, integrated_gradients
+from interp_widgets.methods.lrp import cp_lrp
 from interp_widgets.methods.occlusion import occlusion
 from interp_widgets.model.errors import InterpError, PromptError
 from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.live import LiveModel
 from interp_widgets.model.question import Asked, Question, Token
 
-Method = Literal["integrated_gradients", "gradient_x_input", "occlusion"]
+Method = Literal["integrated_gradients", "gradient_x_input", "occlusion", "lrp"]
 METHODS: tuple[str, ...] = get_args(Method)
 MAX_STEPS = 4096
 
@@ -33,7 +34,7 @@ class Attribution:
         metric: at the input.
         total: what the scores are compared with: metric − baseline_metric.
         error: sum of scores − total. An arithmetic check where `complete`, else only how far the sum is from the total.
-        baseline: what tokens were compared with; `"none"` for gradient × input.
+        baseline: what tokens were compared with; `"none"` for gradient × input and LRP.
         baseline_metric: the metric there (0 for `"none"`).
         method: one of `METHODS`; steps: its nodes, 0 where it has none.
         explains: `"plain run"` or `"edited run"`.
@@ -97,7 +98,7 @@ def attribute(
         live: the model.
         question: what was asked; of a prompt set, its first example.
         interventions: what is on; the edited model is explained.
-        method: `"integrated_gradients"`, `"gradient_x_input"` or `"occlusion"`; formulas and sources are with them.
+        method: `"integrated_gradients"`, `"gradient_x_input"`, `"occlusion"` or `"lrp"`; formulas are with each.
         steps: nodes of integrated gradients.
         baseline: see `find_baseline`; `"auto"` is the mean embedding, and for occlusion what `neutral` says.
         memory: bytes that one batch may hold.
@@ -122,8 +123,8 @@ def attribute(
         )
     what = explained(live, asked, interventions)
     explains: Literal["plain run", "edited run"] = "edited run" if what.edited else "plain run"
-    if method == "gradient_x_input":
-        scores, metric = gradient_x_input(what, cancelled)
+    if method in ("gradient_x_input", "lrp"):
+        scores, metric = (gradient_x_input if method == "gradient_x_input" else cp_lrp)(what, cancelled)
         error = float(scores.sum()) - metric
         return Attribution(
             asked.tokens, scores, metric, metric, error, "none", 0.0, method, 0, explains, complete=False

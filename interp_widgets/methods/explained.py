@@ -8,6 +8,7 @@ with `torch.autograd.grad` with respect to those embeddings alone: no parameter'
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ import torch
 
 from interp_widgets.model.compile import Compiled, compile_steps, place_step
 from interp_widgets.model.errors import CancelledError, FeatureOffError, InterventionError, PromptError
-from interp_widgets.model.gate import activate
+from interp_widgets.model.gate import Program, activate
 from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.live import LiveModel
 from interp_widgets.model.places import on_input, place
@@ -29,6 +30,7 @@ MEMORY = 512 << 20  # bytes that the graphs of one batch may hold
 Cancelled = Callable[[], bool]
 Progress = Callable[[float], None]
 Embed = Callable[[torch.Tensor], torch.Tensor]
+Rules = Callable[[LiveModel, Program, int], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,11 @@ def numbers(what: Explained, embed: Embed, rows: int, cancelled: Cancelled | Non
 
 
 def gradients(
-    what: Explained, embed: Embed, rows: int, cancelled: Cancelled | None = None
+    what: Explained, embed: Embed, rows: int, cancelled: Cancelled | None = None, *, rules: Rules | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The same, with the embeddings that were run and each row's gradient with respect to them.
+
+    `rules` may change what the backward does, never what the forward gives.
 
     Returns:
         numbers `[row]`, embeddings `[row, pos, d]`, gradients `[row, pos, d]`; float64, on the CPU.
@@ -132,13 +136,13 @@ def gradients(
     Raises:
         FeatureOffError: where no gradient reaches the embeddings.
     """
-    value, pair = _run(what, embed, rows, True, cancelled)
+    value, pair = _run(what, embed, rows, True, cancelled, rules)
     assert pair is not None
     return value, *pair
 
 
 def _run(
-    what: Explained, embed: Embed, rows: int, grad: bool, cancelled: Cancelled | None
+    what: Explained, embed: Embed, rows: int, grad: bool, cancelled: Cancelled | None, rules: Rules | None = None
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
     live = what.live
     with live.lock, modes(live.device):  # also the batch: a tensor made in the caller's inference mode has no gradient
@@ -152,7 +156,8 @@ def _run(
         place(compiled.program, live.anatomy, Site("embed"), lambda: rows, _feeder(embed, run, grad))
         for step in compiled.steps:
             place_step(live, compiled.program, step, lambda: rows)
-        with modes(live.device, grad=grad), force_eager(live.anatomy.root), activate(compiled.program):
+        ruled = nullcontext() if rules is None else rules(live, compiled.program, rows)
+        with ruled, modes(live.device, grad=grad), force_eager(live.anatomy.root), activate(compiled.program):
             value = what.score(_read(what, compiled, batch))
             slope = _gradient(value, run[0]) if grad else None
     _check(value, slope)
