@@ -1,16 +1,25 @@
 """Live Jupyter widgets for looking inside transformers, hooked to your own model.
 
-    import interp_widgets as iw
+import interp_widgets as iw
 
-    session = iw.open()
-    session.ask("When Mary and John went to the store, John gave a drink to", target=" Mary", foil=" John")
-    iw.HeadAblation(session)
+session = iw.open()
+session.ask("When Mary and John went to the store, John gave a drink to", target=" Mary", foil=" John")
+iw.HeadAblation(session)
 """
 
 from __future__ import annotations
 
 from interp_widgets.answer import Answer
-from interp_widgets.api import attribute, checkpoints, contrast, dose_response, head_effects, open, prompts, steering_vector
+from interp_widgets.api import (
+    attribute,
+    checkpoints,
+    contrast,
+    dose_response,
+    head_effects,
+    open,
+    prompts,
+    steering_vector,
+)
 from interp_widgets.methods.attribution import Attribution
 from interp_widgets.methods.dose_response import DoseResponse
 from interp_widgets.methods.head_effects import HeadEffects

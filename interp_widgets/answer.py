@@ -61,7 +61,9 @@ def reference_for(live: LiveModel, question: Question, chosen: Reference | None)
     """Which prompts a mean ablation uses: the chosen ones, the question's corrupt prompts, the rest of its set, the model's own."""
     if chosen is not None:
         return chosen
-    corrupt = tuple("".join(t.text for t in a.corrupt if t.kind == "text") for a in question.examples if a.corrupt is not None)
+    corrupt = tuple(
+        "".join(t.text for t in a.corrupt if t.kind == "text") for a in question.examples if a.corrupt is not None
+    )
     if corrupt:
         return Reference("corrupt prompt" if len(corrupt) == 1 else f"{len(corrupt)} corrupt prompts", corrupt)
     if question.n > 1:

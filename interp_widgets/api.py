@@ -30,7 +30,7 @@ _MIX = 96
 _SHIPPED: dict[str, tuple[nn.Module, Any, Reference | None]] = {}
 
 
-def open(  # noqa: A001  (iw.open reads as one word)
+def open(
     model: str | nn.Module | None = None,
     tokenizer: Any = None,
     *,
@@ -52,8 +52,8 @@ def open(  # noqa: A001  (iw.open reads as one word)
         ModelRefusedError: when the model cannot be opened; the sentence names the reason.
 
     Example:
-        >>> session = iw.open()                      # doctest: +SKIP
-        >>> session = iw.open(model, tokenizer)      # doctest: +SKIP
+        >>> session = iw.open()  # doctest: +SKIP
+        >>> session = iw.open(model, tokenizer)  # doctest: +SKIP
     """
     if isinstance(model, nn.Module):
         module, words, reference, name = model, _tokenizer_for(model, tokenizer), None, None
@@ -151,7 +151,7 @@ def attribute(
     """What each token was worth; see `interp_widgets.methods.attribution.attribute`.
 
     Example:
-        >>> iw.attribute(session).scores      # doctest: +SKIP
+        >>> iw.attribute(session).scores  # doctest: +SKIP
     """
     live, asked, interventions = _asked(x, question)
     return _attribution.attribute(live, asked, interventions, method, steps, baseline)
@@ -163,7 +163,7 @@ def head_effects(
     """What each head and MLP was worth; see `interp_widgets.methods.head_effects.head_effects`.
 
     Example:
-        >>> iw.head_effects(session, mode="zero").effects.shape   # doctest: +SKIP
+        >>> iw.head_effects(session, mode="zero").effects.shape  # doctest: +SKIP
         (4, 8)
     """
     live, asked, interventions = _asked(x, question)
@@ -184,16 +184,18 @@ def steering_vector(
     """A direction from contrastive prompts; see `interp_widgets.methods.steering.steering_vector`.
 
     Example:
-        >>> iw.steering_vector(session, ["I loved it."], ["I hated it."], "L1", name="mood")   # doctest: +SKIP
+        >>> iw.steering_vector(session, ["I loved it."], ["I hated it."], "L1", name="mood")  # doctest: +SKIP
     """
     return _steering.steering_vector(_live(x), positive, negative, site, method, name=name, **options)  # pyright: ignore[reportArgumentType]
 
 
-def dose_response(x: Session | LiveModel, vector: Any, strengths: Sequence[float] | None = None, question: Question | None = None) -> _dose_response.DoseResponse:
+def dose_response(
+    x: Session | LiveModel, vector: Any, strengths: Sequence[float] | None = None, question: Question | None = None
+) -> _dose_response.DoseResponse:
     """How the answer moves with a vector's strength; see `interp_widgets.methods.dose_response.dose_response`.
 
     Example:
-        >>> iw.dose_response(session, mood).metric.shape   # doctest: +SKIP
+        >>> iw.dose_response(session, mood).metric.shape  # doctest: +SKIP
         (21,)
     """
     live, asked, interventions = _asked(x, question)
@@ -204,7 +206,7 @@ def prompts() -> Mapping[str, NamedPrompt]:
     """Named example questions for the embedded model, with target, foil and corrupt prompt.
 
     Example:
-        >>> iw.prompts()["capital"].target   # doctest: +SKIP
+        >>> iw.prompts()["capital"].target  # doctest: +SKIP
         ' Paris'
     """
     from interp_widgets.builtin.prompts import prompts as named
@@ -216,7 +218,7 @@ def contrast(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Matched positive and negative prompts for a steering vector: `"sentiment"`, `"french"`, `"gender"`.
 
     Example:
-        >>> praise, blame = iw.contrast("sentiment")   # doctest: +SKIP
+        >>> praise, blame = iw.contrast("sentiment")  # doctest: +SKIP
     """
     from interp_widgets.builtin.prompts import contrast as named
 
@@ -227,7 +229,7 @@ def checkpoints(name: str = "embedded") -> list[str]:
     """The checkpoints of a shipped model, in the order of training, as names that `open` takes.
 
     Example:
-        >>> [iw.open(c) for c in iw.checkpoints("embedded")]   # doctest: +SKIP
+        >>> [iw.open(c) for c in iw.checkpoints("embedded")]  # doctest: +SKIP
     """
     from interp_widgets.builtin.load import checkpoints as named
 
@@ -258,7 +260,9 @@ def _ask_again(session: Session, items: Sequence[Mapping[str, Any]]) -> None:
     """Put a saved question; a prompt whose text no longer gives the same tokens is put by its ids."""
     tokens = session.model.tokens
     if len(items) > 1:
-        session.ask([Example(i["prompt"], i["target"], i["foil"] or None) for i in items], position=items[0]["position"])
+        session.ask(
+            [Example(i["prompt"], i["target"], i["foil"] or None) for i in items], position=items[0]["position"]
+        )
     for item in items[:1] if len(items) == 1 else ():
         same = [t.id for t in tokens.encode(item["prompt"])] == item["ids"] if item["prompt"] else False
         corrupt = "".join(tokens.token(i).text for i in item["corrupt"]) if item["corrupt"] else None

@@ -88,7 +88,9 @@ def _pack(intervention: Intervention) -> dict[str, Any]:
     if isinstance(intervention, Ablate):
         reference = intervention.reference
         data |= {"mode": intervention.mode, "edge": intervention.edge}
-        data["reference"] = None if reference is None else [reference.name, list(reference.prompts), reference.by_position]
+        data["reference"] = (
+            None if reference is None else [reference.name, list(reference.prompts), reference.by_position]
+        )
     elif isinstance(intervention, Steer):
         data |= {"vector": _pack_vector(intervention.vector), "coefficient": intervention.coefficient}
         data |= {"mode": intervention.mode, "name": intervention.name, "origin": intervention.origin}
@@ -99,11 +101,22 @@ def _pack(intervention: Intervention) -> dict[str, Any]:
 
 
 def _pack_positions(p: Positions) -> dict[str, Any]:
-    return {"kind": p.kind, "start": p.start, "stop": p.stop, "step": p.step, "at": list(p.at), "text": p.text, "label": p.label}
+    return {
+        "kind": p.kind,
+        "start": p.start,
+        "stop": p.stop,
+        "step": p.step,
+        "at": list(p.at),
+        "text": p.text,
+        "label": p.label,
+    }
 
 
 def _pack_vector(vector: Vector) -> dict[str, Any]:
-    return {"shape": list(vector.shape), "float32": base64.b64encode(vector.values.astype("<f4").tobytes()).decode("ascii")}
+    return {
+        "shape": list(vector.shape),
+        "float32": base64.b64encode(vector.values.astype("<f4").tobytes()).decode("ascii"),
+    }
 
 
 def read_json(text: str) -> dict[str, Any]:

@@ -24,7 +24,11 @@ class Entry:
         """What it is called between kernel and browser: a control has one key, whatever its value."""
         what = self.intervention
         if isinstance(what, Ablate):
-            return f"head:{what.site.name}" if what.edge is None else f"edge:{what.site.name}:{what.edge[0]}:{what.edge[1]}"
+            return (
+                f"head:{what.site.name}"
+                if what.edge is None
+                else f"edge:{what.site.name}:{what.edge[0]}:{what.edge[1]}"
+            )
         if isinstance(what, Steer):
             return f"strength:{what.name}"
         return f"{type(what).__name__.lower()}:{what.site.name}"
@@ -63,7 +67,10 @@ class Moment:
 
     def ablated(self, site: Site) -> Ablate | None:
         """The ablation of this site, if it is on."""
-        found = next((e for e in self.entries if e.on and isinstance(e.intervention, Ablate) and e.intervention.site == site), None)
+        found = next(
+            (e for e in self.entries if e.on and isinstance(e.intervention, Ablate) and e.intervention.site == site),
+            None,
+        )
         return found.intervention if found is not None and isinstance(found.intervention, Ablate) else None
 
 

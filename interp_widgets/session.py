@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -46,10 +46,12 @@ class Session:
     Made by `iw.open`. Every change raises `revision`; widgets mirror the session and never hold a truth of their own.
 
     Example:
-        >>> session = iw.open()                                                        # doctest: +SKIP
-        >>> session.ask("When Mary and John went to the store, John gave a drink to", " Mary", " John")  # doctest: +SKIP
-        >>> session.toggle("L1H3")                                                     # doctest: +SKIP
-        >>> session.answer.metric                                                      # doctest: +SKIP
+        >>> session = iw.open()  # doctest: +SKIP
+        >>> session.ask(
+        ...     "When Mary and John went to the store, John gave a drink to", " Mary", " John"
+        ... )  # doctest: +SKIP
+        >>> session.toggle("L1H3")  # doctest: +SKIP
+        >>> session.answer.metric  # doctest: +SKIP
         2.97
     """
 
@@ -101,7 +103,9 @@ class Session:
         self._step(replace(self.now, question=question, label="asked", draft=""))
         return question
 
-    def _asked(self, example: Example | _Raw, metric: MetricFn | None, position: int, bos: bool | None, n: int) -> Asked:
+    def _asked(
+        self, example: Example | _Raw, metric: MetricFn | None, position: int, bos: bool | None, n: int
+    ) -> Asked:
         tokens = self._live.tokens
         try:
             encoded = tokens.encode(example.prompt, bos)
@@ -109,7 +113,9 @@ class Session:
             target, foil = tokens.many("target", example.target), tokens.many("foil", example.foil)
             both = set(target) & set(foil)
             if both:
-                raise PromptError(f"The target and the foil are both {next(iter(both)).text!r}; their difference is always 0.")
+                raise PromptError(
+                    f"The target and the foil are both {next(iter(both)).text!r}; their difference is always 0."
+                )
             corrupt = tokens.encode(example.corrupt, bos) if example.corrupt else None
         except PromptError as error:
             raise PromptError(f"Example {n}: {error}") from None if n else error
@@ -135,9 +141,13 @@ class Session:
         entries: dict[str, Entry] = {}
         for n, intervention in enumerate(interventions):
             entry = Entry(intervention)
-            entries[entry.key if entry.key not in entries or isinstance(intervention, Ablate) else f"{entry.key}#{n}"] = entry
+            entries[
+                entry.key if entry.key not in entries or isinstance(intervention, Ablate) else f"{entry.key}#{n}"
+            ] = entry
         label = interventions[-1].label if len(interventions) == 1 else f"{len(interventions)} interventions"
-        self._step(replace(self.now, entries=tuple(entries.values()), label=label if interventions else "cleared", draft=""))
+        self._step(
+            replace(self.now, entries=tuple(entries.values()), label=label if interventions else "cleared", draft="")
+        )
 
     def toggle(self, site: str | Site, mode: AblateMode | None = None) -> None:
         """Switch a head (or another site) off, or on again."""
@@ -150,7 +160,9 @@ class Session:
         ablations = [Ablate(Site.parse(s), mode or self._mode) for s in sites]
         for ablation in ablations:
             self._check(ablation)
-        names = ", ".join(a.site.name for a in ablations[:3]) + (f" and {len(ablations) - 3} more" if len(ablations) > 3 else "")
+        names = ", ".join(a.site.name for a in ablations[:3]) + (
+            f" and {len(ablations) - 3} more" if len(ablations) > 3 else ""
+        )
         moment = self.now
         if off:
             for ablation in ablations:
@@ -191,7 +203,13 @@ class Session:
                 self._history.settle()
 
     def steer_settings(
-        self, name: str, *, on: bool | None = None, site: str | None = None, positions: str | None = None, mode: str | None = None
+        self,
+        name: str,
+        *,
+        on: bool | None = None,
+        site: str | None = None,
+        positions: str | None = None,
+        mode: str | None = None,
     ) -> None:
         """Change how a named vector acts, its strength kept."""
         self._open()
@@ -199,11 +217,27 @@ class Session:
             raise InterventionError(f"There is no vector {name!r}; there are {', '.join(self._vectors) or 'none yet'}.")
         vector = self._vectors[name]
         entry = self.now.entry(f"strength:{name}")
-        old = entry.intervention if entry is not None and isinstance(entry.intervention, Steer) else Steer(vector.site, vector, 0.0, name=name)
-        steer = Steer(site or old.site, old.vector, old.coefficient, mode or old.mode, positions or old.positions, name, old.origin)  # pyright: ignore[reportArgumentType]
+        old = (
+            entry.intervention
+            if entry is not None and isinstance(entry.intervention, Steer)
+            else Steer(vector.site, vector, 0.0, name=name)
+        )
+        steer = Steer(
+            site or old.site,
+            old.vector,
+            old.coefficient,
+            mode or old.mode,
+            positions or old.positions,
+            name,
+            old.origin,
+        )  # pyright: ignore[reportArgumentType]
         self._check(steer)
         shown = on if on is not None else (entry.on if entry is not None else True)
-        self._step(self.now.with_entry(Entry(steer, shown), f"{name} {'on' if shown else 'off'}" if on is not None else f"{name} changed"))
+        self._step(
+            self.now.with_entry(
+                Entry(steer, shown), f"{name} {'on' if shown else 'off'}" if on is not None else f"{name} changed"
+            )
+        )
 
     def add_vector(self, vector: SteeringVector, name: str | None = None) -> None:
         """Give the session a vector that sliders and `strength` know by name."""
@@ -329,16 +363,16 @@ class Session:
             return Snapshot(self._revision, question, uses, reference, self._mode)
 
     @contextmanager
-    def applied(self) -> Iterator[list[Receipt]]:
+    def applied(self) -> Generator[list[Receipt]]:
         """Run your own `model(...)` or `model.generate(...)` under the interventions, in this context only.
 
         Yields:
             a list that holds the receipts when the block ends.
 
         Example:
-            >>> with session.applied() as receipts:     # doctest: +SKIP
+            >>> with session.applied() as receipts:  # doctest: +SKIP
             ...     out = model(**tokenizer("The cat", return_tensors="pt"))
-            >>> receipts[0].state                       # doctest: +SKIP
+            >>> receipts[0].state  # doctest: +SKIP
             'acted'
         """
         self._open()
@@ -427,7 +461,9 @@ class Session:
 
     def __repr__(self) -> str:
         asked = f"{self.question.n} prompt(s)" if self.question else "nothing asked"
-        return f"Session({self._live.name!r}, {asked}, {len(self.interventions)} interventions, revision {self._revision})"
+        return (
+            f"Session({self._live.name!r}, {asked}, {len(self.interventions)} interventions, revision {self._revision})"
+        )
 
 
 @dataclass(frozen=True)
@@ -452,7 +488,9 @@ def _examples(prompt: Any, target: TokenSpec, foil: TokenSpec, corrupt: str | No
 
 def _position(position: int, n: int) -> int:
     if isinstance(position, bool) or not isinstance(position, int) or not -n <= position < n:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise PromptError(f"Position {position!r} does not exist: the prompt has {n} tokens (0 to {n - 1}, or -1 to -{n}).")
+        raise PromptError(
+            f"Position {position!r} does not exist: the prompt has {n} tokens (0 to {n - 1}, or -1 to -{n})."
+        )
     return position % n
 
 
@@ -467,5 +505,3 @@ def _release(live: LiveModel) -> None:
     live.release()
     if live.users == 0:
         retire_worker(live)
-
-

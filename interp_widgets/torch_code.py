@@ -87,7 +87,11 @@ def _hook(live: LiveModel, asked: Asked, what: Intervention, n: int) -> str:
     if isinstance(what, Edit) or (isinstance(what, Ablate) and what.mode == "edge") or what.site.part == "pattern":
         raise InterventionError(f"{what.label} cannot be written as plain hooks; use to_code('session').")
     at = np.flatnonzero(what.positions.mask(row_of(asked.tokens, len(asked.tokens)))).tolist()
-    value = resolve(live, what, asked.tokens) if isinstance(what, (Ablate, Patch)) else torch.from_numpy(what.vector.values.copy())
+    value = (
+        resolve(live, what, asked.tokens)
+        if isinstance(what, (Ablate, Patch))
+        else torch.from_numpy(what.vector.values.copy())
+    )
     assert value is not None
     lines = [f"# {what.label}", f"value_{n} = {_array(value)}", f"at_{n} = {at}", ""]
     lines += [f"def change_{n}(x):  # [row, pos, ...]", "    new = x.clone()"]
@@ -98,16 +102,20 @@ def _hook(live: LiveModel, asked: Asked, what: Intervention, n: int) -> str:
 
 def _change(what: Ablate | Patch | Steer, value: torch.Tensor, n: int) -> list[str]:
     if not isinstance(what, Steer):
-        by_position = isinstance(what, Patch) or (isinstance(what, Ablate) and (what.mode == "resample" or _aligned(what)))
+        by_position = isinstance(what, Patch) or (
+            isinstance(what, Ablate) and (what.mode == "resample" or _aligned(what))
+        )
         picked = f"value_{n}[at_{n}]" if by_position and value.dim() > 1 else f"value_{n}"
         return [f"new[:, at_{n}] = {picked}.to(x.dtype).expand_as(new[:, at_{n}])"]
     lines = [f"here, v = x[:, at_{n}].float(), value_{n}", "unit = v / v.norm()"]
+    if what.mode == "keep_norm":
+        lines.append(f"moved = here + {what.coefficient!r} * v")
     along = "(here @ unit)[..., None] * unit"
     form = {
         "add": f"x[:, at_{n}] + ({what.coefficient!r} * v).to(x.dtype)",
         "project_out": f"here - {what.coefficient!r} * {along}",
         "clamp": f"here - {along} + {what.coefficient!r} * v",
-        "keep_norm": f"(here + {what.coefficient!r} * v) * (here.norm(dim=-1, keepdim=True) / (here + {what.coefficient!r} * v).norm(dim=-1, keepdim=True))",
+        "keep_norm": "moved * (here.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True))",
     }.get(what.mode)
     if form is None:
         raise InterventionError(f"Steering by {what.mode!r} cannot be written as plain hooks; use to_code('session').")

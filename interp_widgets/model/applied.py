@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def applied(live: LiveModel, interventions: Sequence[Intervention], tokens: Sequence[Token]) -> Iterator[list[Receipt]]:
+def applied(live: LiveModel, interventions: Sequence[Intervention], tokens: Sequence[Token]) -> Generator[list[Receipt]]:
     """Put `interventions` in force for calls of the module made in this context; yields the list that receives receipts.
 
     Raises:
@@ -32,7 +32,7 @@ def applied(live: LiveModel, interventions: Sequence[Intervention], tokens: Sequ
 
     with live.lock:
         live.ready()
-    if live.module is not live.anatomy.root and hasattr(live.module, "_orig_mod") or is_compiled(live.anatomy.root):
+    if (live.module is not live.anatomy.root and hasattr(live.module, "_orig_mod")) or is_compiled(live.anatomy.root):
         raise FeatureOffError(
             "This model is compiled, and hooks inside a compiled call do nothing; call the module that was compiled "
             "(model._orig_mod) in applied(), or use session.model.run(...)."
@@ -79,14 +79,21 @@ class _Follower:
     def _start(self, ids: torch.Tensor, mask: Any) -> None:
         self.rows, self.pads = [], []
         for r, row in enumerate(ids.tolist()):
-            keep = mask[r, : len(row)].tolist() if isinstance(mask, torch.Tensor) and mask.dim() == 2 else [1] * len(row)
+            keep = (
+                mask[r, : len(row)].tolist() if isinstance(mask, torch.Tensor) and mask.dim() == 2 else [1] * len(row)
+            )
             pad = next((i for i, k in enumerate(keep) if k), 0)
             tokens = [self.live.tokens.token(i) for i, k in zip(row, keep, strict=True) if k]
             self.pads.append(pad)
             self.rows.append(self._row(tokens, len(tokens)))
 
     def _row(self, tokens: Sequence[Token], n_prompt: int) -> Row:
-        return Row(tuple(t.id for t in tokens), tuple(t.text for t in tokens), tuple(t.kind == "special" for t in tokens), n_prompt)
+        return Row(
+            tuple(t.id for t in tokens),
+            tuple(t.text for t in tokens),
+            tuple(t.kind == "special" for t in tokens),
+            n_prompt,
+        )
 
     def _longer(self, row: Row, new: list[int]) -> Row:
         more = [self.live.tokens.token(i) for i in new]

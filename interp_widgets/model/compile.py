@@ -110,13 +110,19 @@ def _place_edge(live: LiveModel, program: Program, step: Step) -> None:
     assert isinstance(ablate, Ablate) and ablate.edge is not None
     dest, src = ablate.edge
     if not 0 <= src <= dest:
-        raise InterventionError(f"The edge {dest} ← {src} does not exist: attention looks back, from a position to an earlier one.")
+        raise InterventionError(
+            f"The edge {dest} ← {src} does not exist: attention looks back, from a position to an earlier one."
+        )
 
     def see(_q: torch.Tensor, _k: torch.Tensor, _v: torch.Tensor, pattern: torch.Tensor) -> torch.Tensor | None:
         step.tally.fired += 1
         chosen = step.chosen(pattern.shape[0])
         # a destination that was fed in an earlier step was cut there; one that is not generated yet comes later
-        cuts = [(r, dest - shift, src) for r, shift in zip(chosen, step.shifts, strict=True) if 0 <= dest - shift < pattern.shape[-2]]
+        cuts = [
+            (r, dest - shift, src)
+            for r, shift in zip(chosen, step.shifts, strict=True)
+            if 0 <= dest - shift < pattern.shape[-2]
+        ]
         if not cuts:
             return None
         new = pattern.clone()

@@ -29,7 +29,10 @@ class WeightProbe:
         tensors = [*self._root.parameters(), *self._root.buffers()]
         here = tuple((id(t), t.data_ptr() if not t.is_meta else 0) for t in tensors)
         if here != self._key:
-            self._key, self._views = here, [_sample(t) for t in tensors if type(t.data) is torch.Tensor and not t.is_meta]
+            self._key, self._views = (
+                here,
+                [_sample(t) for t in tensors if type(t.data) is torch.Tensor and not t.is_meta],
+            )
         versions = tuple(0 if t.is_inference() else t._version for t in tensors)  # pyright: ignore[reportPrivateUsage]
         numbers = b"".join(self._bytes())
         return here, versions, hash(numbers), self._hooks(), self._root.training

@@ -6,7 +6,7 @@ run is active is a `ContextVar`: another thread's forward, or the user's own bet
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -73,7 +73,7 @@ def active() -> Program | None:
 
 
 @contextmanager
-def activate(program: Program) -> Iterator[None]:
+def activate(program: Program) -> Generator[None]:
     """Make `program` the one that the hooks obey, in this context only; nothing else survives the block."""
     token = _ACTIVE.set(program)
     try:
@@ -142,18 +142,35 @@ def watched(anatomy: Anatomy) -> tuple[dict[nn.Module, None], dict[nn.Module, No
     return before, after
 
 
+Link = tuple[Mapping[str, nn.Module | None], str, nn.Module, str]
+
+
+def links(root: nn.Module, paths: Mapping[str, nn.Module]) -> tuple[Link, ...]:
+    """Every step from the root to a watched module, each once: the parent's children, a name, what stood there, its path."""
+    found: dict[str, Link] = {}
+    for path in paths:
+        parent, names = root, path.split(".") if path else []
+        for n, name in enumerate(names):
+            child = parent._modules[name]  # pyright: ignore[reportPrivateUsage]
+            assert child is not None
+            here = ".".join(names[: n + 1])
+            found[here] = (parent._modules, name, child, here)  # pyright: ignore[reportPrivateUsage]
+            parent = child
+    return tuple(found.values())
+
+
 class Gate:
     """Our hooks on one model, and the promise that they are there when a run starts and gone after `remove`.
 
     Example:
-        >>> gate = Gate(anatomy)            # doctest: +SKIP
-        >>> gate.install(); gate.remove()   # doctest: +SKIP
+        >>> gate = Gate(anatomy)  # doctest: +SKIP
+        >>> gate.install()
+        ... gate.remove()  # doctest: +SKIP
     """
 
     def __init__(self, anatomy: Anatomy) -> None:
         self._before, self._after = watched(anatomy)
-        self._paths: Mapping[str, nn.Module] = anatomy.paths
-        self._root = anatomy.root
+        self._links = links(anatomy.root, anatomy.paths)
         self._handles: dict[tuple[str, nn.Module], RemovableHandle] = {}
 
     def install(self) -> None:
@@ -179,10 +196,8 @@ class Gate:
         Raises:
             ModelChangedError: naming the module that was replaced or is gone.
         """
-        for path, module in self._paths.items():
-            here: Any = self._root
-            for name in path.split(".") if path else ():
-                here = here._modules.get(name) if isinstance(here, nn.Module) else None  # pyright: ignore[reportPrivateUsage]
+        for siblings, name, module, path in self._links:
+            here = siblings.get(name)
             if here is not module:
                 what = "is gone" if here is None else "was replaced"
                 raise ModelChangedError(

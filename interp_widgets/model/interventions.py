@@ -67,13 +67,19 @@ class Ablate:
         edge: tuple[int, int] | None = None,
     ) -> None:
         if mode not in get_args(AblateMode):
-            raise InterventionError(f"There is no ablation mode {mode!r}; choose one of {', '.join(get_args(AblateMode))}.")
+            raise InterventionError(
+                f"There is no ablation mode {mode!r}; choose one of {', '.join(get_args(AblateMode))}."
+            )
         where = _site(site)
         if where.part not in _ABLATABLE:
             hint = f"L{where.layer}.heads, L{where.layer}.attn or L{where.layer}.mlp"
-            raise SiteError(f"{where.name} is the residual stream, which is not ablated; ablate what is added to it: {hint}.")
+            raise SiteError(
+                f"{where.name} is the residual stream, which is not ablated; ablate what is added to it: {hint}."
+            )
         if (mode == "edge") != (edge is not None) or (mode == "edge" and (where.part != "z" or where.index is None)):
-            raise InterventionError('Cutting an edge needs a head and edge=(dest, src): Ablate("L1H3", "edge", edge=(7, 2)).')
+            raise InterventionError(
+                'Cutting an edge needs a head and edge=(dest, src): Ablate("L1H3", "edge", edge=(7, 2)).'
+            )
         object.__setattr__(self, "site", where)
         object.__setattr__(self, "mode", mode)
         object.__setattr__(self, "reference", Reference.of(reference))
@@ -83,7 +89,9 @@ class Ablate:
     @property
     def label(self) -> str:
         """What a person reads: `ablate L1H3, mean`."""
-        return f"ablate {self.site.name}, {self.mode}" + ("" if self.edge is None else f" {self.edge[0]} ← {self.edge[1]}")
+        return f"ablate {self.site.name}, {self.mode}" + (
+            "" if self.edge is None else f" {self.edge[0]} ← {self.edge[1]}"
+        )
 
     @property
     def code(self) -> str:
@@ -143,7 +151,9 @@ class Steer:
         origin: float | None = None,
     ) -> None:
         if mode not in get_args(SteerMode):
-            raise InterventionError(f"There is no steering mode {mode!r}; choose one of {', '.join(get_args(SteerMode))}.")
+            raise InterventionError(
+                f"There is no steering mode {mode!r}; choose one of {', '.join(get_args(SteerMode))}."
+            )
         values = getattr(vector, "vector", vector)
         object.__setattr__(self, "site", _site(site))
         object.__setattr__(self, "vector", values if isinstance(values, Vector) else Vector(values))
@@ -286,13 +296,19 @@ def finite_strength(value: object) -> float:
         number = math.inf
     if not math.isfinite(number) or abs(number) > MAX_COEFFICIENT:
         shown = repr(value) if len(repr(value)) < 30 else f"{str(value)[:12]}…"
-        raise InterventionError(f"The strength {shown} is not a finite number between −1e6 and 1e6; try something near 1.")
+        raise InterventionError(
+            f"The strength {shown} is not a finite number between −1e6 and 1e6; try something near 1."
+        )
     return number
 
 
 def with_reference(intervention: Intervention, reference: Reference | None) -> Intervention:
     """Fill in the reference of an ablation that needs one and names none."""
-    if isinstance(intervention, Ablate) and intervention.mode in ("mean", "resample") and intervention.reference is None:
+    if (
+        isinstance(intervention, Ablate)
+        and intervention.mode in ("mean", "resample")
+        and intervention.reference is None
+    ):
         return Ablate(intervention.site, intervention.mode, reference, intervention.positions, intervention.edge)
     return intervention
 
@@ -304,4 +320,3 @@ def _patch_source(site: Site, source: object) -> str | Vector:
     if read is not None and hasattr(source, "receipts"):
         source = read(site)
     return Vector(source)
-

@@ -20,8 +20,8 @@ from interp_widgets.model.generate import GenerationRun, Options, generate
 from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.patterns import install, remove, wraps
 from interp_widgets.model.question import Asked, Prompt, Token, Tokenizer
-from interp_widgets.model.readout import Readout
 from interp_widgets.model.reading import Reading, read_answer
+from interp_widgets.model.readout import Readout
 from interp_widgets.model.receipts import Receipt
 from interp_widgets.model.reference import Reference
 from interp_widgets.model.report import Report
@@ -49,7 +49,9 @@ class LiveModel:
         reference: the prompts that mean ablation uses when nothing else is named.
     """
 
-    def __init__(self, module: nn.Module, tokenizer: Any, *, name: str, reference: Reference | None, cache_bytes: int) -> None:
+    def __init__(
+        self, module: nn.Module, tokenizer: Any, *, name: str, reference: Reference | None, cache_bytes: int
+    ) -> None:
         self.module = module
         self.tokenizer = tokenizer
         self.name = name
@@ -151,7 +153,10 @@ class LiveModel:
     ) -> Run: ...
     @overload
     def run(
-        self, prompt: Sequence[str] | Sequence[Sequence[int]], interventions: Sequence[Intervention] = (), read: Sequence[str | Site] = ()
+        self,
+        prompt: Sequence[str] | Sequence[Sequence[int]],
+        interventions: Sequence[Intervention] = (),
+        read: Sequence[str | Site] = (),
     ) -> list[Run]: ...
     def run(self, prompt: Any, interventions: Sequence[Intervention] = (), read: Sequence[str | Site] = ()) -> Any:
         """One forward under `interventions`; a list of prompts gives a list of runs, each exact.
@@ -165,8 +170,8 @@ class LiveModel:
             PromptError, SiteError, InterventionError, FeatureOffError, ModelChangedError, ClosedError: each in a sentence.
 
         Example:
-            >>> run = live.run("The cat", [Ablate("L0H1", mode="zero")])   # doctest: +SKIP
-            >>> run.receipts[0].state                                      # doctest: +SKIP
+            >>> run = live.run("The cat", [Ablate("L0H1", mode="zero")])  # doctest: +SKIP
+            >>> run.receipts[0].state  # doctest: +SKIP
             'acted'
         """
         if _is_many(prompt):
@@ -188,7 +193,9 @@ class LiveModel:
         encoded = [self.tokens.encode(p) for p in prompts]
         sites = [Site.parse(s) for s in read]
         out: list[Run] = []
-        for chunk in _chunks(encoded, self.anatomy.vocab if logits or not self.caller.keeps else self.anatomy.d_model * 16):
+        for chunk in _chunks(
+            encoded, self.anatomy.vocab if logits or not self.caller.keeps else self.anatomy.d_model * 16
+        ):
             out += self._run_batch(chunk, interventions, sites, logits, cancelled)
         return out
 
@@ -230,23 +237,10 @@ class LiveModel:
         use_cache: bool = True,
         **options: Unpack[Options],
     ) -> GenerationRun:
-        """Generate under interventions, token by token: an iterator of tokens with `.receipts`; see `generate.generate`."""
-        from interp_widgets.model.generate import generate
-
-        return generate(self, prompt, interventions, max_new_tokens, use_cache, **options)
-
-    def generate(
-        self,
-        prompt: Prompt,
-        interventions: Sequence[Intervention] = (),
-        max_new_tokens: int = 50,
-        use_cache: bool = True,
-        **options: Unpack[Options],
-    ) -> GenerationRun:
         """Generate one token at a time under `interventions`; see `interp_widgets.model.generate.generate`.
 
         Example:
-            >>> "".join(t.text for t in live.generate("The cat", max_new_tokens=5))   # doctest: +SKIP
+            >>> "".join(t.text for t in live.generate("The cat", max_new_tokens=5))  # doctest: +SKIP
         """
         return generate(self, prompt, interventions, max_new_tokens, use_cache, **options)
 
@@ -278,7 +272,12 @@ class LiveModel:
 
 
 def open_model(
-    module: nn.Module, tokenizer: Any, *, name: str | None = None, reference: Reference | None = None, cache_bytes: int = 256 << 20
+    module: nn.Module,
+    tokenizer: Any,
+    *,
+    name: str | None = None,
+    reference: Reference | None = None,
+    cache_bytes: int = 256 << 20,
 ) -> LiveModel:
     """The `LiveModel` of `module`: the same one while it is open, and verified when it is new.
 
@@ -293,14 +292,17 @@ def open_model(
         if live is not None and live.module is module:
             live.acquire()
             return live
-        live = LiveModel(module, tokenizer, name=name or model_name(module), reference=reference, cache_bytes=cache_bytes)
+        live = LiveModel(
+            module, tokenizer, name=name or model_name(module), reference=reference, cache_bytes=cache_bytes
+        )
         live.acquire()
         try:
             live.report = verify(live)
         except BaseException:
             live.release()
             raise
-        _REGISTRY[id(module)] = weakref.ref(live, lambda _, key=id(module): _REGISTRY.pop(key, None))
+        key = id(module)
+        _REGISTRY[key] = weakref.ref(live, lambda _: _REGISTRY.pop(key, None))
         return live
 
 
@@ -319,7 +321,9 @@ def context_length(root: nn.Module) -> int | None:
     """How many positions the model knows, if its configuration says so."""
     config = getattr(root, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    value = next((v for n in ("max_position_embeddings", "n_positions", "max_seq_len") if (v := getattr(text, n, None))), None)
+    value = next(
+        (v for n in ("max_position_embeddings", "n_positions", "max_seq_len") if (v := getattr(text, n, None))), None
+    )
     return int(value) if isinstance(value, int) and value > 0 else None
 
 

@@ -82,7 +82,12 @@ class GatedAttention:
 
 
 def see(
-    taps: list[Tap], query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pattern: torch.Tensor, out: tuple[torch.Tensor, Any]
+    taps: list[Tap],
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    pattern: torch.Tensor,
+    out: tuple[torch.Tensor, Any],
 ) -> tuple[torch.Tensor, Any]:
     """Show the pattern to every tap; rows that a tap changed get their output computed anew, all others keep theirs bit for bit."""
     edited = pattern
@@ -102,10 +107,19 @@ def see(
 
 
 def pattern_of(
-    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, args: Any, kwargs: dict[str, Any]
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    mask: torch.Tensor | None,
+    args: Any,
+    kwargs: dict[str, Any],
 ) -> torch.Tensor:
     """softmax(q·k·scale + mask), float32, `[row, head, dest, src]`."""
-    scale = kwargs.get("scaling") or (args[1] if len(args) > 1 and isinstance(args[1], float) else None) or query.shape[-1] ** -0.5
+    scale = (
+        kwargs.get("scaling")
+        or (args[1] if len(args) > 1 and isinstance(args[1], float) else None)
+        or query.shape[-1] ** -0.5
+    )
     keys = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
     scores = torch.matmul(query.float(), keys.float().transpose(-1, -2)) * scale
     if kwargs.get("softcap") is not None:
@@ -117,7 +131,10 @@ def pattern_of(
         mask = mask[..., -dest:, :src] if mask.shape[-2] != 1 else mask[..., :src]
         scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask.float()
     elif dest > 1 and kwargs.get("is_causal", getattr(module, "is_causal", True)) is not False:
-        i, j = torch.arange(src - dest, src, device=scores.device)[:, None], torch.arange(src, device=scores.device)[None]
+        i, j = (
+            torch.arange(src - dest, src, device=scores.device)[:, None],
+            torch.arange(src, device=scores.device)[None],
+        )
         allowed = j <= i
         if kwargs.get("sliding_window"):
             allowed = allowed & (j > i - kwargs["sliding_window"])

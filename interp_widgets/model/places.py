@@ -13,6 +13,7 @@ from interp_widgets.model.errors import FeatureOffError, SiteError
 from interp_widgets.model.gate import Args, Kwargs, Program
 from interp_widgets.model.sites import Site
 
+
 def layer_of(anatomy: Anatomy, site: Site) -> Layer:
     """The layer of `site`.
 
@@ -42,12 +43,16 @@ def check_site(anatomy: Anatomy, site: Site) -> None:
         if site.index is not None and site.index >= heads:
             raise SiteError(f"{site} does not exist: layer {site.layer} has heads 0 to {heads - 1}.")
         if site.part == "attn" and layer.attention.write is None:
-            raise FeatureOffError(f"{site} is off: what attention adds to the stream was not found in this architecture.")
+            raise FeatureOffError(
+                f"{site} is off: what attention adds to the stream was not found in this architecture."
+            )
     if site.part in ("mlp", "mlp_in", "neurons"):
         if layer.mlp is None:
             raise FeatureOffError(f"{site} does not exist: no MLP was found in layer {site.layer}.")
         if site.part == "neurons" and layer.mlp.neurons is None:
-            raise FeatureOffError(f"{site} is off: the MLP of layer {site.layer} is a mixture of experts, taken as a whole.")
+            raise FeatureOffError(
+                f"{site} is off: the MLP of layer {site.layer} is a mixture of experts, taken as a whole."
+            )
         if site.index is not None and site.index >= layer.mlp.d_neurons:
             raise SiteError(f"{site} does not exist: layer {site.layer} has neurons 0 to {layer.mlp.d_neurons - 1}.")
         if site.part == "mlp" and layer.mlp.write is None:
@@ -132,7 +137,9 @@ def place(program: Program, anatomy: Anatomy, site: Site, rows: Callable[[], int
     elif site.part == "z":
         assert layer.attention is not None
         heads = layer.attention.n_heads
-        on_input(program, layer.attention.output, rows, _by_part(touch, site.index, lambda x: x.unflatten(-1, (heads, -1))))
+        on_input(
+            program, layer.attention.output, rows, _by_part(touch, site.index, lambda x: x.unflatten(-1, (heads, -1)))
+        )
     elif site.part == "neurons":
         assert layer.mlp is not None and layer.mlp.neurons is not None
         on_input(program, layer.mlp.neurons, rows, _by_part(touch, site.index, lambda x: x.unsqueeze(-1)))
@@ -174,7 +181,9 @@ def _by_part(touch: Touch, index: int | None, split: Callable[[torch.Tensor], to
 
 def _place_mid(program: Program, layer: Layer, rows: Callable[[], int], touch: Touch) -> None:
     if layer.attention is None or layer.attention.write is None or layer.middle is None:
-        raise FeatureOffError(f"L{layer.index}.mid is off: attention and MLP of this block do not come one after the other.")
+        raise FeatureOffError(
+            f"L{layer.index}.mid is off: attention and MLP of this block do not come one after the other."
+        )
     stream: list[torch.Tensor] = []
 
     def remember(x: torch.Tensor) -> None:

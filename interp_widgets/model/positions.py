@@ -101,8 +101,12 @@ class Positions:
             return cls("slice", spec.start, spec.stop, spec.step, label=_slice_label(spec))
         if isinstance(spec, (int, np.integer)) and not isinstance(spec, bool):
             return cls("at", at=(int(spec),), label=str(int(spec)))
-        if isinstance(spec, Sequence) and spec and all(  # pyright: ignore[reportUnnecessaryIsInstance]
-            isinstance(i, (int, np.integer)) and not isinstance(i, bool) for i in spec
+        if (
+            isinstance(spec, Sequence)
+            and spec
+            and all(  # pyright: ignore[reportUnnecessaryIsInstance]
+                isinstance(i, (int, np.integer)) and not isinstance(i, bool) for i in spec
+            )
         ):
             at = tuple(dict.fromkeys(int(i) for i in spec))
             return cls("at", at=at, label=str(list(at)))
@@ -140,6 +144,19 @@ class Positions:
                     )
                 mask[i if i >= 0 else prompt + i] = True
         return mask
+
+    def tail(self, row: Row, start: int) -> Mask:
+        """`mask(row)[start:]`, without looking at the prompt again when `start` lies behind it."""
+        n, prompt = max(0, len(row) - start), row.n_prompt
+        if start < prompt or self.kind == "text":
+            return self.mask(row)[start:]
+        if self.kind in ("all", "content"):
+            free = self.kind == "all"
+            return np.fromiter((free or not s for s in row.special[start:]), dtype=bool, count=n)
+        if self.kind != "generated":
+            return np.zeros(n, dtype=bool)
+        chosen = range(*self._slice.indices(len(row) - prompt))
+        return np.fromiter((p in chosen for p in range(start - prompt, len(row) - prompt)), dtype=bool, count=n)
 
     @property
     def _slice(self) -> slice:

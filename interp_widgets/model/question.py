@@ -90,8 +90,10 @@ class Question:
     """What is asked: one example, or a prompt set.
 
     Example:
-        >>> q = session.ask("When Mary and John went to the store, John gave a drink to", " Mary", " John")  # doctest: +SKIP
-        >>> q.label                                                                                          # doctest: +SKIP
+        >>> q = session.ask(
+        ...     "When Mary and John went to the store, John gave a drink to", " Mary", " John"
+        ... )  # doctest: +SKIP
+        >>> q.label  # doctest: +SKIP
         'logit difference'
     """
 
@@ -128,33 +130,32 @@ class Tokenizer:
         Raises:
             PromptError: for an empty prompt, ids outside the vocabulary, or more tokens than the context holds.
         """
-        ids, template = self._ids(prompt)
+        ids, marks = self._ids(prompt)
         start = getattr(self.raw, "bos_token_id", None)
         if bos and (not ids or ids[0] != start):
             if start is None:
                 raise PromptError("bos=True was asked for, but this tokenizer has no BOS token; leave it out.")
             ids = [int(start), *ids]
+            marks = [True, *marks] if marks else []
         content = [i for i in ids if i not in self._special]
         if not ids or (not content and isinstance(prompt, str) and not prompt):
             raise PromptError("The prompt is empty; type a few words first.")
         self._check(ids)
-        return tuple(self.token(i, special) for i, special in zip(ids, self._marks(ids, template), strict=True))
+        special = marks or [i in self._special for i in ids]
+        return tuple(self.token(i, s) for i, s in zip(ids, special, strict=True))
 
-    def _ids(self, prompt: Prompt) -> tuple[list[int], bool]:
+    def _ids(self, prompt: Prompt) -> tuple[list[int], list[bool]]:
+        """Token ids, and for a chat which of them belong to the template (empty where the special ids say it all)."""
         if isinstance(prompt, str):
             if not prompt:
                 raise PromptError("The prompt is empty; type a few words first.")
-            return [int(i) for i in self.raw(prompt)["input_ids"]], False
+            return [int(i) for i in self.raw(prompt)["input_ids"]], []
         items = list(prompt)
         if items and isinstance(items[0], dict):
-            try:
-                ids = self.raw.apply_chat_template(items, tokenize=True, add_generation_prompt=True, return_dict=False)
-            except Exception as error:
-                raise PromptError(f"The chat template could not be applied: {error}; pass a plain prompt instead.") from error
-            return [int(i) for i in ids], True
+            return self._chat(items)
         if not all(isinstance(i, int) and not isinstance(i, bool) for i in items):
             raise PromptError(f"A prompt is a text, token ids, or chat messages, not {prompt!r:.60}.")
-        return [int(i) for i in items], False  # pyright: ignore[reportArgumentType]  (checked one line above)
+        return [int(i) for i in items], []  # pyright: ignore[reportArgumentType]  (checked one line above)
 
     def _check(self, ids: Sequence[int]) -> None:
         for i in ids:
@@ -166,8 +167,23 @@ class Tokenizer:
                 f"shorten it by {len(ids) - self.context}."
             )
 
-    def _marks(self, ids: Sequence[int], template: bool) -> list[bool]:
-        return [i in self._special for i in ids]
+    def _chat(self, messages: Sequence[Any]) -> tuple[list[int], list[bool]]:
+        """A conversation through the model's template; everything but the messages' own words is marked."""
+        try:
+            text = str(self.raw.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+            ids = [int(i) for i in self.raw(text, add_special_tokens=False)["input_ids"]]
+        except Exception as error:
+            raise PromptError(f"The chat template could not be applied: {error}; pass a plain prompt instead.") from error
+        if not getattr(self.raw, "is_fast", False):
+            return ids, []
+        offsets = self.raw(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        spans: list[tuple[int, int]] = []
+        for message in messages:
+            words = str(message.get("content", "")).strip()
+            at = text.find(words, spans[-1][1] if spans else 0) if words else -1
+            if at >= 0:
+                spans.append((at, at + len(words)))
+        return ids, [not any(a < end and b > start for start, end in spans) for a, b in offsets]
 
     def token(self, i: int, special: bool | None = None) -> Token:
         """The token with id `i`, a part of a split character shown as its byte."""

@@ -76,7 +76,9 @@ def read_answer(
         trace = plain_trace(live, asked, cancelled)
         assert trace.logits is not None
         batch = live.batch(asked.tokens)
-        compiled = Compiled(live.program(cancelled), compile_steps(live, interventions, asked.tokens), position=asked.position)
+        compiled = Compiled(
+            live.program(cancelled), compile_steps(live, interventions, asked.tokens), position=asked.position
+        )
         compiled.enter(Frame(batch.rows, batch.ids.shape[1]))
         for step in compiled.steps:
             check_edge(step.intervention, len(asked.tokens))
@@ -90,7 +92,9 @@ def read_answer(
         return Reading(finite(logits, _blame(moving))[0], receipts_of(compiled, live.anatomy, batch, 0))
 
 
-def edited_row(live: LiveModel, trace: Trace, batch: Batch, compiled: Compiled, moving: Sequence[Step], position: int) -> torch.Tensor:
+def edited_row(
+    live: LiveModel, trace: Trace, batch: Batch, compiled: Compiled, moving: Sequence[Step], position: int
+) -> torch.Tensor:
     """Logits `[1, vocab]` under the compiled steps: replayed where verified, else by the whole model."""
     start = min(first_block(step.site) for step in moving)
     if start < 0 or "replay" in live.report.off or live.report.unverified:
@@ -119,4 +123,3 @@ def finite(logits: torch.Tensor, what: str) -> torch.Tensor:
 
 def _blame(steps: Sequence[Step]) -> str:
     return ", ".join(step.intervention.label for step in steps)
-

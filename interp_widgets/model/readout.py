@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,12 @@ _CHUNK = 1 << 26  # weights converted to float32 at a time
 def has_plain_weight(unembed: nn.Module) -> bool:
     """Whether the unembedding is an ordinary matrix that is present (not quantised, not offloaded)."""
     weight = getattr(unembed, "weight", None)
-    return isinstance(weight, torch.Tensor) and type(weight.data) is torch.Tensor and not weight.is_meta and weight.dim() == 2
+    return (
+        isinstance(weight, torch.Tensor)
+        and type(weight.data) is torch.Tensor
+        and not weight.is_meta
+        and weight.dim() == 2
+    )
 
 
 def _observed(module: nn.Module) -> bool:
@@ -42,25 +48,43 @@ class Readout:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits `[row, vocab]`, float32, of `hidden [row, d_model]` as the unembedding receives it."""
-        out = self._linear(hidden) if self.direct else self._call(hidden)
+        return self._shown(self._linear(hidden) if self.direct else self._call(hidden))
+
+    def _shown(self, out: torch.Tensor) -> torch.Tensor:
         if self.anatomy.logit_scale != 1.0:
             out = out * self.anatomy.logit_scale
         cap = self.anatomy.softcap
         return cap * torch.tanh(out / cap) if cap else out
 
+    def some(self, hidden: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
+        """Logits of a few tokens, float32 `[row, len(ids)]`, at the price of as many columns."""
+        if not self.direct:
+            return self.logits(hidden)[:, list(ids)]
+        weight, bias = self._matrix()
+        at = torch.tensor(list(ids), device=weight.device)
+        out = hidden.float() @ weight[at].float().t()
+        return self._shown(out if bias is None else out + bias[at].float())
+
     def _call(self, hidden: torch.Tensor) -> torch.Tensor:
         out: Any = self.anatomy.unembed(hidden[:, None])
         return out[:, 0].float()
 
-    def _linear(self, hidden: torch.Tensor) -> torch.Tensor:
+    def _matrix(self) -> tuple[torch.Tensor, Any]:
+        """The unembedding `[vocab, d_model]` and its bias."""
         weight: torch.Tensor = self.anatomy.unembed.weight  # pyright: ignore[reportAssignmentType]
         bias: Any = getattr(self.anatomy.unembed, "bias", None)
         if weight.shape[0] != self.anatomy.vocab and weight.shape[1] == self.anatomy.vocab:
             weight = weight.t()
+        return weight, bias
+
+    def _linear(self, hidden: torch.Tensor) -> torch.Tensor:
+        weight, bias = self._matrix()
         hidden = hidden.float()
         if weight.dtype == torch.float32:
             out = hidden @ weight.t()
         else:
             step = max(1, _CHUNK // weight.shape[1])
-            out = torch.cat([hidden @ weight[i : i + step].float().t() for i in range(0, weight.shape[0], step)], dim=-1)
+            out = torch.cat(
+                [hidden @ weight[i : i + step].float().t() for i in range(0, weight.shape[0], step)], dim=-1
+            )
         return out if bias is None else out + bias.float()

@@ -57,7 +57,9 @@ def _capture_attention(live: LiveModel, program: Program, site: Site, caught: di
         program.attention.setdefault(attention.module, []).append(Tap(see))
         return
     if site.part != "pattern":
-        raise FeatureOffError(f"{site.name} is off: attention of this model does not go through transformers' registry.")
+        raise FeatureOffError(
+            f"{site.name} is off: attention of this model does not go through transformers' registry."
+        )
     program.on_after(attention.module, lambda _a, _k, out: _native(out, site, caught))
 
 
@@ -108,7 +110,9 @@ def is_centred(norm: nn.Module) -> bool:
 def norm_scale(norm: nn.Module, x: torch.Tensor, centred: bool) -> torch.Tensor:
     """What a norm divides by, float32 `[row, pos]`: the standard deviation (LayerNorm) or root mean square (RMSNorm)."""
     x = x.float()
-    eps = next((float(v) for n in ("eps", "variance_epsilon", "epsilon") if (v := getattr(norm, n, None)) is not None), 0.0)
+    eps = next(
+        (float(v) for n in ("eps", "variance_epsilon", "epsilon") if (v := getattr(norm, n, None)) is not None), 0.0
+    )
     if centred:
         x = x - x.mean(-1, keepdim=True)
     return (x.square().mean(-1) + eps).sqrt()

@@ -34,7 +34,9 @@ class Reference:
         if not self.prompts or not all(isinstance(p, str) and p for p in self.prompts):  # pyright: ignore[reportUnnecessaryIsInstance]
             empty = [i for i, p in enumerate(self.prompts) if not p]
             what = f"prompt {empty[0]} is empty" if empty else "it has no prompts"
-            raise InterventionError(f"The reference set {self.name!r} cannot be used: {what}; give texts with words in them.")
+            raise InterventionError(
+                f"The reference set {self.name!r} cannot be used: {what}; give texts with words in them."
+            )
 
     @classmethod
     def of(cls, spec: Reference | str | Sequence[str] | None) -> Reference | None:
@@ -59,4 +61,8 @@ class Reference:
     @property
     def code(self) -> str:
         """Python that builds the same reference."""
-        return f"iw.Reference({self.name!r}, {list(self.prompts)!r})" if self.n <= 4 else f"iw.Reference({self.name!r}, prompts)"
+        return (
+            f"iw.Reference({self.name!r}, {list(self.prompts)!r})"
+            if self.n <= 4
+            else f"iw.Reference({self.name!r}, prompts)"
+        )

@@ -58,7 +58,9 @@ class Trace:
     def nbytes(self) -> int:
         """Memory held, counting each storage once."""
         seen: dict[int, int] = {}
-        for leaf in pytree.tree_leaves([(c.args, c.kwargs) for c in self.calls] + [self.hidden, self.logits, self.last]):
+        for leaf in pytree.tree_leaves(
+            [(c.args, c.kwargs) for c in self.calls] + [self.hidden, self.logits, self.last]
+        ):
             if isinstance(leaf, torch.Tensor):
                 seen[leaf.untyped_storage().data_ptr()] = leaf.untyped_storage().nbytes()
         return sum(seen.values())
@@ -86,7 +88,9 @@ def stream_out(output: Any) -> torch.Tensor:
     return output if isinstance(output, torch.Tensor) else output[0]
 
 
-def run_layers(anatomy: Anatomy, trace: Trace, hidden: torch.Tensor, start: int, stop: int, dims: dict[str, int]) -> torch.Tensor:
+def run_layers(
+    anatomy: Anatomy, trace: Trace, hidden: torch.Tensor, start: int, stop: int, dims: dict[str, int]
+) -> torch.Tensor:
     """Call blocks `start` to `stop` − 1 on `hidden [row, pos, d_model]` with their recorded arguments.
 
     Must run under `activate(program)` and `modes(...)`; `dims` says which recorded tensors carry the batch.

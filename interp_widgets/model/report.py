@@ -37,7 +37,7 @@ class Report:
         off: features switched off, each with its reason.
 
     Example:
-        >>> print(session.model.report)   # doctest: +SKIP
+        >>> print(session.model.report)  # doctest: +SKIP
     """
 
     checks: tuple[Check, ...]
@@ -79,7 +79,8 @@ class Report:
         rows = list(self.rows())
         widths = [max(len(r[i]) for r in rows) for i in range(3)]
         return "\n".join(
-            f"{name:<{widths[0]}}  {verdict:<{widths[1]}}  {error:>{widths[2]}}  {note}".rstrip() for name, verdict, error, note in rows
+            f"{name:<{widths[0]}}  {verdict:<{widths[1]}}  {error:>{widths[2]}}  {note}".rstrip()
+            for name, verdict, error, note in rows
         )
 
     def _repr_html_(self) -> str:

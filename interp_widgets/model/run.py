@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,7 +59,9 @@ def batch_of(prompts: Sequence[Sequence[Token]], device: torch.device, n_prompt:
 
 def row_of(tokens: Sequence[Token], n_prompt: int) -> Row:
     """What positions are resolved against, for one row."""
-    return Row(tuple(t.id for t in tokens), tuple(t.text for t in tokens), tuple(t.kind == "special" for t in tokens), n_prompt)
+    return Row(
+        tuple(t.id for t in tokens), tuple(t.text for t in tokens), tuple(t.kind == "special" for t in tokens), n_prompt
+    )
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,8 @@ class Run:
     `run[site]` gives what was read: `run["L1H3"]`, `run["blocks.1.attn.hook_z"]`.
 
     Example:
-        >>> run = live.run("The cat", read=["L0", "L1.heads"])   # doctest: +SKIP
-        >>> run["L0"].shape                                      # doctest: +SKIP
+        >>> run = live.run("The cat", read=["L0", "L1.heads"])  # doctest: +SKIP
+        >>> run["L0"].shape  # doctest: +SKIP
         torch.Size([3, 128])
     """
 
@@ -97,9 +99,11 @@ class Run:
 
 
 @contextmanager
-def modes(device: torch.device, grad: bool = False) -> Iterator[None]:
+def modes(device: torch.device, grad: bool = False) -> Generator[None]:
     """Grad, inference and autocast modes as *we* need them: they are per thread, and the caller's are not in force here."""
-    autocast = torch.autocast(device.type, enabled=False) if device.type in ("cpu", "cuda", "mps", "xpu") else nullcontext()
+    kind = device.type
+    on = kind in ("cpu", "cuda", "mps", "xpu") and torch.is_autocast_enabled(kind)
+    autocast = torch.autocast(kind, enabled=False) if on else nullcontext()
     with torch.inference_mode(False), torch.set_grad_enabled(grad), autocast:
         yield
 
@@ -119,7 +123,7 @@ def is_compiled(root: nn.Module) -> bool:
 
 
 @contextmanager
-def force_eager(root: nn.Module) -> Iterator[None]:
+def force_eager(root: nn.Module) -> Generator[None]:
     """Run blocks that were compiled in place eagerly, for this block of code."""
     if is_compiled(root):
         with torch.compiler.set_stance("force_eager"):

@@ -45,13 +45,11 @@ class Frame:
         chosen = step.chosen(len(self.rows))
         out = np.zeros((len(chosen), self.width), dtype=bool)
         for at, r in enumerate(chosen):
-            row, pad = self.rows[r], self.pad(r)
-            whole = np.zeros(max(pad + len(row), self.offset + self.width), dtype=bool)
-            here = whole[pad : pad + len(row)]
-            here[:] = step.intervention.positions.mask(row)
+            row, first = self.rows[r], self.offset - self.pad(r)  # the position of the first column
+            here = step.intervention.positions.tail(row, max(first, 0))[: self.width + min(first, 0)]
             if step.by_position:
-                here[step.length :] = False
-            out[at] = whole[self.offset : self.offset + self.width]
+                here[max(step.length - max(first, 0), 0) :] = False
+            out[at, max(-first, 0) : max(-first, 0) + len(here)] = here
         return None if out.all() else torch.from_numpy(out)
 
 
@@ -133,8 +131,9 @@ def _replace(x: torch.Tensor, step: Step) -> torch.Tensor:
 
 def _steer(x: torch.Tensor, step: Step) -> torch.Tensor:
     steer = cast("Steer", step.intervention)
-    v = torch.from_numpy(steer.vector.values.copy()).to(x.device)
-    return pushed(x, v, steer.coefficient, steer.mode, steer.origin)
+    if step.value is None or step.value.device != x.device:
+        step.value = torch.from_numpy(steer.vector.values.copy()).to(x.device)
+    return pushed(x, step.value, steer.coefficient, steer.mode, steer.origin)
 
 
 def pushed(x: torch.Tensor, v: torch.Tensor, c: float | torch.Tensor, mode: str, origin: float = 0.0) -> torch.Tensor:
@@ -174,6 +173,7 @@ def op_of(intervention: Intervention) -> Op:
 
 # ---- what it did ------------------------------------------------------------------------------------------
 
+
 def receipt(step: Step, reach: str | None, generating: bool) -> Receipt:
     """What `step` did; `reach` says why nothing that is read can see it, or is None."""
     tally, intervention = step.tally, step.intervention
@@ -190,7 +190,11 @@ def receipt(step: Step, reach: str | None, generating: bool) -> Receipt:
         why = f"no position matches {intervention.positions}" + (" yet" if generating else "")
         return Receipt(intervention, step.site, "idle", why, tally.fired, 0, *norms)
     if tally.change == 0:
-        why = "the activation already had this value" if not isinstance(intervention, Steer) else "lost in rounding, or the vector is zero"
+        why = (
+            "the activation already had this value"
+            if not isinstance(intervention, Steer)
+            else "lost in rounding, or the vector is zero"
+        )
         return Receipt(intervention, step.site, "no effect", why, tally.fired, tally.positions, *norms)
     if reach is not None:
         return Receipt(intervention, step.site, "cannot reach", reach, tally.fired, tally.positions, *norms)

@@ -87,7 +87,9 @@ def _patched(live: LiveModel, patch: Patch, tokens: Sequence[Token]) -> torch.Te
     return _activation(live, patch.site, other, tokens, patch.label[0].upper() + patch.label[1:])
 
 
-def _activation(live: LiveModel, site: Site, other: Sequence[Token], tokens: Sequence[Token], what: str) -> torch.Tensor:
+def _activation(
+    live: LiveModel, site: Site, other: Sequence[Token], tokens: Sequence[Token], what: str
+) -> torch.Tensor:
     if len(other) != len(tokens):
         raise InterventionError(
             f"{what} needs a prompt of the same length: it has {len(other)} tokens and the question {len(tokens)}; "
@@ -153,13 +155,18 @@ def reference_sites(live: LiveModel) -> list[Site]:
     return sites
 
 
-def _each(live: LiveModel, prompts: Sequence[Sequence[Token]], reads: list[Site], take: Callable[[int, dict[Site, torch.Tensor]], None]) -> None:
+def _each(
+    live: LiveModel,
+    prompts: Sequence[Sequence[Token]],
+    reads: list[Site],
+    take: Callable[[int, dict[Site, torch.Tensor]], None],
+) -> None:
     for n, run in enumerate(live.runs([[t.id for t in p] for p in prompts], read=reads, logits=False)):
         take(n, run.read)
 
 
 def _pooled(live: LiveModel, prompts: Sequence[Sequence[Token]], reads: list[Site], positions: Positions) -> Means:
-    masks = [_reference_mask(positions, live, p) for p in prompts]
+    masks = [_reference_mask(positions, p) for p in prompts]
     if not any(m.any() for m in masks):
         masks = [np.ones(len(p), dtype=bool) for p in prompts]
     total: dict[Site, torch.Tensor] = {}
@@ -175,7 +182,7 @@ def _pooled(live: LiveModel, prompts: Sequence[Sequence[Token]], reads: list[Sit
     return Means({site: (value / count).float() for site, value in total.items()})
 
 
-def _reference_mask(positions: Positions, live: LiveModel, prompt: Sequence[Token]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _reference_mask(positions: Positions, prompt: Sequence[Token]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     from interp_widgets.model.run import row_of
 
     try:

@@ -33,10 +33,14 @@ class Vector:
     def __init__(self, values: object) -> None:
         array = _as_array(values)
         if array.size == 0:
-            raise InterventionError("A vector of length 0 cannot steer anything; give one number per residual dimension.")
+            raise InterventionError(
+                "A vector of length 0 cannot steer anything; give one number per residual dimension."
+            )
         bad = int((~np.isfinite(array)).sum())
         if bad:
-            raise InterventionError(f"The vector holds {bad} values that are not finite numbers; check how it was made.")
+            raise InterventionError(
+                f"The vector holds {bad} values that are not finite numbers; check how it was made."
+            )
         array.flags.writeable = False
         self.values: Array = array
         self._digest = hashlib.blake2b(repr(array.shape).encode() + array.tobytes(), digest_size=12).hexdigest()

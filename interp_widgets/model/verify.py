@@ -12,7 +12,7 @@ from interp_widgets.model.gate import Program, Tap, activate, foreign_hooks
 from interp_widgets.model.places import place
 from interp_widgets.model.probe import probe_ids
 from interp_widgets.model.question import Asked, Metric, Token
-from interp_widgets.model.replay import Trace, batch_dims, finish, record, run_layers
+from interp_widgets.model.replay import batch_dims, finish, record, run_layers
 from interp_widgets.model.report import Check, Report
 from interp_widgets.model.run import Batch, batch_of, force_eager, forward, modes
 from interp_widgets.model.sites import Site
@@ -75,7 +75,13 @@ class _Verifier:
         self._try("patterns read", "patterns: rows sum to 1, pattern · v = z", self._patterns)
         self._try("patterns written", "an edited pattern acts on its head only", self._pattern_edit)
         self._noise()
-        return Report(tuple(self.checks), self.floor, tuple(foreign_hooks(self.live.anatomy.root)), self.off, self.live.anatomy.notes)
+        return Report(
+            tuple(self.checks),
+            self.floor,
+            tuple(foreign_hooks(self.live.anatomy.root)),
+            self.off,
+            self.live.anatomy.notes,
+        )
 
     def _add(self, name: str, error: float, feature: str, slack: float = _SLACK, note: str = "") -> bool:
         ok = error <= slack * self.eps
@@ -131,7 +137,9 @@ class _Verifier:
                 self.checks.append(Check(name, False, None, feature, f"{site.name} is a no-op"))
                 return
         again = self._run(self.live.program())
-        self._add(name, 0.0 if torch.equal(again, self.logits) else self._relative(again, self.logits), feature, slack=0.0)
+        self._add(
+            name, 0.0 if torch.equal(again, self.logits) else self._relative(again, self.logits), feature, slack=0.0
+        )
 
     def _dims(self, feature: str, name: str) -> None:
         ids = self.one.ids[0].tolist()
@@ -163,10 +171,16 @@ class _Verifier:
         place(program, live.anatomy, site, lambda: 3, lambda x: torch.cat([x[:1], x[1:2] * 0.5 + 0.01, x[2:]]))
         with modes(live.device), force_eager(live.anatomy.root), activate(program):
             stream = self.trace.calls[start].hidden.expand(3, -1, -1)
-            hidden = finish(live.anatomy, run_layers(live.anatomy, self.trace, stream, start, len(live.anatomy.layers), live.dims))
+            hidden = finish(
+                live.anatomy, run_layers(live.anatomy, self.trace, stream, start, len(live.anatomy.layers), live.dims)
+            )
         with modes(live.device):
             rows = torch.stack([live.readout.logits(h) for h in hidden])
-        worst = max(self._relative(rows[1], whole[0]), self._relative(rows[0], self.logits[0]), self._relative(rows[2], self.logits[0]))
+        worst = max(
+            self._relative(rows[1], whole[0]),
+            self._relative(rows[0], self.logits[0]),
+            self._relative(rows[2], self.logits[0]),
+        )
         self._add(name, worst, feature)
         self.floor = max(self.floor, self._spread(rows[0], self.logits[0]))
 
@@ -222,7 +236,9 @@ class _Verifier:
             capture(live, program, site, 1, caught)
             self._run(program)
             if site not in caught:
-                self.off.setdefault(feature, f"attention of {type(live.anatomy.root).__name__} does not return or hand on its pattern")
+                self.off.setdefault(
+                    feature, f"attention of {type(live.anatomy.root).__name__} does not return or hand on its pattern"
+                )
                 self.checks.append(Check(name, False, None, feature, "no pattern came out"))
                 return
             worst = max(worst, float((caught[site].sum(-1) - 1).abs().max()))

@@ -35,13 +35,15 @@ class View(Guarded):
         ClosedError: when the session is closed.
     """
 
-    session = traitlets.Any(allow_none=True).tag(sync=True, to_json=_reference)
+    session: Session = traitlets.Any(allow_none=True).tag(sync=True, to_json=_reference)
     panel = traitlets.Unicode().tag(sync=True)
     settings: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, session: Session, **settings: Any) -> None:
         if not isinstance(session, Session):
-            raise TypeError(f"{type(self).__name__} needs a session: iw.{type(self).__name__}(iw.open(...)), not {type(session).__name__}.")
+            raise TypeError(
+                f"{type(self).__name__} needs a session: iw.{type(self).__name__}(iw.open(...)), not {type(session).__name__}."
+            )
         if session.closed:
             raise ClosedError("This session is closed; open the model again with iw.open(...).")
         unknown = sorted(set(settings) - self.settings)
@@ -70,7 +72,9 @@ class View(Guarded):
             return
         raise InterventionError(f"{type(self).__name__} cannot do {action!r}.")
 
-    def publish(self, snapshot: Snapshot, status: str, data: Json | None = None, progress: float = 0.0, message: str = "") -> None:
+    def publish(
+        self, snapshot: Snapshot, status: str, data: Json | None = None, progress: float = 0.0, message: str = ""
+    ) -> None:
         """Send what this view shows."""
         self._mirror.publish(self.panel, snapshot.revision, status, data, progress, message)
 
@@ -84,7 +88,7 @@ class View(Guarded):
             return
         self._mirror.remove(self)
         super().close()
-        self.session = None
+        self.session = None  # pyright: ignore[reportAttributeAccessIssue]  (a closed view lets go)
 
     def __repr__(self) -> str:
         state = "closed" if self.comm is None else f"of {self.session!r}"

@@ -80,7 +80,9 @@ class SessionWidget(Guarded):
     def _wish(self, content: dict[str, Any]) -> None:
         session = self._session()
         if session is None or session.closed:
-            self._outbox.put("closed", lambda: {"kind": "closed", "message": "This session is closed; run the cell again."})
+            self._outbox.put(
+                "closed", lambda: {"kind": "closed", "message": "This session is closed; run the cell again."}
+            )
             return
         try:
             intent = read(content)
@@ -263,7 +265,9 @@ class SessionWidget(Guarded):
     def told(self, what: str) -> None:
         """The session changed, or closed."""
         if what == "closed":
-            self._outbox.put("closed", lambda: {"kind": "closed", "message": "This session is closed; run the cell again."})
+            self._outbox.put(
+                "closed", lambda: {"kind": "closed", "message": "This session is closed; run the cell again."}
+            )
             return
         self.publish_state()
         self.compute()

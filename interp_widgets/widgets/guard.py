@@ -91,4 +91,4 @@ class Guarded(anywidget.AnyWidget):
 
 def _short(value: Any) -> str:
     text = repr(value)
-    return text if len(text) < 40 else text[:38] + "…"  # noqa: PLR2004
+    return text if len(text) < 40 else text[:38] + "…"

@@ -23,7 +23,7 @@ class HeadAblation(View):
         mode: `"mean"` (over the named reference set), `"zero"` or `"resample"`; the session's mode follows.
 
     Example:
-        >>> iw.HeadAblation(session, mode="zero")   # doctest: +SKIP
+        >>> iw.HeadAblation(session, mode="zero")  # doctest: +SKIP
     """
 
     _esm = bundle("head_ablation.js")
@@ -72,7 +72,9 @@ def reference_words(snapshot: Snapshot) -> str:
     if snapshot.mode == "resample":
         return f"{reference.name} (aligned, {reference.digest[:6]})"
     prompts = f"{reference.n} prompt{'s' if reference.n > 1 else ''}"
-    return f"{reference.name} ({prompts}, {'by position' if reference.by_position else 'pooled'}, {reference.digest[:6]})"
+    return (
+        f"{reference.name} ({prompts}, {'by position' if reference.by_position else 'pooled'}, {reference.digest[:6]})"
+    )
 
 
 def effects_of(live: Any, result: HeadEffects, reference: str) -> Json:

@@ -35,11 +35,11 @@ def read(content: dict[str, Any]) -> Intent:
         InterventionError: when it is not an intent as docs/protocol.md has it.
     """
     client, seq, name, key, args = (content.get(k) for k in ("client", "seq", "name", "key", "args"))
-    if not isinstance(client, str) or not 0 < len(client) <= 64:  # noqa: PLR2004
+    if not isinstance(client, str) or not 0 < len(client) <= 64:
         raise InterventionError("A wish needs a client name of 1 to 64 letters.")
     if not isinstance(seq, int) or isinstance(seq, bool) or not 0 < seq < 1 << 53:
         raise InterventionError(f"A wish needs a sequence number from 1, not {_short(seq)}.")
-    if name not in _APPLY or not isinstance(key, str) or len(key) > 1000 or not isinstance(args, dict):  # noqa: PLR2004
+    if name not in _APPLY or not isinstance(key, str) or len(key) > 1000 or not isinstance(args, dict):
         raise InterventionError(f"There is no wish {_short(name)}; there are {', '.join(_APPLY)}.")
     return Intent(client, seq, str(name), key, args)
 
@@ -59,7 +59,7 @@ def _ablate(_mirror: SessionWidget, session: Session, intent: Intent, _order: Or
 
 def _ablate_many(_mirror: SessionWidget, session: Session, intent: Intent, order: Order) -> None:
     sites = intent.args.get("sites")
-    if not isinstance(sites, list) or not sites or not all(isinstance(s, str) and len(s) < 100 for s in sites):  # noqa: PLR2004
+    if not isinstance(sites, list) or not sites or not all(isinstance(s, str) and len(s) < 100 for s in sites):
         raise InterventionError("Name at least one site to switch, such as L1H3.")
     kept = order.fresh_sites(intent.client, intent.seq, [str(s) for s in sites])
     if kept:
@@ -137,14 +137,14 @@ _APPLY: dict[Any, Callable[[Any, Session, Intent, Order], None]] = {
 
 def _text(intent: Intent, name: str) -> str:
     value = intent.args.get(name)
-    if not isinstance(value, str) or not 0 < len(value) <= 1000:  # noqa: PLR2004
+    if not isinstance(value, str) or not 0 < len(value) <= 1000:
         raise InterventionError(f"The wish {intent.name!r} needs a text {name!r}, not {_short(value)}.")
     return value
 
 
 def _optional(args: dict[str, Any], name: str) -> str | None:
     value = args.get(name)
-    return value if isinstance(value, str) and 0 < len(value) <= 1000 else None  # noqa: PLR2004
+    return value if isinstance(value, str) and 0 < len(value) <= 1000 else None
 
 
 def _flag(intent: Intent, name: str) -> bool:
@@ -165,13 +165,13 @@ def _tokens(intent: Intent, name: str) -> str | list[str] | None:
     value = intent.args.get(name)
     if value is None or value == "":
         return None
-    if isinstance(value, str) and len(value) < 1000:  # noqa: PLR2004
+    if isinstance(value, str) and len(value) < 1000:
         return value
-    if isinstance(value, list) and 0 < len(value) <= 100 and all(isinstance(v, str) and len(v) < 1000 for v in value):  # noqa: PLR2004
+    if isinstance(value, list) and 0 < len(value) <= 100 and all(isinstance(v, str) and len(v) < 1000 for v in value):
         return [str(v) for v in value]
     raise PromptError(f"The {name} is a token's text or a list of them, not {_short(value)}.")
 
 
 def _short(value: Any) -> str:
     text = repr(value)
-    return text if len(text) < 40 else text[:38] + "…"  # noqa: PLR2004
+    return text if len(text) < 40 else text[:38] + "…"

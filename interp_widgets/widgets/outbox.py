@@ -125,4 +125,6 @@ class Outbox:
 
 def _too_large(content: Json, size: int) -> Json:
     message = f"This result is {size / 1e6:.1f} MB, over the 1 MB that one message may carry; ask for less."
-    return {**content, "status": "failed", "message": message, "data": None} if content.get("kind") == "panel" else content
+    return (
+        {**content, "status": "failed", "message": message, "data": None} if content.get("kind") == "panel" else content
+    )

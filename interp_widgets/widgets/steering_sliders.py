@@ -27,8 +27,8 @@ class SteeringSliders(View):
         tokens: how long the continuation is; 0 for none.
 
     Example:
-        >>> mood = iw.steering_vector(session, ["I loved it."], ["I hated it."], "L1")   # doctest: +SKIP
-        >>> iw.SteeringSliders(session, vectors={"mood": mood})                          # doctest: +SKIP
+        >>> mood = iw.steering_vector(session, ["I loved it."], ["I hated it."], "L1")  # doctest: +SKIP
+        >>> iw.SteeringSliders(session, vectors={"mood": mood})  # doctest: +SKIP
     """
 
     _esm = bundle("steering_sliders.js")
@@ -39,7 +39,9 @@ class SteeringSliders(View):
     def __init__(self, session: Session, vectors: Mapping[str, SteeringVector] | None = None, **settings: Any) -> None:
         for name, vector in (vectors or {}).items():
             if not isinstance(vector, SteeringVector):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise TypeError(f"The vector {name!r} is a {type(vector).__name__}; make one with iw.steering_vector(...).")
+                raise TypeError(
+                    f"The vector {name!r} is a {type(vector).__name__}; make one with iw.steering_vector(...)."
+                )
         super().__init__(session, **settings)
         self._stopped = False
         self._plain: tuple[Any, list[Json]] | None = None
@@ -103,14 +105,21 @@ class SteeringSliders(View):
         names = list(self.session.vectors)
         for n, name in enumerate(names):
             others, steer = _without(snapshot.interventions, name, self.session.vectors[name])
-            response = dose_response(self.session.model, snapshot.question.first, steer, interventions=others, cancelled=cancelled)
+            response = dose_response(
+                self.session.model, snapshot.question.first, steer, interventions=others, cancelled=cancelled
+            )
             curves[name] = _curve(response)
             self.publish(snapshot, "partial", {"vectors": dict(curves)}, 0.5 + 0.5 * (n + 1) / len(names))
 
 
-def _without(interventions: tuple[Intervention, ...], name: str, vector: SteeringVector) -> tuple[tuple[Intervention, ...], Steer]:
+def _without(
+    interventions: tuple[Intervention, ...], name: str, vector: SteeringVector
+) -> tuple[tuple[Intervention, ...], Steer]:
     """Every other intervention, and this vector's push as it is set now."""
-    steer = next((i for i in interventions if isinstance(i, Steer) and i.name == name), Steer(vector.site, vector, 0.0, name=name))
+    steer = next(
+        (i for i in interventions if isinstance(i, Steer) and i.name == name),
+        Steer(vector.site, vector, 0.0, name=name),
+    )
     return tuple(i for i in interventions if i is not steer), steer
 
 
@@ -132,7 +141,10 @@ def _edges(response: DoseResponse) -> list[float] | None:
     broken = np.asarray(response.strengths)[response.breaks]
     left, right = broken[broken < 0], broken[broken > 0]
     ends = np.asarray(response.strengths)
-    return [float(left.max()) if left.size else float(ends.min()), float(right.min()) if right.size else float(ends.max())]
+    return [
+        float(left.max()) if left.size else float(ends.min()),
+        float(right.min()) if right.size else float(ends.max()),
+    ]
 
 
 def _continuation(plain: list[Json], edited: list[Json], *, running: bool, note: str = "") -> Json:

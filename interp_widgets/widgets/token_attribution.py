@@ -25,7 +25,7 @@ class TokenAttribution(View):
         baseline: `"auto"` (the mean embedding), `"zero"`, `"mean"`, `"bos"`.
 
     Example:
-        >>> iw.TokenAttribution(session)   # doctest: +SKIP
+        >>> iw.TokenAttribution(session)  # doctest: +SKIP
     """
 
     _esm = bundle("token_attribution.js")

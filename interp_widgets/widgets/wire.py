@@ -120,7 +120,8 @@ def _answer(session: Session, answer: Answer) -> Json:
         "rank": answer.rank,
         "kl": answer.kl,
         "top": [
-            {"id": t.id, "text": t.text, "probability": t.probability, "plain_probability": t.plain_probability} for t in answer.top
+            {"id": t.id, "text": t.text, "probability": t.probability, "plain_probability": t.plain_probability}
+            for t in answer.top
         ],
         "receipts": [_receipt(r) for r in answer.receipts] + idle,
         "milliseconds": answer.seconds * 1e3,
@@ -135,13 +136,19 @@ def _receipt(receipt: Receipt) -> Json:
 
 def receipt_of(what: Intervention, state: str, reason: str) -> Json:
     """A receipt without figures."""
-    return {"label": what.label, "site": what.site.name, "state": state, "reason": reason, "fired": 0, "positions": 0, "change": 0.0}
+    return {
+        "label": what.label,
+        "site": what.site.name,
+        "state": state,
+        "reason": reason,
+        "fired": 0,
+        "positions": 0,
+        "change": 0.0,
+    }
 
 
 def _history(session: Session) -> Json:
     history = session.history
     first = max(0, len(history.moments) - 40)
-    items = [
-        {"label": m.label, "metric": history.metrics.get(i)} for i, m in list(enumerate(history.moments))[first:]
-    ]
+    items = [{"label": m.label, "metric": history.metrics.get(i)} for i, m in list(enumerate(history.moments))[first:]]
     return {"items": items, "index": history.index - first}

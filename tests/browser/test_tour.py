@@ -70,7 +70,11 @@ def view(notebook: Notebook, name: str) -> Locator:
 
 def calm(notebook: Notebook) -> None:
     """Wait until no view computes."""
-    notebook.wait("() => [...document.querySelectorAll('.iw-root')].every(n => n.getAttribute('aria-busy') === 'false')", "calm", 60)
+    notebook.wait(
+        "() => [...document.querySelectorAll('.iw-root')].every(n => n.getAttribute('aria-busy') === 'false')",
+        "calm",
+        60,
+    )
 
 
 def metric(notebook: Notebook, name: str = "HeadAblation") -> float:
@@ -81,7 +85,8 @@ def metric(notebook: Notebook, name: str = "HeadAblation") -> float:
 
 def moved(notebook: Notebook, before: float, name: str = "HeadAblation") -> float:
     notebook.wait(
-        f"() => Number(document.querySelector('[data-widget=\"{name}\"] [data-iw=metric]').dataset.value) !== {before!r}", "another metric"
+        f"() => Number(document.querySelector('[data-widget=\"{name}\"] [data-iw=metric]').dataset.value) !== {before!r}",
+        "another metric",
     )
     calm(notebook)
     return metric(notebook, name)
@@ -99,7 +104,10 @@ def result(notebook: Notebook, code: str) -> str:
 
 def test_the_head_that_matters_most_is_worth_what_a_plain_hook_says_and_comes_back_exactly(tour: Notebook) -> None:
     tour.run(PLAIN_HOOK)
-    best = result(tour, "import numpy as np, interp_widgets as iw\ne = iw.head_effects(session).effects\n[int(i) for i in np.unravel_index(np.nanargmax(e), e.shape)]")
+    best = result(
+        tour,
+        "import numpy as np\ne = iw.head_effects(session).effects\n[int(i) for i in np.unravel_index(np.nanargmax(e), e.shape)]",
+    )
     layer, head = json.loads(best)
     plain = metric(tour)
     assert plain == pytest.approx(value(tour, "session.answer.plain_metric"), abs=1e-6)
@@ -109,7 +117,9 @@ def test_the_head_that_matters_most_is_worth_what_a_plain_hook_says_and_comes_ba
     button.click()
     edited = moved(tour, plain)
     assert button.get_attribute("aria-pressed") == "true"
-    assert edited == pytest.approx(value(tour, f"plain_hook({layer}, {head}, reference_mean({layer}, {head}))"), abs=1e-4)
+    assert edited == pytest.approx(
+        value(tour, f"plain_hook({layer}, {head}, reference_mean({layer}, {head}))"), abs=1e-4
+    )
     assert abs(edited - plain) > 0.5
     receipt = view(tour, "HeadAblation").locator('[data-iw="receipt"]').first
     assert receipt.get_attribute("data-state") == "acted"

@@ -159,7 +159,13 @@ def test_two_pushes_along_one_vector_are_one_push_of_their_sum(live: LiveModel) 
 def test_only_the_chosen_positions_are_edited(live: LiveModel) -> None:
     read = ["L1"]
     plain = live.run(PROMPT, read=read)["L1"]
-    for positions, at in [(-1, [5]), ([1, 3], [1, 3]), (slice(2, 4), [2, 3]), (tokens("w5"), [0, 3]), ("prompt[-2]", [4])]:
+    for positions, at in [
+        (-1, [5]),
+        ([1, 3], [1, 3]),
+        (slice(2, 4), [2, 3]),
+        (tokens("w5"), [0, 3]),
+        ("prompt[-2]", [4]),
+    ]:
         edited = live.run(PROMPT, [Steer("L1", torch.ones(32), 1.0, positions=positions)], read=read)["L1"]
         changed = (edited != plain).any(-1).nonzero().flatten().tolist()
         assert changed == at, positions
@@ -392,7 +398,12 @@ def test_what_makes_no_sense_is_refused_in_a_sentence(intervention: Any, error: 
 
 
 def test_bad_prompts_are_refused_in_a_sentence(live: LiveModel) -> None:
-    for prompt, words in [("", "empty"), ([99999], "ids 0 to 60"), ([-1], "ids 0 to 60"), ([3] * 65, "65 tokens, but the model's context holds 64")]:
+    for prompt, words in [
+        ("", "empty"),
+        ([99999], "ids 0 to 60"),
+        ([-1], "ids 0 to 60"),
+        ([3] * 65, "65 tokens, but the model's context holds 64"),
+    ]:
         with pytest.raises(PromptError, match=words):
             live.run(prompt)
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 import interp_widgets as iw
-from interp_widgets.model.live import open_model
 from tests.unit.tiny_models import gpt2, llama, tokenizer
 from tests.unit.whole import own_hooks, untouched
 
@@ -121,7 +120,13 @@ def test_a_refused_wish_changes_nothing(session: iw.Session) -> None:
     for wish in wrong:
         with pytest.raises(iw.InterpError) as error:
             wish()
-        assert str(error.value).endswith((".", "?", "'",)) or "'" in str(error.value)
+        assert str(error.value).endswith(
+            (
+                ".",
+                "?",
+                "'",
+            )
+        ) or "'" in str(error.value)
     assert (session.revision, session.interventions, session.question) == before
 
 
@@ -132,7 +137,11 @@ def test_without_a_target_the_models_own_top_token_is_the_target(session: iw.Ses
 
 
 def test_a_prompt_set_gives_the_mean_and_its_interval(session: iw.Session) -> None:
-    examples = [iw.Example(PROMPT, "w11", "w13"), iw.Example("w2 w3 w4", "w11", "w13"), iw.Example("w8 w8", "w12", "w13")]
+    examples = [
+        iw.Example(PROMPT, "w11", "w13"),
+        iw.Example("w2 w3 w4", "w11", "w13"),
+        iw.Example("w8 w8", "w12", "w13"),
+    ]
     session.ask(examples)
     answer = session.answer
     assert len(answer.values) == 3
@@ -173,7 +182,9 @@ def test_the_users_own_generate_is_edited_at_every_position_once(session: iw.Ses
     module, ids = session.model.module, torch.tensor([session.question.first.ids])  # pyright: ignore[reportOptionalMemberAccess]
     session.set(iw.Steer("L1", torch.linspace(-1, 1, 32) * 3, 1.0, positions="all"))
     with session.applied():
-        cached = module.generate(ids, max_new_tokens=6, do_sample=False, attention_mask=torch.ones_like(ids), pad_token_id=0)
+        cached = module.generate(
+            ids, max_new_tokens=6, do_sample=False, attention_mask=torch.ones_like(ids), pad_token_id=0
+        )
     with session.applied():
         fresh = module.generate(
             ids, max_new_tokens=6, do_sample=False, use_cache=False, attention_mask=torch.ones_like(ids), pad_token_id=0

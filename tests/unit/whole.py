@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,7 +53,9 @@ def snapshot(module: Any) -> dict[str, Any]:
         "requires_grad": [p.requires_grad for p in module.parameters()],
         "grads": [None if p.grad is None else p.grad.clone() for p in module.parameters()],
         # save_pretrained, a user's own call, writes these two
-        "config": {k: v for k, v in copy.deepcopy(module.config.to_dict()).items() if k not in ("architectures", "dtype")},
+        "config": {
+            k: v for k, v in copy.deepcopy(module.config.to_dict()).items() if k not in ("architectures", "dtype")
+        },
         "attention": module.config._attn_implementation,
         "rng": torch.get_rng_state().tolist(),
         "grad mode": torch.is_grad_enabled(),
@@ -63,7 +65,7 @@ def snapshot(module: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def untouched(module: Any) -> Iterator[None]:
+def untouched(module: Any) -> Generator[None]:
     """Assert that the block leaves the model, its hooks, the random state and every mode as they were."""
     ids = torch.tensor([[2, 3, 4, 5]])
     before = snapshot(module)
@@ -78,7 +80,7 @@ def untouched(module: Any) -> Iterator[None]:
 
 
 def registry() -> dict[str, Any]:
-    """transformers' attention registry as it is now."""
+    """Transformers' attention registry as it is now."""
     return dict(ALL_ATTENTION_FUNCTIONS._global_mapping)
 
 
