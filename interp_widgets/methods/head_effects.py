@@ -10,31 +10,32 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from interp_widgets.model.chunks import chunked, row_limit, run_units
 from interp_widgets.model.interventions import Ablate, AblateMode, Intervention
 from interp_widgets.model.question import Asked, Question
 from interp_widgets.model.reading import read_answer
 from interp_widgets.model.reference import Reference
-from interp_widgets.model.sites import Site
-from interp_widgets.model.sweep import (
+from interp_widgets.model.rows import (
     TOP_K,
     Base,
-    Birth,
     Cancelled,
     FloatArray,
     IntArray,
     Rows,
     base_of,
-    chunked,
-    row_limit,
+    read_metric,
+    read_rows,
     rows_of,
-    run_units,
 )
+from interp_widgets.model.sites import Site
+from interp_widgets.model.sweep import Birth
 from interp_widgets.model.values import resolve
 
 if TYPE_CHECKING:
     from interp_widgets.model.live import LiveModel
 
 MLP = -1
+READ_AT_ONCE = 64  # rows
 Progress = Callable[["HeadEffects", float], None]
 
 
@@ -184,6 +185,7 @@ class _Sweep:
         self.baseline = float(asked.metric.of(self.base.logits)[0])
         self.table = self._empty()
         self.without: dict[tuple[int, int], float] = {}
+        self.unread: list[tuple[list[Part], torch.Tensor]] = []
 
     def _empty(self) -> HeadEffects:
         layers = self.live.anatomy.layers
@@ -219,10 +221,8 @@ class _Sweep:
             if site.layer != part.layer or (site.index is not None and site.index != part.head and site.part != "mlp"):
                 continue
             if (part.head == MLP and site.part == "mlp") or (part.head != MLP and site.part == "z"):
-                if isinstance(intervention, Ablate) and intervention.mode == "edge":
-                    found = found or "pattern"
-                else:
-                    found = "value"
+                edge = isinstance(intervention, Ablate) and intervention.mode == "edge"
+                found = (found or "pattern") if edge else "value"
             elif part.head != MLP and site.part == "pattern":
                 found = found or "pattern"
         return found
@@ -251,12 +251,15 @@ class _Sweep:
         ]
         watch = tuple((s, lambda x, s=s: seen.__setitem__(s, x)) for s in sites if any(p.restored for p in parts))
 
+        heads = [(row, p.head) for row, p in enumerate(parts) if p.head != MLP and not p.restored]
+        back = [(row, p.head) for row, p in enumerate(parts) if p.head != MLP and p.restored]
+
         def edit_heads(x: torch.Tensor) -> torch.Tensor:
+            rows, at = [r for r, _ in heads], [h for _, h in heads]
             value = self._at(z, x)
-            for row, p in enumerate(parts):
-                if p.head != MLP:
-                    own = _row(seen[z], row) if p.restored else value
-                    x[row, :, p.head] = own if own.dim() == 0 else own[..., p.head, :]
+            x[rows, :, at] = _by_head(value, at)
+            for row, head in back:
+                x[row, :, head] = _row(seen[z], row)[:, head]
             return x
 
         def edit_mlp(x: torch.Tensor) -> torch.Tensor:
@@ -285,10 +288,26 @@ class _Sweep:
         n = len(self.live.anatomy.layers)
         total, done = sum(n - p.layer for p in parts), 0
         for chunk in chunks:
-            self._take(chunk, run_units(self.live, self.base, chunk, self.births, self.cancelled))
+            hidden = run_units(self.live, self.base, chunk, self.births, self.cancelled)
+            metric = read_metric(self.live, self.base, hidden)
+            if metric is not None:
+                self._metrics(chunk, metric)
+            self.unread.append((chunk, hidden))
+            hovered = first is not None and chunk is chunks[0]
+            if metric is None or hovered or chunk is chunks[-1] or sum(len(c) for c, _ in self.unread) >= READ_AT_ONCE:
+                self._read(metric is None)
             done += sum(n - p.layer for p in chunk)
             progress(self._snapshot(), done / total)
         return self.table
+
+    def _read(self, metrics: bool) -> None:
+        """Whole answers cost a pass over the unembedding, whatever their number, so several chunks are read together."""
+        rows = read_rows(self.live, self.base, torch.cat([hidden for _, hidden in self.unread]))
+        parts = [part for chunk, _ in self.unread for part in chunk]
+        self._take(parts, rows)
+        if metrics:
+            self._metrics(parts, rows.metric)
+        self.unread.clear()
 
     def _prepare(self, parts: Sequence[Part]) -> None:
         """Values, and the answers without edits of patterns, before the first chunk."""
@@ -304,21 +323,25 @@ class _Sweep:
         self.table.restored[key] = row
         self.without[key] = float(row.metric[0])
 
-    def _take(self, chunk: Sequence[Part], rows: Rows) -> None:
-        for i, p in enumerate(chunk):
+    def _metrics(self, chunk: Sequence[Part], metric: FloatArray) -> None:
+        for p, value in zip(chunk, metric, strict=True):
             if p.restored:
-                self._restore(p, rows.one(i))
+                self.without[p.layer, p.head] = float(value)
+            elif p.head == MLP:
+                self.table.mlp_metrics[p.layer] = value
+            else:
+                self.table.metrics[p.layer, p.head] = value
+        self._effects()
+
+    def _take(self, chunk: Sequence[Part], rows: Rows) -> None:
         t = self.table
         for i, p in enumerate(chunk):
-            if p.restored:
-                continue
-            if p.head == MLP:
-                t.mlp_metrics[p.layer] = rows.metric[i]
-                continue
             at = (p.layer, p.head)
-            t.metrics[at], t.kl[at], t.ranks[at] = rows.metric[i], rows.kl[i], rows.rank[i]
-            t.top[at], t.probabilities[at] = rows.top[i], rows.probability[i]
-        self._effects()
+            if p.restored:
+                t.restored[at] = rows.one(i)
+            elif p.head != MLP:
+                t.kl[at], t.ranks[at], t.top[at] = rows.kl[i], rows.rank[i], rows.top[i]
+                t.probabilities[at] = rows.probability[i]
 
     def _effects(self) -> None:
         t = self.table
@@ -334,6 +357,13 @@ class _Sweep:
     def _snapshot(self) -> HeadEffects:
         arrays = {k: v.copy() for k, v in vars(self.table).items() if isinstance(v, np.ndarray)}
         return replace(self.table, **arrays, restored=dict(self.table.restored))
+
+
+def _by_head(value: torch.Tensor, heads: Sequence[int]) -> torch.Tensor:
+    """Values of some heads, to be broadcast over `[head, pos, d_head]`."""
+    if value.dim() == 0:
+        return value
+    return value[list(heads)][:, None] if value.dim() == 2 else value[:, list(heads)].transpose(0, 1)
 
 
 def _row(x: torch.Tensor, row: int) -> torch.Tensor:

@@ -9,23 +9,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from interp_widgets.model.chunks import row_limit, run_units
 from interp_widgets.model.compile import compile_steps
 from interp_widgets.model.interventions import Intervention, Steer
 from interp_widgets.model.question import Asked
 from interp_widgets.model.reading import first_block, read_answer
+from interp_widgets.model.rows import Base, Cancelled, FloatArray, Rows, base_of, read_rows, rows_of
 from interp_widgets.model.sites import Site
 from interp_widgets.model.steps import Frame, pushed
-from interp_widgets.model.sweep import (
-    Base,
-    Birth,
-    Cancelled,
-    FloatArray,
-    Rows,
-    base_of,
-    row_limit,
-    rows_of,
-    run_units,
-)
+from interp_widgets.model.sweep import Birth
 
 if TYPE_CHECKING:
     from interp_widgets.model.live import LiveModel
@@ -61,6 +53,7 @@ def track(
     *,
     controls: int = 0,
     seed: int = 0,
+    norm: float | None = None,
     cancelled: Cancelled | None = None,
 ) -> Track:
     """The answer at every strength of `steer`, in one batch from its block on.
@@ -73,13 +66,14 @@ def track(
         strengths: what the vector is multiplied by; at 0 (modes that add or remove) the stored answer is given.
         controls: how many random vectors of the same norm are run at the same strengths.
         seed: of those vectors.
+        norm: of those vectors, when it is not the vector's own.
         cancelled: asked between blocks.
 
     Raises:
         CancelledError: when cancelled. ModelChangedError: when the model changed under the run.
 
     Example:
-        >>> track(live, asked, (), Steer("L2", v), [-1.0, 0.0, 1.0]).rows.metric   # doctest: +SKIP
+        >>> track(live, asked, (), Steer("L2", v), [-1.0, 0.0, 1.0]).rows.metric  # doctest: +SKIP
         array([0.12, 0.48, 0.91], dtype=float32)
     """
     place = next((i for i, other in enumerate(interventions) if other is steer), None)
@@ -87,7 +81,7 @@ def track(
         place = next((i for i, other in enumerate(interventions) if other == steer), len(interventions))
     before, others = list(interventions[:place]), [*interventions[:place], *interventions[place + 1 :]]
     base = base_of(live, asked, others, cancelled)
-    vectors = _vectors(live, steer, controls, seed)
+    vectors = _vectors(live, steer, controls, seed, norm)
     points = [_Point(v, float(s)) for v in range(controls + 1) for s in strengths]
     moving = [p for p in points if p.strength != 0.0 or steer.mode == "clamp"]
     if steer.site.part == "pattern":
@@ -98,13 +92,13 @@ def track(
     return _assemble(base, strengths, points, dict(zip(moving, found, strict=True)))
 
 
-def _vectors(live: LiveModel, steer: Steer, controls: int, seed: int) -> torch.Tensor:
-    """The vector itself, then random ones of its norm, `[vector, ...]`, float32."""
+def _vectors(live: LiveModel, steer: Steer, controls: int, seed: int, norm: float | None) -> torch.Tensor:
+    """The vector itself, then random ones of one norm, `[vector, ...]`, float32."""
     own = torch.from_numpy(steer.vector.values.copy()).float()
     generator = torch.Generator().manual_seed(seed)
     random = torch.randn(controls, *own.shape, generator=generator)
     lengths = random.flatten(1).norm(dim=1).view(-1, *[1] * own.dim()).clamp_min(1e-30)
-    return torch.cat([own[None], random / lengths * own.norm()]).to(live.device)
+    return torch.cat([own[None], random / lengths * (own.norm() if norm is None else norm)]).to(live.device)
 
 
 def _batched(
@@ -130,7 +124,7 @@ def _batched(
             if site.part == "neurons" and site.index is not None:
                 seen = seen[..., None]
             c = strength.view(-1, *[1] * (seen.dim() - 1)).to(x.device)
-            new = pushed(seen, vector.to(x.device), c, steer.mode)
+            new = pushed(seen, vector.to(x.device), c, steer.mode, steer.origin)
             if step.mask is not None:
                 mask = step.mask.to(x.device)
                 if x.shape[1] != mask.shape[1]:  # the last block may go on at the read position only
@@ -145,7 +139,8 @@ def _batched(
 
     limit = row_limit(live, base)
     parts = [run_units(live, base, points[i : i + limit], births, cancelled) for i in range(0, len(points), limit)]
-    return [rows.one(i) for rows in parts for i in range(len(rows.metric))]
+    rows = read_rows(live, base, torch.cat(parts)) if parts else None
+    return [rows.one(i) for i in range(len(points))] if rows is not None else []
 
 
 def _one_by_one(
@@ -160,7 +155,7 @@ def _one_by_one(
 ) -> list[Rows]:
     found: list[Rows] = []
     for p in points:
-        own = Steer(steer.site, vectors[p.vector].cpu().numpy(), p.strength, steer.mode, steer.positions)
+        own = Steer(steer.site, vectors[p.vector].cpu().numpy(), p.strength, steer.mode, steer.positions, None, steer.origin)
         logits = read_answer(live, base.asked, [*before, own, *behind], cancelled).logits
         found.append(rows_of(base, logits[None]))
     return found

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from interp_widgets.methods.head_effects import head_effects
-from interp_widgets.model import sweep
+from interp_widgets.model import chunks, sweep
 from interp_widgets.model.errors import InterpError
 from interp_widgets.model.live import LiveModel
+from interp_widgets.model.rows import Base
 from tests.unit import tiny_models
 from tests.unit.sweep_models import FAMILIES, ask, opened
 
@@ -69,7 +70,7 @@ def test_memory_that_runs_out_halves_the_chunk_and_the_answer_still_comes(
         expected = head_effects(live, asked, mode="zero")
         real, tried = sweep.run_rows, list[int]()
 
-        def small(live: LiveModel, base: sweep.Base, births: Sequence[sweep.Birth], *rest: Any) -> sweep.Rows:
+        def small(live: LiveModel, base: Base, births: Sequence[sweep.Birth], *rest: Any) -> torch.Tensor:
             tried.append(sum(b.count for b in births))
             if tried[-1] > 3:
                 raise error
@@ -84,7 +85,7 @@ def test_memory_that_runs_out_halves_the_chunk_and_the_answer_still_comes(
 def test_when_not_even_one_row_fits_a_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(tiny_models.gpt2()) as live:
 
-        def never(*_: Any) -> sweep.Rows:
+        def never(*_: Any) -> torch.Tensor:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
         monkeypatch.setattr(sweep, "run_rows", never)
@@ -95,7 +96,7 @@ def test_when_not_even_one_row_fits_a_sentence_says_so(monkeypatch: pytest.Monke
 def test_another_error_of_torch_is_not_taken_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(tiny_models.gpt2()) as live:
 
-        def broken(*_: Any) -> sweep.Rows:
+        def broken(*_: Any) -> torch.Tensor:
             raise RuntimeError("shapes do not match")
 
         monkeypatch.setattr(sweep, "run_rows", broken)
@@ -107,7 +108,7 @@ def test_a_small_budget_gives_more_chunks_and_the_same_table(monkeypatch: pytest
     with opened(tiny_models.gpt2()) as live:
         asked, steps = ask(live), list[float]()
         expected = head_effects(live, asked, mode="zero", progress=lambda _t, f: steps.append(f))
-        monkeypatch.setattr(sweep, "CPU_BYTES", 1)
+        monkeypatch.setattr(chunks, "CPU_BYTES", 1)
         again = list[float]()
         table = head_effects(live, asked, mode="zero", progress=lambda _t, f: again.append(f))
         assert len(steps) == 2
@@ -117,12 +118,12 @@ def test_a_small_budget_gives_more_chunks_and_the_same_table(monkeypatch: pytest
 
 def test_chunks_hold_every_unit_once_the_last_layers_first() -> None:
     units = [(layer, h) for layer in range(7) for h in range(4)]
-    chunks = sweep.chunked(units, lambda u: u[0], limit=9, first=(2, 1))
-    assert chunks[0] == [(2, 1)]
-    assert sorted(u for c in chunks for u in c) == units
-    assert all(len(c) <= 9 for c in chunks)
-    assert {u[0] for u in chunks[1]} == {6}
-    assert all(c == sorted(c) for c in chunks)
+    found = chunks.chunked(units, lambda u: u[0], limit=9, first=(2, 1))
+    assert found[0] == [(2, 1)]
+    assert sorted(u for c in found for u in c) == units
+    assert all(len(c) <= 9 for c in found)
+    assert {u[0] for u in found[1]} == {6}
+    assert all(c == sorted(c) for c in found)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
