@@ -7,7 +7,9 @@ made anew at the same positions. Gate, lock and modes are taken and released ins
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,11 +20,11 @@ from interp_widgets.model.compile import compile_steps, place_step
 from interp_widgets.model.errors import GenerationError
 from interp_widgets.model.gate import Program, activate
 from interp_widgets.model.interventions import Intervention
-from interp_widgets.model.probe import probe_ids
 from interp_widgets.model.positions import Positions, Row
+from interp_widgets.model.probe import probe_ids
 from interp_widgets.model.question import Token
 from interp_widgets.model.receipts import Receipt, Tally
-from interp_widgets.model.run import eager, force_eager, logits_of, modes
+from interp_widgets.model.run import eager, force_eager, is_compiled, logits_of, modes, row_of
 from interp_widgets.model.steps import Frame, Step, receipt
 
 if TYPE_CHECKING:
@@ -41,14 +43,17 @@ class Line:
     going: bool = True
     steps: list[Step] = field(default_factory=list[Step])
 
+    seen: Row | None = None
+
     def row(self) -> Row:
-        """What positions are resolved against."""
-        return Row(
-            tuple(t.id for t in self.tokens),
-            tuple(t.text for t in self.tokens),
-            tuple(t.kind == "special" for t in self.tokens),
-            self.n_prompt,
-        )
+        """What positions are resolved against; it grows with the text."""
+        old = self.seen
+        new = self.tokens if old is None else self.tokens[len(old) :]
+        if old is None or new:
+            grown = row_of(new, self.n_prompt)
+            self.seen = grown if old is None else Row(old.ids + grown.ids, old.texts + grown.texts, old.special + grown.special, self.n_prompt)
+        assert self.seen is not None
+        return self.seen
 
 
 class Decoder:
@@ -72,6 +77,8 @@ class Decoder:
         self.lines = list(lines)
         self.use_cache = use_cache
         self._names = frozenset(inspect.signature(live.anatomy.root.forward).parameters)
+        self._wanted = self._names | ({"attention_mask", "use_cache"} if "kwargs" in self._names else set())
+        self._compiled = is_compiled(live.anatomy.root)
         self._cache: dict[str, Any] = {}
         self._fed = 0
         width = max(len(line.tokens) for line in self.lines)
@@ -111,10 +118,12 @@ class Decoder:
                     step.tally = Tally()
                 step.enter(frame)
             kwargs = self._arguments(ids, frame, every)
-            with modes(live.device), force_eager(live.anatomy.root), activate(self._program):
-                output = eager(live.anatomy.root)(input_ids=ids, **kwargs)
+            root = live.anatomy.root
+            with modes(live.device), force_eager(root) if self._compiled else nullcontext(), activate(self._program):
+                output = eager(root)(input_ids=ids, **kwargs)
                 logits = self._taken(logits_of(output), every).float()
-                good = bool(torch.isfinite(logits.amax(-1)).all())
+                # the sum alone says it for almost every model; some put -inf at ids that do not exist
+                good = math.isfinite(float(logits.sum())) or bool(torch.isfinite(logits.amax(-1)).all())
             self._fed = frame.offset + frame.width
             if self.use_cache:
                 self._cache = cache_of(output, self._names)
@@ -150,35 +159,38 @@ class Decoder:
     # ---- one forward ----------------------------------------------------------------------------------------------
 
     def _input(self) -> tuple[torch.Tensor, Frame]:
-        rows = [line.row() for line in self.lines]
         width = max(len(line.tokens) + pad for line, pad in zip(self.lines, self._pads, strict=True))
         start = self._fed if self.use_cache else 0
-        ids = torch.empty(len(rows), width - start, dtype=torch.long)
-        for r, (line, pad) in enumerate(zip(self.lines, self._pads, strict=True)):
-            filler = line.tokens[-1].id
-            whole = [filler] * pad + [t.id for t in line.tokens]
-            ids[r] = torch.tensor((whole + [filler] * (width - len(whole)))[start:])
-        return ids.to(self.live.device), Frame(rows, width - start, start, self._pads)
+        columns = [self._column(line, pad, start, width) for line, pad in zip(self.lines, self._pads, strict=True)]
+        rows = [line.row() for line in self.lines] if self._steps else []
+        return torch.tensor(columns, device=self.live.device), Frame(rows, width - start, start, self._pads)
+
+    def _column(self, line: Line, pad: int, start: int, width: int) -> list[int]:
+        """The ids of columns `start` to `width` of a row; padding repeats its last token."""
+        filler = line.tokens[-1].id
+        ids = [filler] * max(0, pad - start) + [t.id for t in line.tokens[max(0, start - pad) :]]
+        return ids + [filler] * (width - start - len(ids))
 
     def _arguments(self, ids: torch.Tensor, frame: Frame, every: bool) -> dict[str, Any]:
-        end = frame.offset + frame.width
-        mask = torch.ones(len(self.lines), end, dtype=torch.long)
-        for r, (line, pad) in enumerate(zip(self.lines, self._pads, strict=True)):
-            mask[r, :pad] = 0
-            if not self.use_cache:
-                mask[r, pad + len(line.tokens) :] = 0
-        positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, frame.offset :]
+        end, n = frame.offset + frame.width, len(self.lines)
+        columns = torch.arange(end, device=ids.device)
         possible: dict[str, Any] = {
-            "attention_mask": mask.to(ids.device),
-            "position_ids": positions.to(ids.device) if self.use_cache else None,
-            "cache_position": torch.arange(frame.offset, end, device=ids.device) if self.use_cache else None,
+            "attention_mask": torch.ones(n, end, dtype=torch.long, device=ids.device),
             "use_cache": self.use_cache,
             "logits_to_keep": 1 if not every and self._flush else 0,
             **self._cache,
         }
-        anything = "kwargs" in self._names
-        wanted = self._names | ({"attention_mask", "use_cache"} if anything else frozenset())
-        return {name: value for name, value in possible.items() if name in wanted and value is not None}
+        if self.use_cache:
+            possible["cache_position"] = columns[frame.offset :]
+            possible["position_ids"] = columns[frame.offset :].expand(n, -1)
+        if any(self._pads):
+            pads = torch.tensor(self._pads, device=ids.device)[:, None]
+            possible["attention_mask"] = (columns >= pads).long()
+            possible["position_ids"] = (columns - pads).clamp_min(0)[:, frame.offset :]
+        elif not self.use_cache:
+            lengths = torch.tensor([len(line.tokens) for line in self.lines], device=ids.device)[:, None]
+            possible["attention_mask"] = (columns < lengths).long()
+        return {name: value for name, value in possible.items() if name in self._wanted}
 
     @property
     def _flush(self) -> bool:

@@ -47,6 +47,9 @@ class Program:
         attention: called by the attention wrapper with the attention module; see `patterns.py`.
         cancelled: asked before every block.
         blocks: the modules before which `cancelled` is asked.
+        lock: the model's; the program acts only while this thread holds it. An interrupt can come between any two
+            instructions, also between the end of a run and the reset of the context variable; the lock, which is released by the
+            interpreter itself, then still keeps the user's next forward free of us. None: acts in its context without it.
     """
 
     before: dict[nn.Module, list[Before]] = field(default_factory=dict[nn.Module, list[Before]])
@@ -54,6 +57,7 @@ class Program:
     attention: dict[nn.Module, list[Tap]] = field(default_factory=dict[nn.Module, "list[Tap]"])
     cancelled: Callable[[], bool] | None = None
     blocks: frozenset[nn.Module] = frozenset()
+    lock: Any = None
 
     def on_before(self, module: nn.Module, handler: Before) -> None:
         """Add a handler of `module`'s arguments."""
@@ -69,7 +73,10 @@ _ACTIVE: ContextVar[Program | None] = ContextVar("interp_widgets_active_program"
 
 def active() -> Program | None:
     """The program of this context, if one of our runs is going on here."""
-    return _ACTIVE.get()
+    program = _ACTIVE.get()
+    if program is None or (program.lock is not None and not program.lock._is_owned()):  # noqa: SLF001
+        return None
+    return program
 
 
 @contextmanager
@@ -84,7 +91,7 @@ def activate(program: Program) -> Generator[None]:
 
 def before_hook(module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
     """The forward-pre hook of every watched module."""
-    program = _ACTIVE.get()
+    program = active()
     if program is None or torch.compiler.is_compiling():
         return None
     if program.cancelled is not None and module in program.blocks and program.cancelled():
@@ -102,7 +109,7 @@ def before_hook(module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kw
 
 def after_hook(module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
     """The forward hook of every watched module."""
-    program = _ACTIVE.get()
+    program = active()
     if program is None or torch.compiler.is_compiling():
         return None
     handlers = program.after.get(module)

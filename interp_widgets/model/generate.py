@@ -90,6 +90,7 @@ class Generation(Iterator[tuple[GeneratedToken | None, ...]]):
         self.rows = [Written(tuple(x.tokens[: x.n_prompt]), tuple(x.tokens[x.n_prompt :])) for x in lines]
         self.notes: tuple[str, ...] = ()
         self._cancelled = cancelled
+        self._known: dict[int, Token] = {}
         self._stop_ids = stop_ids(live, settings)
         self._groups = self._grouped(lines)
 
@@ -139,16 +140,21 @@ class Generation(Iterator[tuple[GeneratedToken | None, ...]]):
         chosen = self.settings.sampling.choose(logits, counts, seeds)
         probabilities = logits.softmax(-1)
         best = probabilities.topk(min(N_TOP, logits.shape[-1]), dim=-1)
-        picked = probabilities.gather(-1, chosen[:, None])[:, 0].tolist()
-        ids, shares, tokens = best.indices.tolist(), best.values.tolist(), chosen.tolist()
+        ids, shares = best.indices.tolist(), best.values.tolist()
+        tokens, own = chosen.tolist(), probabilities.gather(-1, chosen[:, None]).tolist()
         for at, r in enumerate(rows):
             if self.rows[r].ended:
                 continue
-            token = self.live.tokens.token(tokens[at])
+            token = self._token(tokens[at])
             top = tuple(zip(ids[at], shares[at], strict=True))
-            new[r] = GeneratedToken(token.id, token.text, token.kind, picked[at], top)
+            new[r] = GeneratedToken(token.id, token.text, token.kind, own[at][0], top)
             self._write(r, new[r])
         decoder.append([None if self.rows[r].ended else new[r] for r in rows])
+
+    def _token(self, i: int) -> Token:
+        if i not in self._known:
+            self._known[i] = self.live.tokens.token(i)
+        return self._known[i]
 
     def _write(self, r: int, token: GeneratedToken | None) -> None:
         assert token is not None

@@ -62,9 +62,9 @@ class Tally:
             self.positions += int(mask.sum())
         else:
             self.positions += before.shape[0] * before.shape[1]
-        x, y = before.detach().float(), after.detach().float()
-        norms = torch.stack([torch.linalg.vector_norm(v, dtype=torch.float64) for v in (x, y, y - x)])
-        sums = [n * n for n in norms.tolist()]
+        x, y = before.detach().double().flatten(), after.detach().double().flatten()
+        d = y - x
+        sums = torch.stack([x.dot(x), y.dot(y), d.dot(d)]).tolist()
         self.before, self.after, self.change = self.before + sums[0], self.after + sums[1], self.change + sums[2]
 
     @property
