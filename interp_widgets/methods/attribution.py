@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 
@@ -14,14 +14,13 @@ from interp_widgets.methods.explained import MEMORY, Cancelled, Progress, explai
 from interp_widgets.methods.gradients import Path, Scores, first_step, gradient_x_input, integrated_gradients
 from interp_widgets.methods.lrp import cp_lrp
 from interp_widgets.methods.occlusion import occlusion
-from interp_widgets.model.errors import InterpError, PromptError
+from interp_widgets.methods.request import METHODS, Method, check_request
+from interp_widgets.model.errors import PromptError
 from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.live import LiveModel
 from interp_widgets.model.question import Asked, Question, Token
 
-Method = Literal["integrated_gradients", "gradient_x_input", "occlusion", "lrp"]
-METHODS: tuple[str, ...] = get_args(Method)
-MAX_STEPS = 4096
+__all__ = ["METHODS", "Attribution", "Method", "attribute", "converged"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +114,7 @@ def attribute(
         >>> abs(a.scores.sum() - a.total) <= abs(a.error) + 1e-9  # doctest: +SKIP
         True
     """
-    _check_request(method, steps)
+    check_request(method, steps)
     asked = question.first if isinstance(question, Question) else question
     if len(asked.tokens) < 2:
         raise PromptError(
@@ -154,15 +153,6 @@ def attribute(
         complete=method == "integrated_gradients",
         note=note,
     )
-
-
-def _check_request(method: str, steps: int) -> None:
-    if method not in METHODS:
-        raise InterpError(f"There is no attribution method {method!r}; choose one of {', '.join(METHODS)}.")
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InterpError(
-            f"steps is {steps!r}, but integrated gradients needs a whole number from 1 to {MAX_STEPS}, such as 32."
-        )
 
 
 # ---- a baseline that converges -------------------------------------------------------------------------------------

@@ -43,7 +43,8 @@ class Explained:
         positions: where logits are read.
         score: the number of every row, `[row, position read, vocab]` -> `[row]`.
         interventions: what is on: the *edited* model is explained.
-        differentiable: whether `score` can be differentiated.
+        n_prompt: how many of the tokens are the prompt; the rest counts as generated.
+        each: where row r alone reads, if every row reads a position of its own (then `score` gets `[row, 1, vocab]`).
     """
 
     live: LiveModel
@@ -51,14 +52,23 @@ class Explained:
     positions: tuple[int, ...]
     score: Callable[[torch.Tensor], torch.Tensor]
     interventions: tuple[Intervention, ...] = ()
+    n_prompt: int | None = None
+    each: tuple[int, ...] | None = None
+
+    def compiled(self, rows: int, cancelled: Cancelled | None = None) -> tuple[Compiled, Batch]:
+        """The interventions' steps, ready for a batch of `rows` times the tokens, and that batch."""
+        n = self.n_prompt or len(self.tokens)
+        batch = batch_of([self.tokens] * rows, self.live.device, [n] * rows)
+        steps = compile_steps(self.live, self.interventions, self.tokens[:n])
+        compiled = Compiled(self.live.program(cancelled), steps)
+        compiled.enter(Frame(batch.rows, batch.ids.shape[1]))
+        return compiled, batch
 
     @property
     def edited(self) -> bool:
         """Whether an intervention changes what is explained."""
-        live, batch = self.live, batch_of([self.tokens], self.live.device)
-        compiled = Compiled(live.program(), compile_steps(live, self.interventions, self.tokens))
-        compiled.enter(Frame(batch.rows, batch.ids.shape[1]))
-        return any(acts(step) for step in compiled.steps)
+        with self.live.lock:
+            return any(acts(step) for step in self.compiled(1)[0].steps)
 
 
 def explained(live: LiveModel, question: Asked | Question, interventions: Sequence[Intervention] = ()) -> Explained:
@@ -149,9 +159,7 @@ def _run(
         live.ready()
         if grad:
             _refuse(live)
-        batch = batch_of([what.tokens] * rows, live.device)
-        compiled = Compiled(live.program(cancelled), compile_steps(live, what.interventions, what.tokens))
-        compiled.enter(Frame(batch.rows, batch.ids.shape[1]))
+        compiled, batch = what.compiled(rows, cancelled)
         run: list[torch.Tensor] = []
         place(compiled.program, live.anatomy, Site("embed"), lambda: rows, _feeder(embed, run, grad))
         for step in compiled.steps:
@@ -176,7 +184,7 @@ def _feeder(embed: Embed, run: list[torch.Tensor], grad: bool) -> Callable[[torc
 
 
 def _read(what: Explained, compiled: Compiled, batch: Batch) -> torch.Tensor:
-    """Logits `[row, position read, vocab]`, float32, of one forward under the compiled program."""
+    """Logits `[row, position read, vocab]`, in single precision, of one forward under the compiled program."""
     live, rows = what.live, len(batch.rows)
     hidden: list[torch.Tensor] = []
 
@@ -186,7 +194,10 @@ def _read(what: Explained, compiled: Compiled, batch: Batch) -> torch.Tensor:
     on_input(compiled.program, live.anatomy.unembed, lambda: rows, capture)
     live.caller(batch, list(what.positions))
     columns = hidden[0] if hidden[0].shape[1] == len(what.positions) else hidden[0][:, list(what.positions)]
-    return live.readout.logits(columns.reshape(-1, columns.shape[-1])).view(rows, len(what.positions), -1)
+    if what.each is not None:
+        at = [what.positions.index(position) for position in what.each]
+        columns = columns[torch.arange(rows, device=columns.device), torch.tensor(at, device=columns.device)][:, None]
+    return live.readout.logits(columns.flatten(0, 1)).unflatten(0, columns.shape[:2])
 
 
 def _gradient(value: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
@@ -246,7 +257,8 @@ def graph_bytes(what: Explained) -> int:
         per_layer += n * (14 * anatomy.d_model + 10 * neurons + 8 * d_z) * max(width, 4) + 4 * heads * n * n * max(
             width, 4
         )
-    logits = (len(what.positions) if what.live.caller.keeps else n) * anatomy.vocab * 8
+    read = 1 if what.each is not None else len(what.positions)
+    logits = ((len(what.positions) if what.live.caller.keeps else n) + 2 * read) * anatomy.vocab * 4
     return per_layer + logits
 
 

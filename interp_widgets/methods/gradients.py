@@ -82,14 +82,13 @@ def integrated_gradients(
     Args:
         what: what is explained.
         baseline: where the line starts.
-        steps: nodes on the line; n nodes integrate a polynomial of degree 2n − 1 exactly.
+        steps: nodes on the line.
         metric: the metric at the input, where it is known.
         memory: bytes that the graphs of one batch may hold.
         progress: called with the part done, 0 to 1.
         cancelled: asked before every block and every batch.
     """
-    nodes, weights = np.polynomial.legendre.leggauss(steps)
-    alpha, weight = torch.tensor((nodes + 1) / 2), torch.tensor(weights / 2)
+    alpha, weight = nodes(steps)
     ends = [1.0, 0.0] if metric is None else [0.0]
     at_ends = numbers(what, lambda own: along(own, baseline, torch.tensor(ends)), len(ends), cancelled)
     total = torch.zeros(())
@@ -114,13 +113,19 @@ def integrated_gradients(
     return Path(scores, float(at_ends[0]) if metric is None else metric, float(at_ends[-1]))
 
 
+def nodes(steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gauss–Legendre nodes and weights on the unit interval, float64 `[steps]`; n nodes are exact up to degree 2n − 1."""
+    at, weight = np.polynomial.legendre.leggauss(steps)
+    return torch.tensor((at + 1) / 2), torch.tensor(weight / 2)
+
+
 def first_step(what: Explained, baseline: Baseline, steps: int) -> float:
     """How much of the way from the baseline's metric to the input's is gone before the first of `steps` nodes, 0 to 1.
 
     A norm without a position embedding in front of it forgets the length of its input, so that on the line from zero
     everything happens in the first instant, where no node is. On a smooth line this is about 1.4 / steps².
     """
-    first = float((np.polynomial.legendre.leggauss(steps)[0][0] + 1) / 2)
+    first = float(nodes(steps)[0][0])
     value = numbers(what, lambda own: along(own, baseline, torch.tensor([1.0, first, 0.0])), 3)
     end, start, zero = (float(v) for v in value)
     return (start - zero) / max(abs(end - zero), abs(end), abs(zero), 1e-6)
