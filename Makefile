@@ -28,7 +28,7 @@ test: setup ## everything, as CI runs it (one stage: make test ARGS=unit; list: 
 
 setup: $(VENV)/.dev node_modules/.package-lock.json chromium peers ## what `make test` needs, without running it
 
-peers: ## the environments of TransformerLens, nnsight, Captum, Inseq, CircuitsVis (kept outside the clone)
+peers: | $(PY) ## the environments of TransformerLens, nnsight, Captum, Inseq, CircuitsVis (kept outside the clone)
 	@$(PYTHON) tests/peers/environments.py
 
 bench: $(VENV)/.dev ## the ratios against peers; writes bench/RESULTS.md
@@ -62,6 +62,9 @@ clean: ## remove what the set-up made here (the peers' environments stay)
 # --- set-up ----------------------------------------------------------------------------------------------------------
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "interp_widgets needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Say which one: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && apt-get -qq update && apt-get -qq install --yes python3-venv >/dev/null; } || \
+	  { echo "Python's venv is missing; install it (Debian: apt-get install python3-venv)" >&2; exit 1; }
 	@echo "making $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 
@@ -76,6 +79,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(PY)
 	@touch $@ $(VENV)/.lab
 
 node_modules/.package-lock.json: package.json package-lock.json
+	@command -v npm >/dev/null || { echo "npm is missing; install Node 20 or newer" >&2; exit 1; }
 	@echo "installing the front end's tools into node_modules"
 	@npm ci --loglevel=error --no-audit --no-fund >/dev/null
 	@touch $@
