@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from interp_widgets.methods.steering import SteeringVector, is_centred_model
+from interp_widgets.methods.steering import SteeringVector, is_centred_model, visible_norm
 from interp_widgets.model.errors import InterventionError
 from interp_widgets.model.interventions import Intervention, Steer, finite_strength
 from interp_widgets.model.question import Asked
-from interp_widgets.model.reading import first_block
+from interp_widgets.model.rows import Cancelled, FloatArray
+from interp_widgets.model.run import row_of
 from interp_widgets.model.sites import Site
-from interp_widgets.model.steps import pushed
-from interp_widgets.model.sweep import Base, Birth, Cancelled, FloatArray, Rows, base_of, row_limit, run_units
+from interp_widgets.model.steps import Step, op_of, reach_of
+from interp_widgets.model.track import track
 
 if TYPE_CHECKING:
     from interp_widgets.model.live import LiveModel
@@ -129,14 +129,29 @@ def dose_response(
     doses = sorted({finite_strength(s) for s in (STRENGTHS if strengths is None else [_number(s) for s in strengths])})
     if not doses:
         raise InterventionError("There is no strength to try; pass at least one number.")
-    pushes = _pushes(live, steer, randoms, seed)
-    with live.lock:
-        base = base_of(live, asked, interventions, cancelled)
-        # every push at every strength that changes something; strength 0 is the state on screen
-        moving = [c for c in doses if c != 0 or steer.mode == "clamp"]
-        units = [(push, c) for push in pushes for c in moving]
-        rows = _run(live, base, steer, units, cancelled)
-    return _table(base, steer, doses, moving, rows, len(pushes) - 1, reach(live, base, steer))
+    if type(randoms) is not int or not 0 <= randoms <= 1000:
+        raise InterventionError(f"randoms is a whole number from 0 to 1000, not {randoms!r}.")
+    found = track(
+        live, asked, interventions, steer, doses,
+        controls=randoms, seed=seed, norm=_norm(live, steer), cancelled=cancelled,
+    )  # fmt: skip
+    rows = found.rows
+    now = float(asked.metric.of(live.answer(asked, _others(interventions, steer), cancelled).logits[None])[0])
+    return DoseResponse(
+        steer, found.strengths, rows.metric, rows.kl, rows.top, rows.probability, found.controls, found.control_kl,
+        now, asked.metric.label, reach(live, asked, steer),
+    )  # fmt: skip
+
+
+def _others(interventions: Sequence[Intervention], steer: Steer) -> list[Intervention]:
+    at = next((i for i, other in enumerate(interventions) if other == steer), len(interventions))
+    return [*interventions[:at], *interventions[at + 1 :]]
+
+
+def _norm(live: LiveModel, steer: Steer) -> float:
+    """The norm of a vector as far as the model can see it."""
+    stream = steer.vector.shape == (live.anatomy.d_model,) and steer.site.part not in ("z", "neurons")
+    return visible_norm(steer.vector.values, stream and is_centred_model(live))
 
 
 def as_steer(vector: SteeringVector | Steer, site: str | Site | None = None, positions: Any = None) -> Steer:
@@ -158,77 +173,15 @@ def replace_steer(steer: Steer, site: str | Site, positions: Any) -> Steer:
     return Steer(site, steer.vector, 1.0, steer.mode, positions, steer.name, steer.origin)
 
 
-def reach(live: LiveModel, base: Base, steer: Steer) -> str:
+def reach(live: LiveModel, asked: Asked, steer: Steer) -> str:
     """Why the answer cannot move, or nothing."""
-    from interp_widgets.model.steps import Step, op_of, reach_of
-
-    mask = steer.positions.mask(base.batch.rows[0])
-    if not mask.any():
+    row = row_of(asked.tokens, len(asked.tokens))
+    if not steer.positions.mask(row).any():
         if steer.positions.kind == "generated":
             return "it acts on generated positions only, and the prompt's answer is read"
         return f"no position matches {steer.positions}"
-    return reach_of(Step(steer, steer.site, op_of(steer)), live.anatomy, base.batch.rows[0], base.asked.position) or ""
+    return reach_of(Step(steer, steer.site, op_of(steer)), live.anatomy, row, asked.position) or ""
 
 
 def _number(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
-
-
-def _pushes(live: LiveModel, steer: Steer, randoms: int, seed: int) -> npt.NDArray[np.float32]:
-    """The vector itself, then random ones of equal visible norm, `[push, ...feature]`."""
-    own = steer.vector.values
-    if type(randoms) is not int or not 0 <= randoms <= 1000:
-        raise InterventionError(f"randoms is a whole number from 0 to 1000, not {randoms!r}.")
-    drawn = np.random.default_rng(seed).standard_normal((randoms, *own.shape))
-    stream = own.ndim == 1 and own.shape == (live.anatomy.d_model,)
-    centred = stream and is_centred_model(live)
-    if centred:
-        drawn -= drawn.mean(-1, keepdims=True)
-    norm = np.linalg.norm(own - own.mean() if centred else own)
-    sizes = np.linalg.norm(drawn.reshape(randoms, -1), axis=-1).reshape(-1, *[1] * own.ndim)
-    return np.concatenate([own[None], (drawn * (norm / sizes)).astype(np.float32)])
-
-
-def _run(
-    live: LiveModel, base: Base, steer: Steer, units: Sequence[tuple[npt.NDArray[np.float32], float]], cancelled: Cancelled | None
-) -> Rows:
-    """One row per unit, in as few batches as memory allows."""
-    mask = torch.from_numpy(steer.positions.mask(base.batch.rows[0]))
-
-    def births(part: Sequence[tuple[npt.NDArray[np.float32], float]]) -> list[Birth]:
-        vectors = torch.from_numpy(np.stack([v for v, _ in part]))[:, None]
-        doses = torch.tensor([c for _, c in part], dtype=torch.float32).view(-1, *[1] * (vectors.dim() - 1))
-
-        def edit(x: torch.Tensor) -> torch.Tensor:
-            new = pushed(x, vectors.to(x.device), doses.to(x.device), steer.mode, steer.origin)
-            return torch.where(mask.to(x.device).view(1, -1, *[1] * (x.dim() - 2)), new, x)
-
-        return [Birth(first_block(steer.site), len(part), ((steer.site, edit),))]
-
-    limit = row_limit(live, base)
-    parts = [run_units(live, base, units[i : i + limit], births, cancelled) for i in range(0, len(units), limit)]
-    return Rows.join(parts)
-
-
-def _table(
-    base: Base, steer: Steer, doses: Sequence[float], moving: Sequence[float], rows: Rows, randoms: int, reason: str
-) -> DoseResponse:
-    from interp_widgets.model.sweep import rows_of
-
-    now = rows_of(base, base.logits)
-    at = {c: i for i, c in enumerate(moving)}
-    width = len(moving)
-
-    def column(name: str, push: int) -> npt.NDArray[Any]:
-        whole, plain = getattr(rows, name), getattr(now, name)[0]
-        return np.stack([whole[push * width + at[c]] if c in at else plain for c in doses])
-
-    def band(name: str) -> FloatArray:
-        return np.stack([column(name, 1 + r) for r in range(randoms)]) if randoms else np.zeros((0, len(doses)), np.float32)
-
-    return DoseResponse(
-        steer, np.array(doses, np.float32), column("metric", 0), column("kl", 0), column("top", 0), column("probability", 0),
-        band("metric"), band("kl"), float(now.metric[0]), base.asked.metric.label, reason,
-    )  # fmt: skip
-
-
