@@ -10,7 +10,7 @@ import contextlib
 import functools
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import MISSING, dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from interp_widgets.model.probe import plain_forward
 
-LARGEST = 5_000_000
+LARGEST = 12_000_000
 VOCAB, WIDTH, HEADS, KV_HEADS, HEAD_WIDTH, LAYERS = 128, 64, 4, 2, 16, 2
 
 SIZES: dict[str, Any] = {
@@ -103,6 +103,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 NOT_HERE: dict[str, str] = {
+    "blt": "reads bytes through a patcher, an encoder and a decoder that share no residual stream",
     "dbrx": "the installed transformers cannot build it (DbrxAttentionConfig has no rope_theta)",
     "gemma3n": "needs the timm package for its vision tower; its text model is gemma3n_text",
     "gemma4_assistant": "drafts from another model's hidden states and cache",
@@ -158,7 +159,7 @@ def build(name: str) -> Architecture:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> Generator[None]:
     """Silence what the library says about configurations that nobody would train."""
     logger = logging.getLogger("transformers")
     level = logger.level
@@ -258,11 +259,20 @@ def identities(anatomy: Any) -> dict[str, float]:
     """The largest relative error of each identity, measured with plain hooks on a prompt that the probe never saw."""
     ids = torch.randint(VOCAB // 2, VOCAB, (1, 7), generator=torch.Generator().manual_seed(2))
     seen = Seen(anatomy, ids)
-    errors = {"heads": 0.0, "layout": 0.0, "writes": 0.0, "logits": 0.0 if "lens" in anatomy.gaps else seen.logits_error()}
+    errors = {
+        "heads": 0.0,
+        "layout": 0.0,
+        "writes": 0.0,
+        "logits": 0.0 if "lens" in anatomy.gaps else seen.logits_error(),
+    }
     for layer in anatomy.layers:
         if layer.attention is not None:
             errors["heads"] = max(errors["heads"], seen.heads_error(layer))
-        if not layer.post_norm and (layer.attention is None or layer.attention.write is not None) and "writes" not in anatomy.gaps:
+        if (
+            not layer.post_norm
+            and (layer.attention is None or layer.attention.write is not None)
+            and "writes" not in anatomy.gaps
+        ):
             errors["writes"] = max(errors["writes"], seen.writes_error(layer))
     first = next((layer for layer in anatomy.layers if layer.attention is not None), None)
     if first is not None:
@@ -286,10 +296,18 @@ class Seen:
                 handle.remove()
 
     def _keep(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor) and v.is_floating_point() and v.dim() > 1]
+        tensors = [
+            v
+            for v in (*args, *kwargs.values())
+            if isinstance(v, torch.Tensor) and v.is_floating_point() and v.dim() > 1
+        ]
         if tensors:
             self.given[id(module)] = tensors[0].detach().clone()
-        whole = output if isinstance(output, torch.Tensor) else [v.clone() if isinstance(v, torch.Tensor) else v for v in output]
+        whole = (
+            output
+            if isinstance(output, torch.Tensor)
+            else [v.clone() if isinstance(v, torch.Tensor) else v for v in output]
+        )
         self.gave[id(module)] = whole.detach().clone() if isinstance(whole, torch.Tensor) else whole
 
     def written(self, write: Any) -> torch.Tensor:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from interp_widgets.model.blocks import Block, find_blocks
 from interp_widgets.model.head import Head, find_head
+from interp_widgets.model.heads import Heads, attention_count, find_heads, is_gated, settled
 from interp_widgets.model.parts import Anatomy, Attention, Layer, Mlp, Write
 from interp_widgets.model.probe import Recording, embedding, probe_ids, quiet, record
 from interp_widgets.model.residual import same, wide
-from interp_widgets.model.structure import Heads, attention_count, find_heads, is_gated, settled, take_apart
+from interp_widgets.model.structure import take_apart
 from interp_widgets.model.unwrap import refuse_outcome, refuse_structure, unwrap
 
 __all__ = ["Anatomy", "Attention", "Layer", "Mlp", "Write", "find_anatomy"]

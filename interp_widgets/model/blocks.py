@@ -45,11 +45,19 @@ class Block:
         """
         found = sorted((c for c in self.calls if c.times == 1 and self.value(c) is not None), key=lambda c: c.end)
         values = [self.value(c) for c in found]
-        return [c for i, c in enumerate(found) if not any(same(values[i], later) for later in values[i + 1 :])]
+        silent = [
+            v is None or not bool(v.any()) for v in values
+        ]  # what is zero everywhere is told apart by its place only
+        again = [any(same(v, later) for later in values[i + 1 :]) for i, v in enumerate(values)]
+        return [c for c, seen, zero in zip(found, again, silent, strict=True) if zero or not seen]
 
     def norms(self) -> list[Call]:
         """Norms as wide as the stream, in the order of their calls."""
-        return [c for c in self.calls if c.times == 1 and is_norm(c.module) and self.value(c) is not None and self.given(c) is not None]
+        return [
+            c
+            for c in self.calls
+            if c.times == 1 and is_norm(c.module) and self.value(c) is not None and self.given(c) is not None
+        ]
 
 
 def is_norm(module: nn.Module) -> bool:

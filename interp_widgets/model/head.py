@@ -58,7 +58,8 @@ def find_head(
             return Head(call.module, norm, hidden_scale, scale, cap, error, gap)
     scale, cap, error = _scale_and_cap(recording, inner, known, caps)
     between = [c for c in recording.calls if last.call.end < c.start and c.end < inner.start and c.gave is not None]
-    norm = between[0].module if between else None
+    readers = [c for c in between if c.times == 1 and c.given is not None and same(c.given, last.out)]
+    norm = readers[0].module if readers else None
     gap = f"{type(between[-1].module).__name__ if between else type(root).__name__} changes the stream before the unembedding"
     return Head(inner.module, norm, 1.0, scale, cap, error, gap, reached=False)
 
@@ -88,7 +89,13 @@ def _way(recording: Recording, last: Block, unembed: Call) -> tuple[nn.Module | 
     if (plain := _factor(unembed.given, last.out)) is not None:
         return None, plain
     for call in recording.calls:
-        if call.times == 1 and call.start > last.call.end and call.end < unembed.start and call.given is not None and call.gave is not None:
+        if (
+            call.times == 1
+            and call.start > last.call.end
+            and call.end < unembed.start
+            and call.given is not None
+            and call.gave is not None
+        ):
             scale = _factor(unembed.given, call.gave)
             if scale is not None and same(call.given, last.out):
                 return call.module, scale

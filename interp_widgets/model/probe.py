@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,7 +115,7 @@ def vocabulary(embed: nn.Module) -> int:
 
 
 @contextlib.contextmanager
-def quiet(root: nn.Module) -> Iterator[None]:
+def quiet(root: nn.Module) -> Generator[None]:
     """No gradients, no compiled code, and the random state as it was."""
     cuda = sorted({p.device.index or 0 for p in root.parameters() if p.device.type == "cuda"})
     with contextlib.ExitStack() as stack:
@@ -126,7 +126,7 @@ def quiet(root: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def eagerly(root: nn.Module) -> Iterator[None]:
+def eagerly(root: nn.Module) -> Generator[None]:
     """Run what `torch.compile` or `module.compile()` wrapped as plain Python, so that hooks fire."""
     if not compiled_parts(root):
         yield

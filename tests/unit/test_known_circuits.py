@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp_widgets.builtin.known import FREQUENCIES, WORDS, KnownCircuit, clock_logit, known, names
+from interp_widgets.builtin.closed_form import WORDS
+from interp_widgets.builtin.known import KnownCircuit, known, names
+from interp_widgets.builtin.known_llama import FREQUENCIES, clock_logit
 from interp_widgets.model.errors import InterpError
 
 BENCH = ("self-repair", "self-repair-backup", "self-repair-suppression", "self-repair-both")
@@ -43,7 +45,7 @@ def projection(model: Any, layer: int) -> Any:
 
 
 @contextmanager
-def without_head(model: Any, layer: int, head: int) -> Iterator[None]:
+def without_head(model: Any, layer: int, head: int) -> Generator[None]:
     """Zero the head's slice of the output projection's input."""
 
     def hook(_module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor]:
