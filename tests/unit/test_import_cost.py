@@ -1,0 +1,31 @@
+"""What the package adds to a notebook that has torch, transformers and ipywidgets anyway; a ratio, measured in fresh processes."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+
+MEASURE = """
+import json, time
+start = time.process_time(); import torch; torch_seconds = time.process_time() - start
+import transformers, ipywidgets
+state = torch.get_rng_state(), torch.get_default_dtype()
+import threading
+threads = threading.active_count()
+start = time.process_time(); import interp_widgets; ours = time.process_time() - start
+same = torch.equal(state[0], torch.get_rng_state()) and state[1] is torch.get_default_dtype()
+print(json.dumps([ours / torch_seconds, same and threading.active_count() == threads]))
+"""
+
+
+def test_importing_costs_less_than_a_tenth_of_torchs_own_import_and_touches_nothing() -> None:
+    runs = []
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
+        runs.append(json.loads(done.stdout.splitlines()[-1]))
+    assert all(clean for _, clean in runs), "the import moved the random state, the default dtype, or started a thread"
+    ratio = statistics.median(ratio for ratio, _ in runs)
+    print(f"import of interp_widgets / import of torch: {ratio:.3f}")
+    assert ratio < 0.1

@@ -1,0 +1,128 @@
+"""Compiled, wrapped, quantised, offloaded and half-precision models: an edit acts, and the model is as it was."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import interp_widgets as iw
+from interp_widgets.model.live import LiveModel, open_model
+from tests.unit.tiny_models import gpt2, llama, tokenizer
+from tests.unit.whole import own_hooks
+
+PROMPT = "w5 w9 w12 w5 w30 w7"
+EDITS: list[Callable[[], Any]] = [
+    lambda: iw.Ablate("L1H2", mode="zero"),
+    lambda: iw.Steer("L0", torch.linspace(-1, 1, 32), 1.0),
+    lambda: iw.Ablate("L1.mlp", mode="zero"),
+]
+
+
+def check(live: LiveModel, plain: torch.Tensor, tolerance: float) -> None:
+    """Every edit acts, is proven by its receipt, equals the whole run by replay, and leaves the plain run as it was."""
+    question = iw.Session(live)
+    try:
+        assert torch.allclose(live.run(PROMPT).logits.float(), plain.float(), atol=tolerance)
+        asked = question.ask(PROMPT, target="w11", foil="w13").first
+        for make in EDITS:
+            run = live.run(PROMPT, [make()])
+            assert run.receipts[0].state == "acted", run.receipts[0]
+            assert not torch.allclose(run.logits.float(), plain.float(), atol=1e-3)
+            row = live.answer(asked, [make()]).logits
+            assert torch.allclose(row, run.logits[-1].float(), atol=max(tolerance, 2e-4)), make().label
+            assert torch.equal(live.run(PROMPT).logits, live.run(PROMPT).logits)
+        assert torch.allclose(live.run(PROMPT).logits.float(), plain.float(), atol=tolerance)
+    finally:
+        question.close()
+
+
+def plain_logits(module: Any) -> torch.Tensor:
+    ids = torch.tensor([[t.id for t in _tokens()]])
+    with torch.no_grad():
+        return module(ids).logits[0]
+
+
+def _tokens() -> Any:
+    from interp_widgets.model.question import Tokenizer
+
+    return Tokenizer(tokenizer(), 61, None).encode(PROMPT)
+
+
+@pytest.mark.parametrize("maker", [gpt2, llama], ids=["gpt2", "llama"])
+def test_a_compiled_model_is_run_eagerly_and_its_edits_act(maker: Callable[[], Any]) -> None:
+    module = maker()
+    plain = plain_logits(module)
+    compiled = torch.compile(module, backend="eager")
+    compiled(torch.tensor([[2, 3, 4]]))
+    live = open_model(compiled, tokenizer())
+    check(live, plain, 1e-5)
+    assert torch.allclose(plain_logits(compiled), plain, atol=1e-5)
+    assert own_hooks(module) == 0
+
+
+def test_a_model_compiled_in_place_is_run_eagerly_and_its_own_call_under_interventions_is_refused() -> None:
+    module = gpt2()
+    plain = plain_logits(module)
+    module.compile(backend="eager")
+    module(torch.tensor([[2, 3, 4]]))
+    live = open_model(module, tokenizer())
+    session = iw.Session(live)
+    session.ask(PROMPT, target="w11", foil="w13")
+    session.set(iw.Ablate("L1H2", mode="zero"))
+    with pytest.raises(iw.FeatureOffError, match="compiled"), session.applied():
+        pass
+    check(open_model(module, tokenizer()), plain, 1e-5)
+    session.close()
+    assert own_hooks(module) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+def test_half_precision_keeps_its_dtype_and_its_edits_act(dtype: torch.dtype) -> None:
+    module = llama().to(dtype)
+    plain = plain_logits(module)
+    live = open_model(module, tokenizer())
+    assert live.report.floor > 1e-4, "the noise floor of half precision is not that of float32"
+    assert live.run(PROMPT, [EDITS[1]()]).logits.dtype == dtype
+    check(live, plain, 1e-3 * float(plain.abs().max()) * 16)
+    assert all(p.dtype == dtype for p in module.parameters())
+
+
+def test_a_peft_wrapped_model_is_edited_with_its_adapter_on() -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=4, target_modules=["q_proj", "o_proj"], init_lora_weights=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = peft.get_peft_model(llama(), config).eval()
+    plain = plain_logits(module)
+    live = open_model(module, tokenizer())
+    check(live, plain, 1e-5)
+    assert own_hooks(module) == 0
+
+
+def test_an_int8_model_is_edited_through_its_quantised_projections() -> None:
+    quantisation = pytest.importorskip("torchao.quantization")
+    module = llama()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantisation.quantize_(module, quantisation.Int8WeightOnlyConfig())
+    plain = plain_logits(module)
+    live = open_model(module, tokenizer())
+    check(live, plain, 1e-4)
+    assert own_hooks(module) == 0
+
+
+def test_an_offloaded_model_never_lets_absent_weights_into_arithmetic() -> None:
+    accelerate = pytest.importorskip("accelerate")
+    module = gpt2()
+    plain = plain_logits(module)
+    accelerate.cpu_offload(module, execution_device=torch.device("cpu"))
+    assert all(p.is_meta for p in module.parameters())
+    live = open_model(module, tokenizer())
+    assert not live.readout.direct
+    check(live, plain, 1e-5)
+    assert all(p.is_meta for p in module.parameters())
+    assert own_hooks(module) == 0
