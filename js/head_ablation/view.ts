@@ -6,7 +6,7 @@ import { button, el, setText, show, strong } from "../kit/dom.ts";
 import { alertLine } from "../kit/errors.ts";
 import { plural } from "../kit/format.ts";
 import { honest, section } from "../kit/frame.ts";
-import { allHeads, positionOf, type Shape } from "../kit/grid_geometry.ts";
+import { allHeads, type Shape } from "../kit/grid_geometry.ts";
 import { type CellLook, headGrid } from "../kit/headgrid.ts";
 import { legend } from "../kit/legend.ts";
 import { place } from "../kit/scale.ts";
@@ -14,6 +14,7 @@ import { segment } from "../kit/segment.ts";
 import { modeOf } from "../session/derive.ts";
 import type { AblationMode } from "../session/protocol.ts";
 import type { ViewContext } from "../session/shell.ts";
+import type { Mark } from "../session/store.ts";
 import { effectOf, honestParts, preview, readTable, shapeOf, type Table, type Traits, type Words } from "./model.ts";
 
 const MODES = [
@@ -77,6 +78,7 @@ function gridPart(context: ViewContext<Traits>): HTMLElement {
     const look = looks(shape, now, before, context, new Set(selected.value), stale.value);
     grid.paint({ shape, look, isOff: (site) => off.value.has(site) });
   });
+  watch(() => grid.mark(siteOf(hover.value), siteOf(lock.value)));
   watch(() => {
     const { now } = table.value;
     const ramp = theme.value.ramp;
@@ -92,16 +94,20 @@ function gridPart(context: ViewContext<Traits>): HTMLElement {
   });
   watch(() => refused.paint([...refusals.value.values()].find((one) => isAblation(one.key))?.message ?? null));
   watch(() => {
-    const mark = hover.value?.kind === "head" ? hover.value : lock.value?.kind === "head" ? lock.value : null;
+    const site = siteOf(hover.value) ?? siteOf(lock.value);
     const now = state.value;
-    line.classList.toggle("iw-fixed-on", mark !== null);
-    if (mark === null || now === null) setText(line, HINT);
-    else paintWords(line, preview(mark.site, off.value.has(mark.site), table.value.now, now));
+    line.classList.toggle("iw-fixed-on", site !== null);
+    if (site === null || now === null) setText(line, HINT);
+    else paintWords(line, preview(site, off.value.has(site), table.value.now, now));
   });
   return part.node;
 }
 
 const HINT = "Hover or focus a head to see the answer without it; click to switch it off; drag to select several.";
+
+function siteOf(mark: Mark): string | null {
+  return mark?.kind === "head" ? mark.site : null;
+}
 
 function isAblation(key: string): boolean {
   return (
@@ -134,21 +140,18 @@ function looks(
   selected: ReadonlySet<string>,
   stale: boolean,
 ): (site: string) => CellLook {
-  const { off, theme, hover, lock } = context;
-  const [hovered, locked] = [hover.value, lock.value].map((mark) => (mark?.kind === "head" ? mark.site : null));
+  const [off, ramp] = [context.off.value, context.theme.value.ramp];
   return (site) => {
     const effect = effectOf(now, before, shape, site);
-    const scale = positionOf(shape, site)?.column === Math.max(0, ...shape.heads) ? now?.mlpScale : now?.scale;
+    const scale = site.endsWith(".mlp") ? now?.mlpScale : now?.scale;
     const position = scale === undefined ? Number.NaN : place(scale, effect.value);
-    const colour = colourAt(theme.value.ramp, position);
+    const colour = colourAt(ramp, position);
     return {
       colour: colour === null ? null : css(colour),
       value: effect.value,
-      off: off.value.has(site),
+      off: off.has(site),
       stale: stale || effect.stale,
-      hover: site === hovered,
       selected: selected.has(site),
-      locked: site === locked,
     };
   };
 }

@@ -22,14 +22,8 @@ export function dumbbell(label: string): Dumbbell {
     el("span", "iw-spacer"),
     el("span", "", {}, "log-odds axis, %"),
   );
-  const node = el(
-    "div",
-    "iw-dumbbell",
-    {},
-    rows,
-    el("div", "iw-dumbbell-line", {}, el("span"), axis, el("span")),
-    keys,
-  );
+  const plot = el("div", "iw-dumbbell-plot", {}, rows, el("div", "iw-dumbbell-line", {}, el("span"), axis));
+  const node = el("div", "iw-dumbbell", {}, plot, keys);
   return {
     node,
     paint(changes, edited) {

@@ -10,6 +10,8 @@ export function gridButtons(label: string): Surface {
   const headers: { position: Position; node: HTMLButtonElement }[] = [];
   const painted = new Map<string, string>();
   let stop: HTMLButtonElement | null = null;
+  let hovered: HTMLButtonElement | undefined;
+  let locked: HTMLButtonElement | undefined;
 
   function cellButton(position: Position, className: string, name: string): HTMLButtonElement {
     return el("button", className, {
@@ -73,6 +75,14 @@ export function gridButtons(label: string): Surface {
       for (const { position, node: one } of headers)
         setAttributes(one, { "aria-pressed": String(headerOn(position) ?? false) });
     },
+    mark(hover, lock) {
+      const [nowHovered, nowLocked] = [hover, lock].map((site) => (site === null ? undefined : cells.get(site)));
+      if (hovered !== nowHovered) hovered?.classList.remove("iw-hover");
+      if (locked !== nowLocked) locked?.classList.remove("iw-locked");
+      nowHovered?.classList.add("iw-hover");
+      nowLocked?.classList.add("iw-locked");
+      [hovered, locked] = [nowHovered, nowLocked];
+    },
     activate(position, focus) {
       const next = node.querySelector<HTMLButtonElement>(
         `[data-row="${position.row}"][data-column="${position.column}"]`,
@@ -106,7 +116,5 @@ function paintCell(one: HTMLButtonElement, site: string, look: CellLook, painted
   one.classList.toggle("iw-off", look.off);
   one.classList.toggle("iw-empty", look.colour === null);
   one.classList.toggle("iw-cell-stale", look.stale);
-  one.classList.toggle("iw-hover", look.hover);
   one.classList.toggle("iw-selected", look.selected);
-  one.classList.toggle("iw-locked", look.locked);
 }

@@ -1,6 +1,6 @@
 /** The grid on a canvas, for models with thousands of heads. One button, laid over the active cell, stands for all of them. */
 
-import { el, setText } from "./dom.ts";
+import { el, setText, show } from "./dom.ts";
 import {
   type Box,
   boxOf,
@@ -8,6 +8,7 @@ import {
   exists,
   type Layout,
   type Position,
+  positionOf,
   type Shape,
   siteAt,
   sizeOf,
@@ -20,6 +21,10 @@ export function gridCanvas(label: string): Surface {
   const slot = el("div", "iw-grid-slot", { role: "gridcell" }, proxy);
   const node = el("div", "iw-grid-large", { role: "grid", "aria-label": label, "data-surface": "canvas" }, canvas);
   node.append(el("div", "iw-grid-line", { role: "row" }, slot));
+  const rings = ["iw-hover", "iw-locked"].map((name) =>
+    el("i", `iw-grid-ring ${name}`, { hidden: true, "aria-hidden": "true" }),
+  );
+  node.append(...rings);
   let shape: Shape = { heads: [], mlp: false };
   let layout: Layout | null = null;
   let active: Position = { row: 0, column: 0 };
@@ -27,11 +32,7 @@ export function gridCanvas(label: string): Surface {
 
   function dress(): void {
     if (layout === null) return;
-    const box = boxOf(layout, active);
-    proxy.style.left = `${box.x}px`;
-    proxy.style.top = `${box.y}px`;
-    proxy.style.width = `${box.width}px`;
-    proxy.style.height = `${box.height}px`;
+    lay(proxy, boxOf(layout, active));
     proxy.dataset.row = String(active.row);
     proxy.dataset.column = String(active.column);
     proxy.setAttribute("aria-label", nameOf(shape, active));
@@ -63,12 +64,28 @@ export function gridCanvas(label: string): Surface {
       if (context !== null && layout !== null) draw(context, canvas, shape, layout, look);
       dress();
     },
+    mark(hover, lock) {
+      for (const [index, site] of [hover, lock].entries()) {
+        const position = site === null ? null : positionOf(shape, site);
+        const ring = rings[index];
+        if (ring === undefined) continue;
+        show(ring, position !== null);
+        if (position !== null && layout !== null) lay(ring, boxOf(layout, position));
+      }
+    },
     activate(position, focus) {
       active = position;
       dress();
       if (focus) proxy.focus();
     },
   };
+}
+
+function lay(node: HTMLElement, box: Box): void {
+  node.style.left = `${box.x}px`;
+  node.style.top = `${box.y}px`;
+  node.style.width = `${box.width}px`;
+  node.style.height = `${box.height}px`;
 }
 
 function nameOf(shape: Shape, position: Position): string {
@@ -139,16 +156,10 @@ function drawCell(context: CanvasRenderingContext2D, box: Box, look: CellLook, i
   }
   context.globalAlpha = 1;
   if (look.off) hatch(context, box, ink.hatch);
-  context.strokeStyle = look.selected || look.locked ? ink.accent : ink.line;
-  context.lineWidth = look.selected || look.locked ? 2 : 1;
+  context.strokeStyle = look.selected ? ink.accent : ink.line;
+  context.lineWidth = look.selected ? 2 : 1;
   context.setLineDash(look.colour === null ? [2, 2] : []);
   context.strokeRect(box.x + inset, box.y + inset, box.width - 2 * inset, box.height - 2 * inset);
-  if (look.hover) {
-    context.strokeStyle = ink.accent;
-    context.lineWidth = 2;
-    context.setLineDash([3, 2]);
-    context.strokeRect(box.x - 1, box.y - 1, box.width + 2, box.height + 2);
-  }
   context.setLineDash([]);
 }
 

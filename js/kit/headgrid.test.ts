@@ -23,9 +23,7 @@ function make(heads: number[], off = new Set<string>()) {
       value: 0.5,
       off: off.has(site),
       stale: false,
-      hover: false,
       selected: false,
-      locked: false,
     }),
   };
   grid.paint(state);
@@ -116,4 +114,17 @@ test("painting two thousand cells again without a change touches no cell", () =>
   cell.style.backgroundColor = "red";
   grid.paint(state);
   expect(cell.style.backgroundColor).toBe("red");
+});
+
+test("rings move without repainting a cell, on buttons and on the canvas", () => {
+  for (const heads of [[8, 8], Array(48).fill(64)]) {
+    const { grid } = make(heads);
+    const ringed = (name: string): number => grid.node.querySelectorAll(`.${name}:not([hidden])`).length;
+    grid.mark("L1H3", "L0H0");
+    expect([ringed("iw-hover"), ringed("iw-locked")]).toEqual([1, 1]);
+    grid.mark("L1H4", null);
+    expect([ringed("iw-hover"), ringed("iw-locked")]).toEqual([1, 0]);
+    grid.mark("L99H0", null);
+    expect(ringed("iw-hover")).toBe(0);
+  }
 });

@@ -26,15 +26,15 @@ export type CellLook = {
   value: number;
   off: boolean;
   stale: boolean;
-  hover: boolean;
   selected: boolean;
-  locked: boolean;
 };
 
 export type Surface = {
   readonly node: HTMLElement;
   arrange(shape: Shape, layout: Layout): void;
   paint(look: (site: string) => CellLook, headerOn: (position: Position) => boolean | null): void;
+  /** The rings of what is hovered and what is locked: apart from `paint`, for they move with every move of the pointer. */
+  mark(hover: string | null, lock: string | null): void;
   /** Makes a cell the one tab stop; with `focus` the keyboard goes there. */
   activate(position: Position, focus: boolean): void;
 };
@@ -52,14 +52,16 @@ export type GridState = {
   isOff(site: string): boolean;
 };
 
+export type HeadGrid = {
+  node: HTMLElement;
+  paint(state: GridState): void;
+  mark(hover: string | null, lock: string | null): void;
+};
+
 /** Buttons stay quick up to about this many cells. */
 export const MAX_BUTTONS = 2000;
 
-export function headGrid(
-  actions: GridActions,
-  label: string,
-  abort: AbortSignal,
-): { node: HTMLElement; paint(state: GridState): void } {
+export function headGrid(actions: GridActions, label: string, abort: AbortSignal): HeadGrid {
   const frame = el("div", "iw-grid-frame");
   let surface: Surface | null = null;
   let state: GridState | null = null;
@@ -69,6 +71,7 @@ export function headGrid(
   let anchor: Position | null = null;
   let dragging = false;
   let swallowClick = false;
+  let marked: [string | null, string | null] = [null, null];
 
   function arrange(shape: Shape): void {
     const width = frame.clientWidth || 420;
@@ -93,6 +96,12 @@ export function headGrid(
     state = next;
     arrange(next.shape);
     surface?.paint(next.look, headerOn);
+    surface?.mark(...marked);
+  }
+
+  function mark(hover: string | null, lock: string | null): void {
+    marked = [hover, lock];
+    surface?.mark(hover, lock);
   }
 
   /** Pressed when everything under a header is off, null when there is nothing under it. */
@@ -228,5 +237,5 @@ export function headGrid(
     sized.observe(frame);
     abort.addEventListener("abort", () => sized.disconnect());
   }
-  return { node: frame, paint };
+  return { node: frame, paint, mark };
 }

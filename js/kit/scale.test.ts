@@ -71,3 +71,7 @@ test.each([
 test("the digits of a step are those it needs", () => {
   expect([1, 0.5, 0.02, 0.005].map(digitsOf)).toEqual([0, 1, 2, 3]);
 });
+
+test("an axis between 3 and 5 percent still has ticks", () => {
+  expect(logitTicks(logitDomain([0.036, 0.041])).length).toBeGreaterThanOrEqual(2);
+});

@@ -65,11 +65,21 @@ test("messages still on their way from before a restart do not bring a view back
   expect(now().status).toBe("restarted");
 });
 
+test("a comm that dies in the same breath as its kernel is not asked", () => {
+  const { watch, advance, pings } = make();
+  watch.heard();
+  watch.commChanged();
+  watch.kernel("restarting");
+  advance(5000);
+  expect(pings).toEqual([]);
+});
+
 test("a comm that ipywidgets marks dead is believed until the kernel answers", () => {
-  const { watch, now, pings } = make();
+  const { watch, now, pings, advance } = make();
   watch.heard();
   watch.commChanged();
   expect(now().usable).toBe(false);
+  advance(200);
   watch.pong(pings[0] ?? -1);
   expect(now().status).toBe("live");
 });
@@ -139,4 +149,12 @@ test("a session that is closed stays closed", () => {
   watch.pong(1);
   watch.kernel("idle");
   expect(now()).toEqual({ status: "closed", message: "session.close() was called.", usable: false });
+});
+
+test("a kernel that stopped is not renamed when its comms close with it", () => {
+  const { watch, now } = make();
+  watch.heard();
+  watch.kernel("dead");
+  watch.closed();
+  expect(now().message).toContain("The kernel has stopped");
 });

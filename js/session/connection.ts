@@ -40,6 +40,7 @@ const MAYBE_BUSY = "No answer from the kernel yet: it is running a cell, or it i
 const DOUBT = 600;
 /** No answer for this long after asking is silence. Together well under two seconds. */
 const PATIENCE = 1000;
+const SAME_BREATH = 100;
 /** While it stays silent, ask again this often. */
 const RETRY = 5000;
 
@@ -67,6 +68,8 @@ type Hooks = { ping(id: number): void; hello(): void; changed(connection: Connec
 export function monitor(hooks: Hooks, time: Clock): Monitor {
   let now = connection("connecting");
   let kernelStatus = "";
+  /** The host itself said that the kernel we knew is gone: no message can bring it back. */
+  let certain = false;
   let nextPing = 1;
   let asked: { id: number; at: number } | null = null;
   let cancel: (() => void) | null = null;
@@ -78,6 +81,11 @@ export function monitor(hooks: Hooks, time: Clock): Monitor {
     if (next.status === now.status && next.message === now.message) return;
     now = next;
     hooks.changed(now);
+  }
+
+  function lose(status: Status): void {
+    certain = true;
+    become(status);
   }
 
   const gone = (): boolean => now.status === "restarted" || now.status === "dead" || now.status === "closed";
@@ -124,15 +132,14 @@ export function monitor(hooks: Hooks, time: Clock): Monitor {
     },
     pong(id) {
       // Messages sent before a restart may still arrive after it; only the answer to a newer question counts.
-      if (gone() && asked?.id !== id) return;
-      if (now.status === "closed") return;
+      if (certain || now.status === "closed" || (gone() && asked?.id !== id)) return;
       asked = null;
       become("live");
     },
     kernel(status) {
       kernelStatus = status;
-      if (status === "restarting" || status === "autorestarting") become("restarted");
-      else if (status === "dead" || status === "terminating") become("dead");
+      if (status === "restarting" || status === "autorestarting") lose("restarted");
+      else if (status === "dead" || status === "terminating") lose("dead");
       else if (status === "idle" && now.status === "busy") ask();
     },
     socket(status) {
@@ -147,8 +154,12 @@ export function monitor(hooks: Hooks, time: Clock): Monitor {
     commChanged() {
       if (gone()) return;
       become("restarted");
-      asked = { id: nextPing++, at: time.now() };
-      hooks.ping(asked.id);
+      // When the host says in the same breath that the kernel restarts, asking would only put an error on the new kernel's log.
+      time.after(SAME_BREATH, () => {
+        if (certain || now.status === "closed") return;
+        asked = { id: nextPing++, at: time.now() };
+        hooks.ping(asked.id);
+      });
     },
     waiting(oldest) {
       since = oldest;
@@ -158,7 +169,8 @@ export function monitor(hooks: Hooks, time: Clock): Monitor {
       if (!gone() && asked === null) ask();
     },
     closed(message) {
-      become("closed", message);
+      // A kernel that is gone takes its comms with it; what happened first is the better news.
+      if (!certain) become("closed", message);
     },
     stop() {
       cancel?.();

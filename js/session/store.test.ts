@@ -65,8 +65,6 @@ test("a text too large to send is refused here and never sent", () => {
 
 test("nothing is sent to a kernel that is gone", () => {
   const { store, model, kinds } = make();
-  model.emit("comm_live_update");
-  expect(store.connection.value.usable).toBe(true);
   model.receive({ kind: "closed", message: "The session is closed." });
   store.intent("undo", "undo", {});
   expect(kinds().filter((kind) => kind === "intent")).toEqual([]);

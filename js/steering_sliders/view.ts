@@ -4,6 +4,7 @@ import "./view.css";
 import { continuation } from "../kit/continuation.ts";
 import { button, el, reconcile, setAttributes, setText, show } from "../kit/dom.ts";
 import { alertLine } from "../kit/errors.ts";
+import { num } from "../kit/format.ts";
 import { section } from "../kit/frame.ts";
 import { type Slider, slider } from "../kit/slider.ts";
 import { partIsStale } from "../session/derive.ts";
@@ -83,7 +84,7 @@ function vectorRow(context: ViewContext<Traits>, curves: { readonly value: Map<s
       move: (value) => strength(value, false),
       release: (value) => strength(value, true),
       wrong(text) {
-        wrong.value = `“${text}” is not a number. Type a strength between ${-(vector?.limit ?? 1)} and ${vector?.limit ?? 1}.`;
+        wrong.value = `“${text}” is not a number. Type a strength between ${num(-(vector?.limit ?? 1))} and ${num(vector?.limit ?? 1)}.`;
         paintAlert();
       },
     },
@@ -153,7 +154,7 @@ function captionOf(label: string, vector: Vector, curve: Response | undefined): 
   return [
     `${label} ${spanOf(curve)}`,
     reading(curve, vector.coefficient),
-    curve.low === null ? "" : "grey: random vectors of equal norm",
+    curve.low === null ? "" : "grey: random, equal norm",
   ]
     .filter(Boolean)
     .join(" · ");
