@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from interp_widgets.model.anatomy import Anatomy
 from interp_widgets.model.gate import after_hook, before_hook
@@ -26,35 +27,51 @@ class WeightProbe:
 
     def read(self) -> Fingerprint:
         """The present key."""
-        tensors = [*self._root.parameters(), *self._root.buffers()]
+        modules = _modules(self._root)
+        tensors = [t for m in modules for table in (m._parameters, m._buffers) for t in table.values() if t is not None]
         here = tuple((id(t), t.data_ptr() if not t.is_meta else 0) for t in tensors)
         if here != self._key:
-            self._key, self._views = (
-                here,
-                [_sample(t) for t in tensors if type(t.data) is torch.Tensor and not t.is_meta],
-            )
+            self._key = here
+            self._views = [_sample(t) for t in tensors if type(t.data) is torch.Tensor and not t.is_meta]
         versions = tuple(0 if t.is_inference() else t._version for t in tensors)  # pyright: ignore[reportPrivateUsage]
         numbers = b"".join(self._bytes())
-        return here, versions, hash(numbers), self._hooks(), self._root.training
+        return here, versions, hash(numbers), _hooks(modules), self._root.training
 
     def _bytes(self) -> list[bytes]:
         with torch.no_grad():
             by_kind: dict[tuple[torch.dtype, torch.device], list[torch.Tensor]] = {}
             for view in self._views:
-                by_kind.setdefault((view.dtype, view.device), []).append(view)
+                by_kind.setdefault((view.dtype, view.device), []).append(view if view.dim() == 1 else view.reshape(-1))
             return [torch.cat(v).contiguous().view(torch.uint8).cpu().numpy().tobytes() for v in by_kind.values()]
 
-    def _hooks(self) -> tuple[int, ...]:
-        found: list[int] = []
-        for module in self._root.modules():
-            for table in (module._forward_pre_hooks, module._forward_hooks):  # pyright: ignore[reportPrivateUsage]
-                if table:
-                    found.extend(id(h) for h in table.values() if h is not before_hook and h is not after_hook)
-        return tuple(found)
+
+def _modules(root: nn.Module) -> list[nn.Module]:
+    """Every module once. Read before every run, so without the generators of `nn.Module`, which take ten times as long."""
+    found, seen, stack = list[nn.Module](), {id(root)}, [root]
+    while stack:
+        module = stack.pop()
+        found.append(module)
+        for child in module._modules.values():
+            if child is not None and id(child) not in seen:
+                seen.add(id(child))
+                stack.append(child)
+    return found
+
+
+def _hooks(modules: list[nn.Module]) -> tuple[int, ...]:
+    found: list[int] = []
+    for module in modules:
+        for table in (module._forward_pre_hooks, module._forward_hooks):
+            if table:
+                found.extend(id(h) for h in table.values() if h is not before_hook and h is not after_hook)
+    return tuple(found)
 
 
 def _sample(tensor: torch.Tensor) -> torch.Tensor:
-    flat = tensor.data.reshape(-1) if tensor.is_contiguous() else tensor.data.flatten()[:0]
-    if flat.dtype == torch.bool:
-        flat = flat.view(torch.uint8)
-    return flat[:: max(1, flat.numel() // _SAMPLE)]
+    """A view of some of the numbers of `tensor`, spread over all of it."""
+    data = tensor.data.view(torch.uint8) if tensor.dtype == torch.bool else tensor.data
+    if data.is_contiguous():
+        flat = data.reshape(-1)
+        return flat[:: max(1, flat.numel() // _SAMPLE)]
+    each = _SAMPLE ** (1 / data.dim())
+    return data[tuple(slice(None, None, max(1, int(n / each))) for n in data.shape)]
