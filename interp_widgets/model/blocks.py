@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -93,7 +94,7 @@ def find_blocks(recording: Recording) -> list[Block]:
     for call in recording.calls:
         by_module.setdefault(id(call.module), []).append(call)
     root = recording.calls[0].module
-    chains = [_chain(m, by_module) for m in root.modules() if isinstance(m, (nn.ModuleList, nn.Sequential))]
+    chains = [_chain(modules, by_module) for module in root.modules() for modules in _lists(module)]
     chain = max(chains, key=lambda calls: sum(c.end - c.start for c in calls), default=[])
     _refuse(type(root).__name__, chain, recording)
     return [
@@ -103,7 +104,17 @@ def find_blocks(recording: Recording) -> list[Block]:
     ]
 
 
-def _chain(modules: nn.ModuleList | nn.Sequential, by_module: dict[int, list[Call]]) -> list[Call]:
+def _lists(module: nn.Module) -> list[list[nn.Module]]:
+    """The children of a list, or those of any other module that are of one class."""
+    children = list(module.children())
+    if isinstance(module, (nn.ModuleList, nn.Sequential, nn.ModuleDict)):
+        return [children]
+    kinds = dict.fromkeys(type(child) for child in children)
+    alike = [[child for child in children if type(child) is kind] for kind in kinds]
+    return [modules for modules in alike if len(modules) > 1]
+
+
+def _chain(modules: Sequence[nn.Module], by_module: dict[int, list[Call]]) -> list[Call]:
     """The calls of a list's modules that pass something of one shape on."""
     calls = [c for m in modules for c in by_module.get(id(getattr(m, "_orig_mod", m)), [])]
     calls.sort(key=lambda c: c.start)

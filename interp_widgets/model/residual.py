@@ -92,6 +92,8 @@ class Sums:
             return None  # nothing of the stream goes on
         if any(abs(s) * self.norms[i] < 4 * len(self.out) ** 0.5 for i, s in scales.items()):
             return None  # a factor of nothing: the part is not needed
+        if self._far_off(columns, carry, [*([carry] if carried else []), *scales.values()]):
+            return None
         return self._judge(parts, tuple(scales.get(i, 1.0) for i in parts), carry)
 
     def _solve(self, columns: list[int], right: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -106,6 +108,14 @@ class Sums:
         inverse = torch.linalg.inv(normed)
         return inverse @ (right / scale) / scale, inverse.diagonal().sqrt() / scale
 
+    def _far_off(self, columns: list[int], carry: float, values: list[float]) -> bool:
+        """Whether the weighted rest is far above rounding, seen from the products alone: spares most tries a full pass."""
+        target = len(self.parts) + 1
+        with_start = columns if columns[:1] == [0] else [0, *columns]
+        factors = torch.tensor([*(values if columns[:1] == [0] else [carry, *values]), -1.0], dtype=torch.float64)
+        square = self.gram[[*with_start, target]][:, [*with_start, target]]
+        return float(factors @ square @ factors) > 1e4 * TOLERANCE**2 * len(self.out)
+
     def _judge(self, parts: tuple[int, ...], scales: tuple[float, ...], carry: float) -> Fit | None:
         total = carry * self.start
         reach = total.abs() + self.out.abs()
@@ -117,9 +127,9 @@ class Sums:
             return None
         return Fit(parts, scales, carry, float(off.norm()) / self.size)
 
-    def search(self, groups: Sequence[Sequence[int]], extra: Sequence[int]) -> Fit | None:
-        """The simplest sum that fits: one part of each of `groups`, then with a carry, then with more of `extra`."""
-        for more in range(3 if groups else 4):
+    def search(self, groups: Sequence[Sequence[int]], extra: Sequence[int], most: int = 3) -> Fit | None:
+        """The simplest sum that fits: one part of each of `groups`, then with a carry, then with up to `most` of `extra`."""
+        for more in range(min(most, 2 if groups else 3) + 1):
             for carried in (False, True):
                 tries = [(*c, *o) for o in combinations(extra, more) for c in _choices(groups) if not set(c) & set(o)]
                 fits = [found for parts in tries if (found := self.fit(parts, carried))]

@@ -154,17 +154,16 @@ def _normed_total(
         *(v for c in norms if same(block.given(c), block.start) and (v := block.value(c)) is not None),
     ]
     ends = [block.out, *(v for c in norms if same(block.value(c), block.out) and (v := block.given(c)) is not None)]
+
+    def one(first: Tensor, last: Tensor, group: list[int]) -> Fit | None:
+        return Sums(first, last, values, known).search([group], [], most=0)
+
     for norm in norms:
         end, middle = block.given(norm), block.value(norm)
         if end is None or middle is None:
             continue
-        firsts = (
-            Sums(start, end, values, known).search([carriers] if carriers else [], [] if carriers else rest)
-            for start in starts
-        )
-        first = next((fit for fit in firsts if fit and len(fit.parts) == 1), None)
-        lasts = (Sums(middle, out, values, known).search([], rest) for out in ends)
-        last = next((fit for fit in lasts if fit and len(fit.parts) == 1), None)
+        first = next((fit for start in starts if (fit := one(start, end, carriers or rest))), None)
+        last = next((fit for out in ends if (fit := one(middle, out, rest))), None) if first else None
         if first and last:
             mixer = Addition(candidates[first.parts[0]], first.scales[0])
             mlp = Addition(candidates[last.parts[0]], last.scales[0])
