@@ -110,14 +110,7 @@ function siteOf(mark: Mark): string | null {
 }
 
 function isAblation(key: string): boolean {
-  return (
-    key.startsWith("head:") ||
-    key.startsWith("heads:") ||
-    key === "mode" ||
-    key === "clear" ||
-    key === "undo" ||
-    key === "redo"
-  );
+  return key.startsWith("head:") || key.startsWith("heads:");
 }
 
 /** The newest table, and the last complete one to read from while the newest is still filling. */

@@ -30,7 +30,11 @@ test("a notebook's widget manager tells of its kernel through the session contex
   const { heard, news: listener } = news();
   const session = { statusChanged: new Lumino(), connectionStatusChanged: new Lumino(), kernelChanged: new Lumino() };
   const abort = new AbortController();
-  watchKernel({ context: { sessionContext: session }, kernel: { status: "idle" } }, listener, abort.signal);
+  watchKernel(
+    { widget_manager: { context: { sessionContext: session }, kernel: { status: "idle" } } },
+    listener,
+    abort.signal,
+  );
   session.statusChanged.emit("restarting");
   session.connectionStatusChanged.emit("connecting");
   session.kernelChanged.emit({});
@@ -43,7 +47,7 @@ test("a notebook's widget manager tells of its kernel through the session contex
 test("a console's manager has the kernel itself", () => {
   const { heard, news: listener } = news();
   const kernel = { status: "busy", statusChanged: new Lumino(), connectionStatusChanged: new Lumino() };
-  watchKernel({ kernel }, listener, new AbortController().signal);
+  watchKernel({ widget_manager: { kernel } }, listener, new AbortController().signal);
   kernel.statusChanged.emit("dead");
   expect(heard).toEqual(["kernel busy", "kernel dead"]);
 });
@@ -64,6 +68,6 @@ test("a manager that is disposed throws from its getters, and that is no error e
     },
   };
   const { heard, news: listener } = news();
-  expect(() => watchKernel(manager, listener, new AbortController().signal)).not.toThrow();
+  expect(() => watchKernel({ widget_manager: manager }, listener, new AbortController().signal)).not.toThrow();
   expect(heard).toEqual([]);
 });

@@ -9,7 +9,8 @@ type Source = Record<string, unknown>;
 
 export type KernelNews = { kernel(status: string): void; socket(status: string): void; changed(): void };
 
-export function watchKernel(manager: unknown, news: KernelNews, abort: AbortSignal): void {
+export function watchKernel(wire: unknown, news: KernelNews, abort: AbortSignal): void {
+  const manager = property(wire, "widget_manager");
   const source = contextOf(manager) ?? kernelOf(manager);
   if (source === null) return;
   listen(source.statusChanged, (_, status) => news.kernel(String(status)), abort);
@@ -34,7 +35,7 @@ function property(holder: unknown, name: string): unknown {
   try {
     return (holder as Source)[name];
   } catch {
-    return undefined; // a getter of a disposed context
+    return undefined; // a getter of a disposed context, or of a host that has none
   }
 }
 

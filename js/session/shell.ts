@@ -7,6 +7,7 @@ import type { AnyModel } from "@anywidget/types";
 import { computed, effect, type ReadonlySignal, type Signal, signal } from "@preact/signals-core";
 import type { Wish } from "../kit/channel.ts";
 import { button, el, setAttributes, setText, show } from "../kit/dom.ts";
+import { alertLine } from "../kit/errors.ts";
 import { signed } from "../kit/format.ts";
 import { type Frame, frame, paintProgress } from "../kit/frame.ts";
 import { followTheme, type Theme } from "../kit/theme.ts";
@@ -88,6 +89,7 @@ export function mountView<T extends ViewTraits>(
   const context = contextOf(model, store, parts, abort);
   shellBar(context);
   historyBar(context);
+  refusalLine(context);
   build(context);
   context.watch(() => paintConnection(context, store.connection.value));
   context.watch(() => {
@@ -211,6 +213,14 @@ function shellBar<T extends ViewTraits>(context: PartContext<T>): void {
     clear.disabled =
       context.off.value.size === 0 && !state.interventions.some((one) => one.on && one.coefficient !== 0);
   });
+}
+
+/** A refusal that belongs to no control of the view: undo, redo, clear, the mode, and what was wished of this panel. */
+function refusalLine<T extends ViewTraits>({ frame: parts, refusals, store, panelId, watch }: PartContext<T>): void {
+  const keys = ["undo", "redo", "clear", "mode", `panel:${panelId}`];
+  const line = alertLine(() => keys.forEach(store.dismiss));
+  parts.content.append(line.node);
+  watch(() => line.paint(keys.flatMap((key) => refusals.value.get(key)?.message ?? [])[0] ?? null));
 }
 
 /** "embedded · 4 layers × 8 heads · float32" */

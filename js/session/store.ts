@@ -151,7 +151,7 @@ export function createStore(wire: Wire, abort: AbortSignal, time: Clock = clock)
   wire.on("msg:custom", (message: unknown, buffers?: Buffers) => receive(message, buffers ?? []));
   wire.on("comm_live_update", () => watch.commChanged());
   wire.on("comm:close", () => watch.closed());
-  watchKernel(wire.widget_manager, { kernel: watch.kernel, socket: watch.socket, changed: watch.commChanged }, abort);
+  watchKernel(wire, { kernel: watch.kernel, socket: watch.socket, changed: watch.commChanged }, abort);
   abort.addEventListener("abort", () => {
     watch.closed();
     watch.stop();

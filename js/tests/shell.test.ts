@@ -207,3 +207,27 @@ test("a view that is removed leaves nothing behind and hears nothing more", asyn
   kernel.publish();
   expect(document.body.querySelectorAll(".iw-root")).toHaveLength(0);
 });
+
+test("a refusal that belongs to no control is shown in every view, and can be dismissed", async () => {
+  const page = await openPage(["SteeringSliders", "HeadAblation"]);
+  const { client } = page.session.sent[0] as { client: string };
+  page.session.receive({ kind: "refused", client, seq: 1, key: "undo", message: "There is nothing to undo." });
+  for (const view of ["SteeringSliders", "HeadAblation"] as const)
+    expect(alertsOf(page.root(view))).toEqual(["There is nothing to undo.×"]);
+  click(find(page.root("HeadAblation"), ".iw-alert-close"));
+  for (const view of ["SteeringSliders", "HeadAblation"] as const) expect(alertsOf(page.root(view))).toEqual([]);
+});
+
+test("a refusal of what one panel was asked is shown in that view alone", async () => {
+  const page = await openPage(["SteeringSliders", "HeadAblation"]);
+  const { client } = page.session.sent[0] as { client: string };
+  page.session.receive({
+    kind: "refused",
+    client,
+    seq: 1,
+    key: "panel:panel-SteeringSliders",
+    message: "This view is closed.",
+  });
+  expect(alertsOf(page.root("SteeringSliders"))).toHaveLength(1);
+  expect(alertsOf(page.root("HeadAblation"))).toEqual([]);
+});

@@ -36,6 +36,12 @@ test("choosing a method writes the view's own trait and saves it", async () => {
   expect(buttonNamed(root("TokenAttribution"), "Occlusion").getAttribute("aria-pressed")).toBe("true");
 });
 
+test("until the chosen method has answered, the scores of the last one are half as strong", async () => {
+  const { root } = await openPage(["TokenAttribution"]);
+  click(buttonNamed(root("TokenAttribution"), "Gradient"));
+  expect(find(root("TokenAttribution"), ".iw-tokens").className).toContain("iw-stale");
+});
+
 test("a head switched off elsewhere recolours the tokens", async () => {
   const { root } = await openPage(["TokenAttribution", "HeadAblation"]);
   const before = find(root("TokenAttribution"), '[data-token="2"]').dataset.score;

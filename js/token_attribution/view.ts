@@ -42,7 +42,12 @@ export function build(context: ViewContext<Traits>): void {
   frame.content.append(el("div", "iw-top", {}, part.node, context.parts.answer()));
 
   const result = derive(() => readAttribution(panel.value));
-  const stale = derive(() => (result.value?.revision ?? 0) < (snapshot.value?.revision ?? 0));
+  // Scores of another method than the one chosen are as old as those of another state.
+  const stale = derive(() => {
+    const now = result.value;
+    const other = now !== null && now.method !== "" && method.value !== "" && now.method !== method.value;
+    return other || (now?.revision ?? 0) < (snapshot.value?.revision ?? 0);
+  });
   watch(() => {
     const attribution = result.value;
     const tokens = question.value?.tokens ?? attribution?.tokens ?? [];

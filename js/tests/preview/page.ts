@@ -32,6 +32,13 @@ async function main(): Promise<void> {
     delay: Number(query.get("delay") ?? 15),
     version: query.get("version") ?? "0.1.0",
   });
+  const tokens = Number(query.get("tokens") ?? 0);
+  if (tokens > 0)
+    kernel.state.question?.tokens.splice(
+      0,
+      Number.POSITIVE_INFINITY,
+      ...Array.from({ length: tokens }, (_, id) => ({ id, text: ` word${id}`, kind: "text" as const })),
+    );
   const wanted = query.get("only")?.split(",") ?? Object.keys(WIDGETS);
   for (const name of wanted) kernel.panel(`panel-${name}`, name);
   await host.start("anywidget:session", await load("session"), session, abort.signal);
