@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -263,7 +264,7 @@ class _Task:
             masks = torch.zeros(len(at) + 2, n, dtype=torch.bool)
             masks[torch.arange(1, len(at) + 1), at] = True
             masks[-1] = True
-            values = self._numbers(_masked(masks, baseline), len(masks))
+            values = self._numbers(partial(baseline.where, masks), len(masks))
             scores[:, at] = (values[0] - values[1:-1]).T
             plain, everything, start = values[0], values[-1], at[-1] + 1
         self._said(1.0)
@@ -294,7 +295,3 @@ def _points(alpha: torch.Tensor, baseline: Baseline | None) -> Callable[[torch.T
     if baseline is None:
         return lambda own: own[None].repeat(len(alpha), 1, 1)
     return lambda own: along(own, baseline, alpha)
-
-
-def _masked(masks: torch.Tensor, baseline: Baseline) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda own: torch.where(masks.to(own.device)[:, :, None], baseline.rows(own).to(own.dtype)[None], own[None])

@@ -35,6 +35,10 @@ class Baseline:
         """The baseline of every position, `[pos, d]`, on the device of the model's own, in float32 or wider."""
         return self.values.to(own.device, torch.promote_types(own.dtype, torch.float32)).expand(own.shape)
 
+    def where(self, masks: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        """The model's own embeddings, the baseline's where `masks [row, pos]` is True: `[row, pos, d]`."""
+        return torch.where(masks.to(own.device)[:, :, None], self.rows(own).to(own.dtype)[None], own[None])
+
 
 def find_baseline(live: LiveModel, asked: Asked, spec: BaselineSpec) -> Baseline:
     """Read what a user may write.

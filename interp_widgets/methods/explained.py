@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -131,6 +131,11 @@ def numbers(what: Explained, embed: Embed, rows: int, cancelled: Cancelled | Non
     """
     value, _ = _run(what, embed, rows, False, cancelled)
     return value
+
+
+def logits_of_rows(what: Explained, embed: Embed, rows: int, cancelled: Cancelled | None = None) -> torch.Tensor:
+    """Logits `[row, position read, vocab]` of `rows` runs on embeddings that we choose, in single precision."""
+    return _run(replace(what, score=lambda logits: logits), embed, rows, False, cancelled)[0].float()
 
 
 def gradients(

@@ -51,8 +51,4 @@ def replaced(
     what: Explained, baseline: Baseline, masks: torch.Tensor, cancelled: Cancelled | None = None
 ) -> torch.Tensor:
     """The number `[row]` with the tokens where `masks [row, pos]` is True replaced by the baseline's embeddings."""
-
-    def embed(own: torch.Tensor) -> torch.Tensor:
-        return torch.where(masks.to(own.device)[:, :, None], baseline.rows(own).to(own.dtype)[None], own[None])
-
-    return numbers(what, embed, masks.shape[0], cancelled)
+    return numbers(what, lambda own: baseline.where(masks, own), masks.shape[0], cancelled)

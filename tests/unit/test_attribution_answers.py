@@ -86,7 +86,9 @@ def test_edits_of_generated_positions_act_on_the_answer_only(live: LiveModel) ->
 
 @pytest.mark.parametrize("method", METHODS)
 def test_memory_changes_no_number(live: LiveModel, method: str) -> None:
-    small = attribute_answer(live, asked(live), ANSWER, (Ablate("L0H0", mode="zero"),), method=method, steps=4, memory=1)
+    small = attribute_answer(
+        live, asked(live), ANSWER, (Ablate("L0H0", mode="zero"),), method=method, steps=4, memory=1
+    )
     large = attribute_answer(live, asked(live), ANSWER, (Ablate("L0H0", mode="zero"),), method=method, steps=4)
     np.testing.assert_allclose(small.scores, large.scores, atol=1e-5)
 

@@ -1,0 +1,238 @@
+"""The deletion test: replace the tokens that an attribution ranks first, and look at the real answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from interp_widgets.methods.baselines import Baseline, BaselineSpec, find_baseline, neutral
+from interp_widgets.methods.explained import (
+    MEMORY,
+    Cancelled,
+    Explained,
+    Progress,
+    chunk_rows,
+    explained,
+    give_up,
+    logits_of_rows,
+)
+from interp_widgets.methods.occlusion import replaced
+from interp_widgets.model.errors import PromptError
+from interp_widgets.model.interventions import Intervention
+from interp_widgets.model.live import LiveModel
+from interp_widgets.model.question import Asked, Question
+
+Curve = npt.NDArray[np.float64]
+ORDERS = 20  # random orders that a ranking is compared with
+
+
+@dataclass(frozen=True, eq=False)
+class Deletion:
+    """What the answer becomes as tokens are replaced, best first, against random orders (Samek et al. 2017; Petsiuk et al. 2018).
+
+    Attributes:
+        order: the positions that can be replaced, best first: tokens up to the read position that are not special.
+        deletion: `[k]`, the metric with the first k of `order` replaced, k = 0 to len(order).
+        insertion: `[k]`, the metric with everything *but* the first k replaced.
+        random_deletion, random_insertion: `[order drawn, k]`, the same for random orders.
+        baseline: what tokens were replaced by.
+    """
+
+    order: tuple[int, ...]
+    deletion: Curve
+    insertion: Curve
+    random_deletion: Curve
+    random_insertion: Curve
+    baseline: str
+
+    @property
+    def deletion_area(self) -> float:
+        """Mean metric along the deletion curve: the lower the better the ranking."""
+        return area(self.deletion)
+
+    @property
+    def insertion_area(self) -> float:
+        """Mean metric along the insertion curve: the higher the better the ranking."""
+        return area(self.insertion)
+
+    @property
+    def random_deletion_areas(self) -> Curve:
+        """The deletion area of every random order."""
+        return np.array([area(curve) for curve in self.random_deletion])
+
+    @property
+    def random_insertion_areas(self) -> Curve:
+        """The insertion area of every random order."""
+        return np.array([area(curve) for curve in self.random_insertion])
+
+    def cost(self, k: int) -> float:
+        """What replacing the first k costs."""
+        return float(self.deletion[0] - self.deletion[k])
+
+    def random_cost(self, k: int) -> float:
+        """What replacing k random tokens costs, on average over the random orders."""
+        return float(self.random_deletion[:, 0].mean() - self.random_deletion[:, k].mean())
+
+    def line(self, k: int = 3) -> str:
+        """The evidence in one line."""
+        k = min(k, len(self.order))
+        return f"deleting its top {k} costs {self.cost(k):.2f}, random {k} costs {self.random_cost(k):.2f} (evidence)"
+
+    def to_pandas(self) -> Any:
+        """One row per k: both curves and the means of the random ones."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {
+                "replaced": range(len(self.deletion)),
+                "deletion": self.deletion,
+                "insertion": self.insertion,
+                "random_deletion": self.random_deletion.mean(0),
+                "random_insertion": self.random_insertion.mean(0),
+            }
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Deleted:
+    """The real answer with some tokens replaced: logits `[vocab]` (float32) at the read position, and the metric."""
+
+    positions: tuple[int, ...]
+    logits: torch.Tensor
+    metric: float
+    baseline: str
+
+
+def area(curve: npt.ArrayLike) -> float:
+    """The area under a curve over the unit interval, by trapezoids."""
+    y = np.asarray(curve, dtype=np.float64)
+    return float((y[1:] + y[:-1]).mean() / 2) if len(y) > 1 else float(y[0])
+
+
+def ranking(question: Asked | Question, scores: npt.ArrayLike, *, by: str = "score") -> tuple[int, ...]:
+    """The positions that can be replaced, best first: by `"score"` (toward the target) or by `"size"` (either way).
+
+    Raises:
+        PromptError: when the scores are not one per token, or no token can be replaced.
+    """
+    asked = question.first if isinstance(question, Question) else question
+    values = np.asarray(scores, dtype=np.float64)
+    if values.shape != (len(asked.tokens),):
+        raise PromptError(f"There are {values.size} scores for {len(asked.tokens)} tokens; pass one score per token.")
+    can = [i for i, t in enumerate(asked.tokens[: asked.position + 1]) if t.kind != "special"]
+    if not can:
+        raise PromptError(
+            "Every token of the prompt is a special token, so there is nothing to replace; write a few words."
+        )
+    keys = values if by == "score" else np.abs(values)
+    return tuple(sorted(can, key=lambda i: (-keys[i], i)))
+
+
+def deletion_test(
+    live: LiveModel,
+    question: Asked | Question,
+    scores: npt.ArrayLike,
+    interventions: Sequence[Intervention] = (),
+    baseline: BaselineSpec = "auto",
+    *,
+    by: str = "score",
+    orders: int = ORDERS,
+    seed: int = 0,
+    memory: int = MEMORY,
+    progress: Progress | None = None,
+    cancelled: Cancelled | None = None,
+) -> Deletion:
+    """Deletion and insertion curves of a ranking, and of `orders` random ones, in batches.
+
+    Sets of tokens that come up twice (no token, all tokens, the first k of two orders) are run once.
+
+    Args:
+        live: the model.
+        question: what was asked.
+        scores: `[pos]`, from any method.
+        interventions: what is on.
+        baseline: what tokens are replaced by; `"auto"` is the unknown token, else the mean embedding.
+        by: rank by `"score"` (toward the target first) or by `"size"`.
+        orders: how many random orders.
+        seed: of the random orders; the same seed gives the same curves.
+        memory: bytes that one batch may hold.
+        progress: called with the part done, 0 to 1.
+        cancelled: asked before every block.
+
+    Example:
+        >>> test = deletion_test(live, asked, attribute(live, asked).scores)  # doctest: +SKIP
+        >>> test.deletion_area < test.random_deletion_areas.mean()  # doctest: +SKIP
+        True
+    """
+    asked = question.first if isinstance(question, Question) else question
+    order = ranking(asked, scores, by=by)
+    what, chosen = explained(live, asked, interventions), _replacement(live, asked, baseline)
+    draw = np.random.default_rng(seed)
+    all_orders = [order, *(tuple(int(i) for i in draw.permutation(sorted(order))) for _ in range(orders))]
+    wanted = [frozenset(o[:k]) for o in all_orders for k in range(len(o) + 1)]
+    wanted += [frozenset(o[k:]) for o in all_orders for k in range(len(o) + 1)]
+    table = _metrics(what, chosen, list(dict.fromkeys(wanted)), memory, progress, cancelled)
+    down = np.array([[table[frozenset(o[:k])] for k in range(len(o) + 1)] for o in all_orders])
+    up = np.array([[table[frozenset(o[k:])] for k in range(len(o) + 1)] for o in all_orders])
+    return Deletion(order, down[0], up[0], down[1:], up[1:], chosen.name)
+
+
+def delete(
+    live: LiveModel,
+    question: Asked | Question,
+    positions: Sequence[int],
+    interventions: Sequence[Intervention] = (),
+    baseline: BaselineSpec = "auto",
+    cancelled: Cancelled | None = None,
+) -> Deleted:
+    """The real answer with the tokens at `positions` replaced: one forward.
+
+    Raises:
+        PromptError: for a position outside the prompt.
+    """
+    asked = question.first if isinstance(question, Question) else question
+    n = len(asked.tokens)
+    for position in positions:
+        if not -n <= position < n:
+            raise PromptError(
+                f"Position {position} does not exist: the prompt has {n} tokens (0 to {n - 1}, or -1 to -{n})."
+            )
+    at = tuple(dict.fromkeys(p % n for p in positions))
+    what, chosen = explained(live, asked, interventions), _replacement(live, asked, baseline)
+    mask = torch.zeros(1, n, dtype=torch.bool)
+    mask[0, list(at)] = True
+    logits = logits_of_rows(what, lambda own: chosen.where(mask, own), 1, cancelled)
+    return Deleted(at, logits[0, 0], float(what.score(logits)[0]), chosen.name)
+
+
+def _replacement(live: LiveModel, asked: Asked, baseline: BaselineSpec) -> Baseline:
+    free = isinstance(baseline, str) and baseline == "auto"
+    return find_baseline(live, asked, neutral(live) if free else baseline)
+
+
+def _metrics(
+    what: Explained,
+    baseline: Baseline,
+    sets: Sequence[frozenset[int]],
+    memory: int,
+    progress: Progress | None,
+    cancelled: Cancelled | None,
+) -> dict[frozenset[int], float]:
+    """The metric with each set of positions replaced."""
+    size, table = chunk_rows(what, memory, grad=False), dict[frozenset[int], float]()
+    for start in range(0, len(sets), size):
+        give_up(cancelled)
+        here = sets[start : start + size]
+        masks = torch.zeros(len(here), len(what.tokens), dtype=torch.bool)
+        for row, positions in enumerate(here):
+            masks[row, list(positions)] = True
+        values = replaced(what, baseline, masks, cancelled)
+        table.update({positions: float(value) for positions, value in zip(here, values, strict=True)})
+        if progress is not None:
+            progress(min(1.0, (start + size) / len(sets)))
+    return table
