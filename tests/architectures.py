@@ -397,9 +397,13 @@ def layout_error(anatomy: Any, layer: Any, ids: torch.Tensor) -> float:
     return worst
 
 
-def table() -> list[Row]:
-    """Every architecture, examined."""
-    return [examine(architecture) for architecture in models()]
+def markdown(rows: list[Row]) -> str:
+    """The table of the README: verified ones by name, every other one with its reason."""
+    verified = sorted(row.name for row in rows if row.status == "verified")
+    lines = [f"**{len(verified)} architectures verified**: {', '.join(f'`{name}`' for name in verified)}.", ""]
+    lines += ["| architecture | | why |", "|---|---|---|"]
+    rest = sorted((row for row in rows if row.status != "verified"), key=lambda row: (row.status, row.name))
+    return "\n".join([*lines, *(f"| `{row.name}` | {row.status} | {row.reason.replace('|', '/')} |" for row in rest)])
 
 
 if __name__ == "__main__":
@@ -407,6 +411,5 @@ if __name__ == "__main__":
     from collections import Counter
 
     rows = [examine(build(name)) for name in sys.argv[1:] or names()]
-    for row in rows:
-        print(f"{row.status:9} {row.name:28} {row.layers} layers {row.heads} heads  {row.reason}")
-    print(dict(Counter(row.status for row in rows)))
+    print(markdown(rows))
+    print(dict(Counter(row.status for row in rows)), file=sys.stderr)

@@ -44,12 +44,13 @@ def find_anatomy(module: nn.Module) -> Anatomy:
         recording = record(root, ids)
     blocks = find_blocks(recording)
     config = getattr(root, "config", None)
+    text: Any = config.get_text_config() if hasattr(config, "get_text_config") else config
     numbers = config_numbers(config)
     known = sorted({x for values in numbers.values() for value in values for x in (value, 1.0 / value)})
     caps = [value for name, values in numbers.items() if _is_cap(name) for value in values]
-    heads = _heads(root, blocks, recording)
+    heads = _heads(root, text, blocks, recording)
     taken = [
-        take_apart(block, found, i, recording, known, _config_of(block, config))
+        take_apart(block, found, i, recording, known, getattr(block.call.module, "config", text))
         for i, (block, found) in enumerate(zip(blocks, heads, strict=True))
     ]
     layers, errors = [layer for layer, _ in taken], [error for _, error in taken]
@@ -95,14 +96,9 @@ def _is_cap(name: str) -> bool:
     return "cap" in name and "logit" in name and not any(word in name for word in ("attn", "attention", "router"))
 
 
-def _config_of(block: Block, config: Any) -> Any:
-    text = getattr(config, "get_text_config", None)
-    return getattr(block.call.module, "config", text() if callable(text) else config)
-
-
-def _heads(root: nn.Module, blocks: Sequence[Block], recording: Recording) -> list[Heads | None]:
+def _heads(root: nn.Module, config: Any, blocks: Sequence[Block], recording: Recording) -> list[Heads | None]:
     """Each block's heads; where z is gated, one more forward per kind of attention shows whose slice is whose."""
-    found = [find_heads(block, recording) for block in blocks]
+    found = [find_heads(block, recording, config) for block in blocks]
     kinds: dict[tuple[type[nn.Module], int], int | None] = {}
     for i, heads in enumerate(found):
         if heads is None or not is_gated(heads):

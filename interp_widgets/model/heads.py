@@ -22,7 +22,7 @@ class Heads:
     n_heads: int
 
 
-def find_heads(block: Block, recording: Recording) -> Heads | None:
+def find_heads(block: Block, recording: Recording, config: Any) -> Heads | None:
     """The output projection: what takes the softmax's output, else the last projection of that attention module."""
     for softmax in reversed(softmaxes_of(block, recording)):
         region = _region(block, recording, softmax)
@@ -35,12 +35,34 @@ def find_heads(block: Block, recording: Recording) -> Heads | None:
             call = recording.calls[softmax.call]
             module = recording.calls[call.parent].module if isinstance(call.module, nn.Softmax) else call.module
             return Heads(output, softmax, module, _head_count(output, softmax, block))
+    return _unseen(block, recording, config)
+
+
+def _unseen(block: Block, recording: Recording, config: Any) -> Heads | None:
+    """The heads of an attention that runs in a kernel of its own (flash, flex): by the head count that it states itself."""
+    if getattr(config, "_attn_implementation", None) in (None, "eager", "sdpa"):
+        return None
+    for call in block.calls:
+        module = call.module
+        counts = [getattr(module, name, None) for name in ("num_heads", "num_attention_heads", "n_heads", "n_head")]
+        count = next((n for n in (*counts, getattr(config, "num_attention_heads", None)) if isinstance(n, int)), 0)
+        inside = [
+            c for c in projections([c for c in block.calls if c.inside(call)]) if c.times == 1 and c.given is not None
+        ]
+        named = "attention" in type(module).__name__.lower() and inside
+        width = inside[-1].given.shape[-1] if named and inside[-1].given is not None else 0
+        if width and count and width % count == 0 and block.value(inside[-1]) is not None:
+            output = inside[-1]
+            assert output.given is not None
+            heads = output.given.reshape(*block.out.shape[:2], count, width // count)
+            softmax = Softmax(recording.calls.index(call), output.start, count, None, heads)
+            return Heads(output, softmax, module, count)
     return None
 
 
 def attention_count(block: Block, recording: Recording) -> int:
-    """How many modules of a block take softmaxes over positions that reach a projection."""
-    return len({s.call for s in softmaxes_of(block, recording)}) if find_heads(block, recording) else 0
+    """How many modules of a block take softmaxes over positions."""
+    return len({s.call for s in softmaxes_of(block, recording)})
 
 
 def softmaxes_of(block: Block, recording: Recording) -> list[Softmax]:

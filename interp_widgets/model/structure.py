@@ -90,6 +90,8 @@ def _hole(block: Block, recording: Recording, others: list[Addition], mlp: Addit
     if softmaxes := softmaxes_of(block, recording):
         module = type(recording.calls[softmaxes[-1].call].module).__name__
         return f"{module} has no output projection whose input is its heads side by side"
+    if any(isinstance(c.module, nn.MultiheadAttention) for c in block.calls):
+        return "torch's MultiheadAttention projects its heads inside one function, where no hook reaches them"
     if mlp is not None and not others:
         return "this block is an MLP alone"
     at = recording.calls.index(block.call)

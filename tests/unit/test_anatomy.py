@@ -429,3 +429,97 @@ def test_training_mode_without_dropout_is_opened_and_left_in_training_mode() -> 
     model = tiny("llama").train()
     assert find_anatomy(model).layers
     assert model.training
+
+
+# ---- decoders of other libraries --------------------------------------------------------------------------------------
+
+
+class OwnAttention(nn.Module):
+    """A fused projection, with the softmax written out or left to torch."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.qkv, self.out = kind, nn.Linear(32, 96), nn.Linear(32, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).view(*x.shape[:2], 3, 4, 8).permute(2, 0, 3, 1, 4)
+        if self.kind == "sdpa":
+            heads = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            scores = torch.einsum("bhid,bhjd->bhij", q, k) / 8**0.5
+            future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+            heads = torch.einsum("bhij,bhjd->bhid", scores.masked_fill(future, -torch.inf).softmax(-1), v)
+        return self.out(heads.transpose(1, 2).flatten(2))
+
+
+class TorchAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.MultiheadAttention(32, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        future = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
+        return self.inner(x, x, x, attn_mask=future, need_weights=False)[0]
+
+
+class OwnBlock(nn.Module):
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.attention, self.first, self.second = attention, nn.LayerNorm(32), nn.LayerNorm(32)
+        self.feed = nn.Sequential(nn.Linear(32, 48), nn.GELU(), nn.Linear(48, 32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.first(x))
+        return x + 0.5 * self.feed(self.second(x))
+
+
+class OwnDecoder(nn.Module):
+    """No configuration, no `transformers`: blocks as attributes, logits as a bare tensor."""
+
+    def __init__(self, *blocks: OwnBlock) -> None:
+        super().__init__()
+        self.tokens, self.last, self.head = nn.Embedding(61, 32), nn.LayerNorm(32), nn.Linear(32, 61, bias=False)
+        for i, block in enumerate(blocks):
+            self.add_module(f"h{i}", block)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.tokens(ids)
+        for name, block in self.named_children():
+            x = block(x) if name.startswith("h") and name != "head" else x
+        return self.head(self.last(x))
+
+
+@pytest.mark.parametrize("kind", ["sdpa", "einsum"])
+def test_a_decoder_of_ones_own_is_found_by_structure_alone(kind: str) -> None:
+    model = OwnDecoder(*(OwnBlock(OwnAttention(kind)) for _ in range(3))).eval()
+    anatomy = find_anatomy(model)
+    assert not anatomy.gaps
+    assert [layer.module for layer in anatomy.layers] == [model.h0, model.h1, model.h2]
+    for layer in anatomy.layers:
+        assert layer.attention is not None
+        assert layer.mlp is not None
+        assert layer.mlp.write is not None
+        assert (layer.attention.n_heads, layer.mlp.d_neurons, layer.mlp.write.scale) == (4, 48, 0.5)
+        assert not layer.attention.gated
+
+
+def test_attention_inside_one_torch_function_is_a_hole_that_says_so() -> None:
+    anatomy = find_anatomy(OwnDecoder(*(OwnBlock(TorchAttention()) for _ in range(2))).eval())
+    assert "MultiheadAttention" in (anatomy.layers[0].hole or "")
+
+
+def test_an_attention_kernel_that_hides_its_softmax_is_taken_at_its_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AttentionInterface
+
+    def kernel(module: Any, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
+        with torch._C.DisableTorchFunction():
+            grouped = query.shape[1] // key.shape[1]
+            key, value = key.repeat_interleave(grouped, 1), value.repeat_interleave(grouped, 1)
+            out = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return out.transpose(1, 2).contiguous(), None
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, "a kernel of the test's own", kernel)
+    model: Any = tiny("llama")
+    expected = outline(find_anatomy(model))
+    model.config._attn_implementation = "a kernel of the test's own"
+    assert outline(find_anatomy(model)) == expected
