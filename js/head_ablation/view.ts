@@ -43,6 +43,7 @@ function gridPart(context: ViewContext<Traits>): HTMLElement {
   const part = section("Heads", "what each was worth");
   const selected = signal<readonly string[]>([]);
   const table = trackTable(context);
+  const stale = derive(() => (table.value.now?.revision ?? 0) < (snapshot.value?.revision ?? 0));
   const modes = segment("mode", (mode) => intent("mode", "mode", { mode: mode as AblationMode }));
   const wishes = ablations(context, (sites) => {
     selected.value = sites;
@@ -66,11 +67,10 @@ function gridPart(context: ViewContext<Traits>): HTMLElement {
     headKey.node,
     mlpKey.node,
     about.node,
-    context.parts.panelNote("effects"),
+    context.parts.panelNote(() => table.value.now !== null && stale.value),
   );
 
   watch(() => modes.paint(MODES, state.value === null ? "" : modeOf(state.value, pending.value)));
-  const stale = derive(() => (table.value.now?.revision ?? 0) < (snapshot.value?.revision ?? 0));
   const heads = stable(() => state.value?.model.heads ?? []);
   watch(() => {
     const shape = shapeOf(heads.value);

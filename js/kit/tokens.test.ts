@@ -84,3 +84,20 @@ test("rings move without a repaint", () => {
     token(2).className.includes("iw-locked"),
   ]).toEqual([false, true, false]);
 });
+
+test("a prompt of thousands of tokens shows its beginning at once and the rest soon after", async () => {
+  const { strip } = make();
+  const tokens = Array.from({ length: 3000 }, (_, id) => ({ id, text: ` w${id}`, kind: "text" as const }));
+  strip.paint({ ...state, tokens, scores: null });
+  expect(strip.node.childElementCount).toBe(1000);
+  await expect.poll(() => strip.node.childElementCount, { timeout: 5000 }).toBe(3000);
+});
+
+test("a newer prompt stops the older one from being painted on", async () => {
+  const { strip } = make();
+  const tokens = Array.from({ length: 3000 }, (_, id) => ({ id, text: ` w${id}`, kind: "text" as const }));
+  strip.paint({ ...state, tokens, scores: null });
+  strip.paint({ ...state, tokens: tokens.slice(0, 5), scores: null });
+  await new Promise((done) => setTimeout(done, 50));
+  expect(strip.node.childElementCount).toBe(5);
+});

@@ -2,7 +2,7 @@
 
 import "./tokens.css";
 import { colourAt, css, type Ramp } from "./colour.ts";
-import { el, reconcile, setAttributes, setText } from "./dom.ts";
+import { el, setAttributes, setText } from "./dom.ts";
 import { named, signed, visible } from "./format.ts";
 import { isPress, stepInRow } from "./keyboard.ts";
 import { type Diverging, place } from "./scale.ts";
@@ -36,6 +36,7 @@ export function tokenIndex(mark: { kind: string; index?: number } | null): numbe
 
 /** How much of the colour tints the word itself; the bar under it has all of it. */
 const TINT = 0.38;
+const CHUNK = 1000;
 
 export function tokenStrip(label: string, actions: StripActions, abort: AbortSignal): Strip {
   const node = el("div", "iw-tokens", { role: "list", "aria-label": label, dir: "ltr" });
@@ -85,13 +86,28 @@ export function tokenStrip(label: string, actions: StripActions, abort: AbortSig
     if (index !== null && (globalThis.getSelection?.()?.isCollapsed ?? true)) actions.lock(index);
   }
 
+  let pass = 0;
+
+  /** A prompt of tens of thousands of tokens is painted a chunk at a time, so that the first is on screen at once. */
   function paint(state: StripState): void {
     if (active >= state.tokens.length) active = 0;
     node.classList.toggle("iw-stale", state.stale);
-    reconcile(node, state.tokens, makeToken, (token, item, index) => {
-      paintToken(token, item, index, state);
-      token.tabIndex = index === active ? 0 : -1;
-    });
+    while (node.childElementCount > state.tokens.length) node.lastElementChild?.remove();
+    pass += 1;
+    paintFrom(0, state, pass);
+  }
+
+  function paintFrom(start: number, state: StripState, mine: number): void {
+    if (mine !== pass || abort.aborted) return;
+    const end = Math.min(state.tokens.length, start + CHUNK);
+    for (let index = start; index < end; index += 1) {
+      const token = state.tokens[index];
+      if (token === undefined) continue;
+      const one = (node.children[index] as HTMLElement | undefined) ?? node.appendChild(makeToken(index));
+      paintToken(one, token, index, state);
+      one.tabIndex = index === active ? 0 : -1;
+    }
+    if (end < state.tokens.length) setTimeout(() => paintFrom(end, state, mine));
   }
 
   function mark(hover: number | null, lock: number | null): void {
@@ -118,7 +134,7 @@ function paintToken(node: HTMLElement, token: StripToken, index: number, state: 
   const colour = colourAt(state.ramp, position);
   const [text, bar] = node.children as unknown as [HTMLElement, HTMLElement];
   setText(text, visible(token));
-  node.style.backgroundColor = css(colour, Math.abs(position) * TINT);
+  node.style.backgroundColor = css(colour, Math.abs(position) * (state.stale ? TINT / 2 : TINT));
   bar.style.backgroundColor = css(colour);
   node.classList.toggle("iw-token-special", token.kind !== "text");
   node.classList.toggle("iw-token-here", index === state.position);

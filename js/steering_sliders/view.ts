@@ -46,13 +46,15 @@ function rowsPart(context: ViewContext<Traits>): HTMLElement {
   const { vectors, watch, intent, state, panel, derive } = context;
   const curves = derive(() => readCurves(panel.value));
   const part = section("Steering", "push along a direction");
+  const anyOld = (): boolean =>
+    vectors.value.some((vector) => curves.value.has(vector.name) && isOld(context, vector.name));
   const mute = button("All to zero", "iw-link");
   const list = el("div", "iw-rows");
   const none = el("div", "iw-muted");
   const failed = alertLine();
   const rows = new WeakMap<Element, Row>();
   part.aside.append(mute);
-  part.body.append(list, none, failed.node, context.parts.panelNote("vectors"));
+  part.body.append(list, none, failed.node, context.parts.panelNote(anyOld));
   mute.addEventListener("click", () => {
     for (const vector of vectors.peek()) {
       if (vector.coefficient !== 0)
@@ -76,7 +78,7 @@ function rowsPart(context: ViewContext<Traits>): HTMLElement {
 }
 
 function vectorRow(context: ViewContext<Traits>, curves: { readonly value: Map<string, Response> }): Row {
-  const { intent, state, snapshot, panel, refusals, store, abort, signal } = context;
+  const { intent, state, refusals, store, abort, signal } = context;
   const wrong = signal<string | null>(null);
   let vector: Vector | null = null;
   const one: Slider = slider(
@@ -131,8 +133,7 @@ function vectorRow(context: ViewContext<Traits>, curves: { readonly value: Map<s
         limit: next.limit,
         units: unitsOf(next),
         curve: curve ?? null,
-        curveStale:
-          now !== null && curveIsStale(panel.value, next.name, now, snapshot.value?.revision ?? 0, store.stateAt),
+        curveStale: isOld(context, next.name),
         caption: captionOf(now?.question?.label ?? "metric", next, curve),
       });
       setAttributes(node, { "aria-label": `vector ${next.name}` });
@@ -143,6 +144,12 @@ function vectorRow(context: ViewContext<Traits>, curves: { readonly value: Map<s
       paintAlert();
     },
   };
+}
+
+function isOld({ state, panel, snapshot, store }: ViewContext<Traits>, vector: string): boolean {
+  return (
+    state.value !== null && curveIsStale(panel.value, vector, state.value, snapshot.value?.revision ?? 0, store.stateAt)
+  );
 }
 
 function keysOf(vector: Vector): string[] {

@@ -26,8 +26,15 @@ export function build(context: ViewContext<Traits>): void {
   const line = el("div", "iw-fixed", { "aria-live": "polite", "data-iw": "fixed" });
   const key = legend();
   const about = honest();
-  const note = context.parts.panelNote("scores");
   const failed = alertLine();
+  const result = derive(() => readAttribution(panel.value));
+  // Scores of another method than the one chosen are as old as those of another state.
+  const stale = derive(() => {
+    const now = result.value;
+    const other = now !== null && now.method !== "" && method.value !== "" && now.method !== method.value;
+    return other || (now?.revision ?? 0) < (snapshot.value?.revision ?? 0);
+  });
+  const note = context.parts.panelNote(() => result.value !== null && stale.value);
   part.aside.append(form.toggle);
   part.body.append(
     el("div", "iw-section-tools", {}, choices.node),
@@ -40,14 +47,6 @@ export function build(context: ViewContext<Traits>): void {
     failed.node,
   );
   frame.content.append(el("div", "iw-top", {}, part.node, context.parts.answer()));
-
-  const result = derive(() => readAttribution(panel.value));
-  // Scores of another method than the one chosen are as old as those of another state.
-  const stale = derive(() => {
-    const now = result.value;
-    const other = now !== null && now.method !== "" && method.value !== "" && now.method !== method.value;
-    return other || (now?.revision ?? 0) < (snapshot.value?.revision ?? 0);
-  });
   watch(() => {
     const attribution = result.value;
     const tokens = question.value?.tokens ?? attribution?.tokens ?? [];

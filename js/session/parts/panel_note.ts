@@ -1,13 +1,12 @@
 /** What there is to say about a panel's own result: stale, waiting for a yes, still coming, stoppable. */
 
 import { button, el, setText, show } from "../../kit/dom.ts";
-import { partIsStale } from "../derive.ts";
 import type { PartContext, ViewTraits } from "../shell.ts";
 
-/** Watches one part of the panel's data. Work is worth a Stop button once it shows how far it is. */
+/** Says when what `isStale` watches is old. Its line keeps its room when it is empty, so nothing moves with every click. */
 export function panelNote<T extends ViewTraits>(
-  { panel, panelId, snapshot, intent, watch }: PartContext<T>,
-  key: string,
+  { panel, panelId, intent, watch }: PartContext<T>,
+  isStale: () => boolean,
 ): HTMLElement {
   const text = el("span");
   const go = button("Compute", "iw-btn iw-btn-main");
@@ -18,12 +17,11 @@ export function panelNote<T extends ViewTraits>(
   watch(() => {
     const now = panel.value;
     const working = now?.status === "computing" || now?.status === "partial";
-    const stale = now !== null && now.status !== "failed" && partIsStale(now, key, snapshot.value?.revision ?? 0);
+    const stale = now !== null && now.status !== "failed" && isStale();
     const said = now?.status === "failed" ? "" : (now?.message ?? "");
     setText(text, [stale && "measured before your last change", said].filter(Boolean).join(" · "));
     show(go, now?.status === "asking");
     show(stop, working && now?.progress != null && now.progress < 1);
-    show(node, Boolean(text.textContent) || !go.hidden || !stop.hidden);
   });
   return node;
 }
