@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from interp_widgets.methods.continuations import whole_texts, written
 from interp_widgets.methods.steering import SteeringVector, is_centred_model, visible_norm
 from interp_widgets.model.errors import InterventionError
 from interp_widgets.model.interventions import Intervention, Steer, finite_strength
 from interp_widgets.model.question import Asked
-from interp_widgets.model.rows import Cancelled, FloatArray
+from interp_widgets.model.rows import TOP_K, Cancelled, FloatArray
 from interp_widgets.model.run import row_of
 from interp_widgets.model.sites import Site
 from interp_widgets.model.steps import Step, op_of, reach_of
@@ -24,20 +25,21 @@ if TYPE_CHECKING:
 
 STRENGTHS: tuple[float, ...] = tuple(round(0.2 * n, 1) for n in range(-10, 11))
 RANDOMS = 8
+TEXT_TOKENS = 16
 
 
 @dataclass(frozen=True)
 class DoseResponse:
-    """The answer at every strength, all from one batch; 0 is the state on screen, not computed anew.
+    """The answer at every strength, all from one batch; 0 is the state without this vector, not computed anew.
 
     Attributes:
         steer: what was tried, at strength 1.
         strengths: `[strength]`, increasing.
         metric: `[strength]`, the question's metric.
-        kl: `[strength]`, nats, of the answer on screen to the answer at that strength.
+        kl: `[strength]`, nats, of the answer without this vector to the answer at that strength.
         top, probability: `[strength, k]`, the most probable tokens' ids and their probabilities.
         random_metric, random_kl: `[random, strength]`, the same for random vectors of equal norm (`[0, strength]`: none were run).
-        baseline: the metric on screen.
+        baseline: the metric without this vector.
         label: what the metric is called.
         reason: why every number is the same, when the vector cannot reach the answer; empty otherwise.
         breaks: `[strength]`, whether text at that strength is outside the plain samples' range; None until `coherence` has run.
@@ -104,12 +106,16 @@ def dose_response(
     seed: int = 0,
     cancelled: Cancelled | None = None,
 ) -> DoseResponse:
-    """The answer at every strength, and what random vectors of equal norm do to it: the blocks after the site, in one batch.
+    """The answer at every strength, and what random vectors of equal norm do to it: blocks after the site, in one batch.
+
+    A vector that acts on `"generated"` positions only cannot move the prompt's answer; then the metric and the KL are
+    means over 16 tokens of greedy text at every strength, and the label says so.
 
     Args:
         vector: a `SteeringVector`, or a `Steer` (with its mode and positions; its own strength does not matter).
-        strengths: −2 to 2 in 21 steps unless given; 0 is the state on screen.
-        interventions: what is on and stays on; the vector acts after them.
+        strengths: −2 to 2 in 21 steps unless given.
+        interventions: what is on and stays on. When the same push is among them, the curve is about it, in its place;
+            else the vector acts after them.
         site: where, if not where the vector was made.
         positions: as in `Steer`, if not `"content"`.
         randoms: how many random vectors of equal norm; 0 for none.
@@ -126,32 +132,116 @@ def dose_response(
         (21,)
     """
     steer = as_steer(vector, site, positions)
-    doses = sorted({finite_strength(s) for s in (STRENGTHS if strengths is None else [_number(s) for s in strengths])})
-    if not doses:
-        raise InterventionError("There is no strength to try; pass at least one number.")
+    doses = doses_of(STRENGTHS if strengths is None else strengths)
     if type(randoms) is not int or not 0 <= randoms <= 1000:
         raise InterventionError(f"randoms is a whole number from 0 to 1000, not {randoms!r}.")
-    found = track(
-        live, asked, interventions, steer, doses,
-        controls=randoms, seed=seed, norm=_norm(live, steer), cancelled=cancelled,
-    )  # fmt: skip
+    around = [steer if _same(other, steer) else other for other in interventions]
+    if steer.positions.kind == "generated":
+        return _of_text(live, asked, steer, doses, around, randoms, seed, cancelled)
+    norm = visible_length(live, steer)
+    found = track(live, asked, around, steer, doses, controls=randoms, seed=seed, norm=norm, cancelled=cancelled)
     rows = found.rows
-    now = float(asked.metric.of(live.answer(asked, _others(interventions, steer), cancelled).logits[None])[0])
+    without = [other for other in around if other is not steer]
+    now = float(asked.metric.of(live.answer(asked, without, cancelled).logits[None])[0])
+    reason, label = reach(live, asked, steer), asked.metric.label
     return DoseResponse(
         steer, found.strengths, rows.metric, rows.kl, rows.top, rows.probability, found.controls, found.control_kl,
-        now, asked.metric.label, reach(live, asked, steer),
+        now, label, reason,
     )  # fmt: skip
 
 
-def _others(interventions: Sequence[Intervention], steer: Steer) -> list[Intervention]:
-    at = next((i for i, other in enumerate(interventions) if other == steer), len(interventions))
-    return [*interventions[:at], *interventions[at + 1 :]]
+def doses_of(strengths: Sequence[float]) -> list[float]:
+    """Strengths in order, each once.
+
+    Raises:
+        InterventionError: when there is none, or one is not a finite number.
+    """
+    doses = sorted({finite_strength(_number(s)) for s in strengths})
+    if not doses:
+        raise InterventionError("There is no strength to try; pass at least one number.")
+    return doses
 
 
-def _norm(live: LiveModel, steer: Steer) -> float:
-    """The norm of a vector as far as the model can see it."""
+def _same(other: Intervention, steer: Steer) -> bool:
+    """Whether an intervention that is on is this very push, at whatever strength: then the curve is about it."""
+    return isinstance(other, Steer) and other.at(1.0) == steer
+
+
+def visible_length(live: LiveModel, steer: Steer) -> float:
+    """The norm of a push as far as the model can see it."""
     stream = steer.vector.shape == (live.anatomy.d_model,) and steer.site.part not in ("z", "neurons")
     return visible_norm(steer.vector.values, stream and is_centred_model(live))
+
+
+# ---- a vector that acts on generated text only -----------------------------------------------------------------------
+
+
+def _of_text(
+    live: LiveModel,
+    asked: Asked,
+    steer: Steer,
+    doses: Sequence[float],
+    around: Sequence[Intervention],
+    randoms: int,
+    seed: int,
+    cancelled: Cancelled | None,
+) -> DoseResponse:
+    """The metric and the KL, as means over greedy text at every strength: the prompt's own answer cannot move."""
+    own = steer.vector.values
+    drawn = np.random.default_rng(seed).standard_normal((randoms, *own.shape))
+    sizes = np.linalg.norm(drawn.reshape(randoms, -1), axis=-1).reshape(-1, *[1] * own.ndim)
+    pushes = [own, *(drawn * (visible_length(live, steer) / sizes)).astype(np.float32)]
+    edits = [[replace_push(i, steer, v, c) for i in around] for v in pushes for c in doses]
+    if not any(i is steer for i in around):
+        edits = [[*around, replace_push(steer, steer, v, c)] for v in pushes for c in doses]
+    plain = [i for i in around if i is not steer]
+    metric, kl, top, share = text_means(live, asked, edits, plain, cancelled)
+    n = len(doses)
+    zero = doses.index(0.0) if 0.0 in doses else None
+    baseline = metric[zero] if zero is not None else text_means(live, asked, [plain], plain, cancelled)[0][0]
+    return DoseResponse(
+        steer, np.array(doses, np.float32), metric[:n], kl[:n], top[:n], share[:n],
+        metric[n:].reshape(randoms, n), kl[n:].reshape(randoms, n), float(baseline),
+        f"{asked.metric.label}, mean over {TEXT_TOKENS} generated tokens",
+    )  # fmt: skip
+
+
+def replace_push(other: Intervention, steer: Steer, values: FloatArray, strength: float) -> Intervention:
+    """`steer` with another vector and strength, anything else as it is."""
+    if other is not steer:
+        return other
+    return Steer(steer.site, values, strength, steer.mode, steer.positions, steer.name, steer.origin)
+
+
+def text_means(
+    live: LiveModel,
+    asked: Asked,
+    edits: Sequence[Sequence[Intervention]],
+    plain: Sequence[Intervention],
+    cancelled: Cancelled | None,
+) -> tuple[FloatArray, FloatArray, npt.NDArray[np.int64], FloatArray]:
+    """Per row of edits: the mean metric and the mean KL over its greedy text, and the top tokens at the text's end.
+
+    The KL is from the answers without the push to those with it, at every token of the same text.
+    """
+    texts = [[t.id for t in row.tokens] for row in written(live, asked, edits, TEXT_TOKENS, None, cancelled)]
+    n, count = len(asked.ids), len(texts)
+    metric, kl = np.zeros(count, np.float32), np.zeros(count, np.float32)
+    top, share = np.zeros((count, TOP_K), np.int64), np.zeros((count, TOP_K), np.float32)
+    pushed_rows = whole_texts(live, asked, texts, edits, cancelled)
+    plain_rows = whole_texts(live, asked, texts, [plain] * count, cancelled)
+    for (rows, with_push), (_, without) in zip(pushed_rows, plain_rows, strict=True):
+        for at, r in enumerate(rows):
+            span = slice(n - 1, n - 1 + len(texts[r]))
+            now, before = with_push[at, span].float(), without[at, span].float().log_softmax(-1)
+            metric[r] = float(asked.metric.of(now).mean())
+            kl[r] = max(0.0, float((before.exp() * (before - now.log_softmax(-1))).sum(-1).mean()))
+            best = now[-1].softmax(-1).topk(min(TOP_K, now.shape[-1]))
+            top[r, : len(best.indices)], share[r, : len(best.values)] = best.indices.cpu(), best.values.cpu()
+    return metric, kl, top, share
+
+
+# ---- a vector as an intervention -------------------------------------------------------------------------------------
 
 
 def as_steer(vector: SteeringVector | Steer, site: str | Site | None = None, positions: Any = None) -> Steer:

@@ -41,3 +41,7 @@ class CancelledError(Exception):
 
 class GenerationError(InterpError):
     """Generation settings that make no sense, or a step that cannot go on; the text so far is kept."""
+
+
+class FileRefusedError(InterpError):
+    """A file that is not what it should be; nothing in it was run, and nothing that was loaded before changed."""
