@@ -43,7 +43,7 @@ def find_anatomy(module: nn.Module) -> Anatomy:
     with quiet(root):
         recording = record(root, ids)
     blocks = find_blocks(recording)
-    config = getattr(root, "config", None)
+    config: Any = getattr(root, "config", None)
     text: Any = config.get_text_config() if hasattr(config, "get_text_config") else config
     numbers = config_numbers(config)
     known = sorted({x for values in numbers.values() for value in values for x in (value, 1.0 / value)})

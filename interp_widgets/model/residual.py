@@ -53,9 +53,12 @@ def factor(a: Tensor, b: Tensor) -> float | None:
 
 
 def snap(value: float, known: Sequence[float], limit: float) -> float:
-    """`value`, or 1 the number of the configuration, or the short decimal that it is up to rounding."""
-    near = [c for c in (1.0, -1.0, *known, round(value, 4)) if abs(value - c) <= limit + 1e-12]
-    return float(min(near, key=lambda c: (abs(c) != 1.0, abs(value - c)))) if near else value
+    """`value`, or what it is up to `limit`: 1, else the nearest number of the configuration, else a short decimal."""
+    for candidates in ((1.0, -1.0), known, (round(value, 4),)):
+        near = [c for c in candidates if c and abs(value - c) <= limit + 1e-12]
+        if near:
+            return float(min(near, key=lambda c: abs(value - c)))
+    return value
 
 
 class Sums:

@@ -223,7 +223,7 @@ def lora(model: nn.Module) -> nn.Module:
 def int8(model: nn.Module) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+        return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)  # pyright: ignore[reportDeprecated]
 
 
 def weights_int8(model: nn.Module) -> nn.Module:
