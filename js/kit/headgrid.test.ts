@@ -84,6 +84,30 @@ test("shift and arrows select a rectangle, Escape drops it", () => {
   expect(calls.at(-1)).toEqual(["select", []]);
 });
 
+test("a rectangle by keyboard starts where the focus is, not where the pointer once was", () => {
+  const { grid, cell, calls, press } = make([8, 8]);
+  const surface = grid.node.firstElementChild as HTMLElement;
+  for (const type of ["pointerdown", "pointerup"])
+    surface.dispatchEvent(new PointerEvent(type, { button: 0, clientX: 40, clientY: 30 }));
+  cell("L1H3").focus();
+  press("ArrowRight", { shiftKey: true });
+  expect(calls.findLast(([name]) => name === "select")).toEqual(["select", ["L1H3", "L1H4"]]);
+});
+
+test("dragging over cells selects them and switches nothing", () => {
+  const { grid, cell, calls } = make([8, 8]);
+  const surface = grid.node.firstElementChild as HTMLElement;
+  const at = (type: string, x: number, y: number, buttons: number): void => {
+    surface.dispatchEvent(new PointerEvent(type, { button: 0, buttons, clientX: x, clientY: y }));
+  };
+  at("pointerdown", 35, 25, 1);
+  at("pointermove", 35 + 33, 25 + 33, 1);
+  at("pointerup", 35 + 33, 25 + 33, 0);
+  cell("L1H1").click();
+  expect(calls.findLast(([name]) => name === "select")).toEqual(["select", ["L0H0", "L0H1", "L1H0", "L1H1"]]);
+  expect(calls.some(([name]) => name === "toggle")).toBe(false);
+});
+
 test("a model with thousands of heads is drawn on a canvas, with one button over the active cell", () => {
   const heads = Array(48).fill(64);
   const { grid, press } = make(heads, new Set(["L1H0"]));

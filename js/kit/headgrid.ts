@@ -204,6 +204,7 @@ export function headGrid(actions: GridActions, label: string, abort: AbortSignal
       () => {
         swallowClick = dragging;
         dragging = false;
+        anchor = null;
       },
       options,
     );

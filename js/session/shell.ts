@@ -29,7 +29,7 @@ export type Parts = {
   outcome(): HTMLElement[];
   questionForm(): { toggle: HTMLElement; node: HTMLElement };
   promptStrip(): HTMLElement;
-  panelNote(isStale: () => boolean): HTMLElement;
+  panelNote(old: string | (() => boolean)): HTMLElement;
   stripActions(): StripActions;
 };
 
@@ -159,7 +159,7 @@ function partsOf<T extends ViewTraits>(context: PartContext<T>): Parts {
     outcome: () => outcomePart(context),
     questionForm: () => questionForm(context),
     promptStrip: () => promptStrip(context),
-    panelNote: (isStale) => panelNote(context, isStale),
+    panelNote: (old) => panelNote(context, old),
     stripActions: () => stripActions(context),
   };
 }

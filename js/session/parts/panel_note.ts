@@ -1,13 +1,15 @@
 /** What there is to say about a panel's own result: stale, waiting for a yes, still coming, stoppable. */
 
 import { button, el, setText, show } from "../../kit/dom.ts";
+import { partIsStale } from "../derive.ts";
 import type { PartContext, ViewTraits } from "../shell.ts";
 
-/** Says when what `isStale` watches is old. Its line keeps its room when it is empty, so nothing moves with every click. */
+/** Says when a part of the panel's data is old: named by its key, or as `old` sees it. Its line keeps its room when it is empty, so nothing moves with every click. */
 export function panelNote<T extends ViewTraits>(
-  { panel, panelId, intent, watch }: PartContext<T>,
-  isStale: () => boolean,
+  { panel, panelId, snapshot, intent, watch }: PartContext<T>,
+  old: string | (() => boolean),
 ): HTMLElement {
+  const isStale = typeof old === "function" ? old : () => partIsStale(panel.value, old, snapshot.value?.revision ?? 0);
   const text = el("span");
   const go = button("Compute", "iw-btn iw-btn-main");
   const stop = button("Stop", "iw-link");
