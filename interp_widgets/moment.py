@@ -51,10 +51,8 @@ class Moment:
     def with_entry(self, entry: Entry, label: str) -> Moment:
         """Replace the entry of the same key where it stands, or append."""
         keys = [e.key for e in self.entries]
-        if entry.key in keys:
-            entries = tuple(entry if e.key == entry.key else e for e in self.entries)
-        else:
-            entries = (*self.entries, entry)
+        there = tuple(entry if e.key == entry.key else e for e in self.entries)
+        entries = there if entry.key in keys else (*self.entries, entry)
         return replace(self, entries=entries, label=label, draft="")
 
     def without(self, keys: Sequence[str], label: str) -> Moment:
@@ -66,12 +64,9 @@ class Moment:
         return next((e for e in self.entries if e.key == key), None)
 
     def ablated(self, site: Site) -> Ablate | None:
-        """The ablation of this site, if it is on."""
-        found = next(
-            (e for e in self.entries if e.on and isinstance(e.intervention, Ablate) and e.intervention.site == site),
-            None,
-        )
-        return found.intervention if found is not None and isinstance(found.intervention, Ablate) else None
+        """The ablation of this whole site, if it is on; cut edges leave the site on."""
+        on = [e.intervention for e in self.entries if e.on]
+        return next((a for a in on if isinstance(a, Ablate) and a.site == site and a.edge is None), None)
 
 
 @dataclass
@@ -96,12 +91,12 @@ class History:
         del self.moments[self.index + 1 :]
         for i in [i for i in self.metrics if i > self.index]:
             del self.metrics[i]
+        if len(self.moments) >= _LIMIT:
+            self.index = max(0, self.index - 1)  # first, so that an interrupt leaves it inside the list
+            del self.moments[0]
+            self.metrics = {i - 1: v for i, v in self.metrics.items() if i > 0}
         self.moments.append(moment)
         self.index += 1
-        if len(self.moments) > _LIMIT:
-            del self.moments[0]
-            self.index -= 1
-            self.metrics = {i - 1: v for i, v in self.metrics.items() if i > 0}
 
     def settle(self) -> None:
         """The present draft is final."""

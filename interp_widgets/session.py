@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -13,8 +14,9 @@ from interp_widgets.answer import Answer, compute_answer, reference_for, with_re
 from interp_widgets.code import to_json, to_session_code, to_torch_code
 from interp_widgets.methods.steering import SteeringVector
 from interp_widgets.model.applied import applied
-from interp_widgets.model.compile import compile_steps
+from interp_widgets.model.compile import check_edge, compile_steps
 from interp_widgets.model.errors import ClosedError, InterventionError, PromptError
+from interp_widgets.model.fingerprint import Fingerprint
 from interp_widgets.model.interventions import Ablate, AblateMode, Intervention, Steer, finite_strength
 from interp_widgets.model.live import LiveModel
 from interp_widgets.model.places import check_site
@@ -25,8 +27,20 @@ from interp_widgets.model.sites import Site
 from interp_widgets.moment import Entry, History, Moment
 from interp_widgets.worker import retire_worker, worker_of
 
+log = logging.getLogger("interp_widgets")
 Listener = Callable[["Session", str], None]
 TokenSpec = str | int | Sequence[str | int] | None
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A state with its history; see `Session.mark`."""
+
+    revision: int
+    moments: tuple[Moment, ...]
+    index: int
+    metrics: dict[int, float]
+    mode: AblateMode
 
 
 @dataclass(frozen=True)
@@ -62,13 +76,14 @@ class Session:
         self._listeners: dict[int, Listener] = {}
         self._next_listener = 0
         self._answers: dict[int, Answer] = {}
+        self._answered: Fingerprint = ()
         self._reference: Reference | None = None
         self._vectors: dict[str, SteeringVector] = {}
         self._mode: AblateMode = "mean"
         self._revision = 0
         self._closed = False
         self._widgets: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._release = weakref.finalize(self, _release, live)
+        self._release = weakref.finalize(self, _release_soon, live)
 
     # ---- asking ---------------------------------------------------------------------------------------------------
 
@@ -100,7 +115,7 @@ class Session:
         self._open()
         examples = _examples(prompt, target, foil, corrupt)
         question = Question(tuple(self._asked(e, metric, position, bos, n) for n, e in enumerate(examples)))
-        self._step(replace(self.now, question=question, label="asked", draft=""))
+        self._step(lambda now: replace(now, question=question, label="asked", draft=""))
         return question
 
     def _asked(
@@ -111,11 +126,7 @@ class Session:
             encoded = tokens.encode(example.prompt, bos)
             where = _position(position, len(encoded))
             target, foil = tokens.many("target", example.target), tokens.many("foil", example.foil)
-            both = set(target) & set(foil)
-            if both:
-                raise PromptError(
-                    f"The target and the foil are both {next(iter(both)).text!r}; their difference is always 0."
-                )
+            _differ(target, foil)
             corrupt = tokens.encode(example.corrupt, bos) if example.corrupt else None
         except PromptError as error:
             raise PromptError(f"Example {n}: {error}") from None if n else error
@@ -145,14 +156,14 @@ class Session:
                 entry.key if entry.key not in entries or isinstance(intervention, Ablate) else f"{entry.key}#{n}"
             ] = entry
         label = interventions[-1].label if len(interventions) == 1 else f"{len(interventions)} interventions"
-        self._step(
-            replace(self.now, entries=tuple(entries.values()), label=label if interventions else "cleared", draft="")
-        )
+        label = label if interventions else "cleared"
+        self._step(lambda now: replace(now, entries=tuple(entries.values()), label=label, draft=""))
 
     def toggle(self, site: str | Site, mode: AblateMode | None = None) -> None:
         """Switch a head (or another site) off, or on again."""
         where = Site.parse(site)
-        self.switch([where], off=self.now.ablated(where) is None, mode=mode)
+        with self._lock:
+            self.switch([where], off=self.now.ablated(where) is None, mode=mode)
 
     def switch(self, sites: Sequence[str | Site], *, off: bool, mode: AblateMode | None = None) -> None:
         """Switch several sites off, or on again, in one step."""
@@ -163,23 +174,51 @@ class Session:
         names = ", ".join(a.site.name for a in ablations[:3]) + (
             f" and {len(ablations) - 3} more" if len(ablations) > 3 else ""
         )
-        moment = self.now
-        if off:
+
+        def switched(moment: Moment) -> Moment:
+            if not off:
+                return moment.without([Entry(a).key for a in ablations], f"{names} on")
             for ablation in ablations:
                 moment = moment.with_entry(Entry(ablation), f"{names} off")
-        else:
-            moment = moment.without([Entry(a).key for a in ablations], f"{names} on")
-        self._step(moment)
+            return moment
+
+        self._step(switched)
+
+    def cut(self, site: str | Site, dest: int, src: int, off: bool = True) -> None:
+        """Cut one edge of attention: at position `dest` the head no longer sees position `src`; `off=False` mends it.
+
+        Raises:
+            InterventionError: for what is not a head, or an edge that the prompt does not have.
+
+        Example:
+            >>> session.cut("L1H4", 7, 2)  # doctest: +SKIP
+        """
+        self._open()
+        self._live.need("patterns written")
+        edge = Ablate(site, "edge", edge=(dest, src))
+        self._check(edge)
+        if not 0 <= src <= dest:
+            raise InterventionError(
+                f"The edge {dest} ← {src} does not exist: attention looks back, from a position to an earlier one."
+            )
+        with self._lock:
+            for asked in self.question.examples if off and self.question is not None else ():
+                check_edge(edge, len(asked.tokens))
+            entry, name = Entry(edge), f"{edge.site.name} {dest} ← {src}"
+            self._step(
+                lambda now: now.with_entry(entry, f"{name} cut") if off else now.without([entry.key], f"{name} mended")
+            )
 
     def set_mode(self, mode: AblateMode) -> None:
         """The mode of every ablation, those in force included."""
         self._open()
         Ablate("L0H0", mode)
-        entries = tuple(_remode(e, mode) for e in self.now.entries)
-        for entry in entries:
-            self._check(entry.intervention)
-        self._mode = mode
-        self._step(replace(self.now, entries=entries, label=f"{mode} ablation", draft=""))
+        with self._lock:
+            entries = tuple(_remode(e, mode) for e in self.now.entries)
+            for entry in entries:
+                self._check(entry.intervention)
+            self._mode = mode
+            self._step(lambda now: replace(now, entries=entries, label=f"{mode} ablation", draft=""))
 
     def strength(self, name: str, value: float, *, final: bool = True) -> None:
         """Set a named vector's coefficient; a drag (`final=False`) is one step of the history.
@@ -192,13 +231,13 @@ class Session:
         if vector is None:
             raise InterventionError(f"There is no vector {name!r}; there are {', '.join(self._vectors) or 'none yet'}.")
         value = finite_strength(value)
-        entry = self.now.entry(f"strength:{name}")
-        old = entry.intervention if entry is not None else None
-        steer = old.at(value) if isinstance(old, Steer) else Steer(vector.site, vector, value, name=name)
-        self._check(steer)
         with self._lock:
+            entry = self.now.entry(f"strength:{name}")
+            old = entry.intervention if entry is not None else None
+            steer = old.at(value) if isinstance(old, Steer) else Steer(vector.site, vector, value, name=name)
+            self._check(steer)
             moment = self.now.with_entry(Entry(steer, entry.on if entry else True), f"{name} {value:+.2f}")
-            self._step(replace(moment, draft=f"strength:{name}"))
+            self._step(lambda _now: replace(moment, draft=f"strength:{name}"))
             if final:
                 self._history.settle()
 
@@ -216,28 +255,23 @@ class Session:
         if name not in self._vectors:
             raise InterventionError(f"There is no vector {name!r}; there are {', '.join(self._vectors) or 'none yet'}.")
         vector = self._vectors[name]
-        entry = self.now.entry(f"strength:{name}")
-        old = (
-            entry.intervention
-            if entry is not None and isinstance(entry.intervention, Steer)
-            else Steer(vector.site, vector, 0.0, name=name)
-        )
-        steer = Steer(
-            site or old.site,
-            old.vector,
-            old.coefficient,
-            mode or old.mode,
-            positions or old.positions,
-            name,
-            old.origin,
-        )  # pyright: ignore[reportArgumentType]
-        self._check(steer)
-        shown = on if on is not None else (entry.on if entry is not None else True)
-        self._step(
-            self.now.with_entry(
-                Entry(steer, shown), f"{name} {'on' if shown else 'off'}" if on is not None else f"{name} changed"
+        with self._lock:
+            entry = self.now.entry(f"strength:{name}")
+            old = entry.intervention if entry is not None else None
+            old = old if isinstance(old, Steer) else Steer(vector.site, vector, 0.0, name=name)
+            steer = Steer(
+                site or old.site,
+                old.vector,
+                old.coefficient,
+                mode or old.mode,  # pyright: ignore[reportArgumentType]  # checked by Steer
+                positions or old.positions,
+                name,
+                old.origin,
             )
-        )
+            self._check(steer)
+            shown = on if on is not None else (entry.on if entry is not None else True)
+            label = f"{name} changed" if on is None else f"{name} {'on' if shown else 'off'}"
+            self._step(lambda now: now.with_entry(Entry(steer, shown), label))
 
     def add_vector(self, vector: SteeringVector, name: str | None = None) -> None:
         """Give the session a vector that sliders and `strength` know by name."""
@@ -267,6 +301,25 @@ class Session:
                 self._changed()
         return moved
 
+    def mark(self) -> Mark:
+        """The state and its history as they are, to come back to with `rewind`."""
+        with self._lock:
+            history = self._history
+            return Mark(self._revision, tuple(history.moments), history.index, dict(history.metrics), self._mode)
+
+    def rewind(self, mark: Mark) -> None:
+        """Be as at `mark`, as a new revision: what was done since is as if it had never been."""
+        self._open()
+        with self._lock:
+            self._revision += 1
+            self._history = History(list(mark.moments), mark.index, dict(mark.metrics))
+            self._mode = mark.mode
+            self._notify("state")
+
+    def held(self) -> AbstractContextManager[bool]:
+        """While a `with` block of this runs, nobody else changes the session: for several reads, or changes, as one."""
+        return self._lock
+
     def _check(self, intervention: Intervention) -> None:
         check_site(self._live.anatomy, intervention.site)
         if isinstance(intervention, Steer):
@@ -287,7 +340,8 @@ class Session:
     @property
     def now(self) -> Moment:
         """The present state."""
-        return self._history.now
+        with self._lock:
+            return self._history.now
 
     @property
     def history(self) -> History:
@@ -335,7 +389,16 @@ class Session:
             PromptError: when nothing has been asked yet.
         """
         self._open()
+        self._forget_if_changed()
         return self.compute(self.snapshot())
+
+    def _forget_if_changed(self) -> None:
+        """Weights loaded, or hooks added, since the answer was computed make it another state's."""
+        if not self._answers or self._answered == self._live.fingerprint():
+            return
+        with self._lock:
+            self._answers = {}
+            self._changed()
 
     def compute(self, snapshot: Snapshot, cancelled: Callable[[], bool] | None = None) -> Answer:
         """The answer of one revision."""
@@ -344,10 +407,11 @@ class Session:
         kept = self._answers.get(snapshot.revision)
         if kept is not None:
             return kept
+        weights = self._live.fingerprint()
         answer = compute_answer(self._live, snapshot.question, snapshot.interventions, snapshot.reference, cancelled)
         with self._lock:
             if snapshot.revision == self._revision:
-                self._answers = {snapshot.revision: answer}
+                self._answers, self._answered = {snapshot.revision: answer}, weights
                 self._history.metrics[self._history.index] = answer.metric
         return answer
 
@@ -412,12 +476,16 @@ class Session:
         if self._closed:
             return
         self._closed = True
+        worker_of(self._live).drop_where(lambda key: isinstance(key, tuple) and key[0] == id(self))
         self._notify("closed")
         for widget in list(self._widgets):
-            widget.close()
+            try:
+                widget.close()
+            except Exception:
+                log.exception("a widget could not be closed; the others still are")
         self._listeners.clear()
-        worker_of(self._live).drop_where(lambda key: isinstance(key, tuple) and key[0] == id(self))
-        self._release()
+        self._release.detach()
+        _release(self._live)
 
     @property
     def closed(self) -> bool:
@@ -435,7 +503,9 @@ class Session:
         with self._lock:
             key = self._next_listener = self._next_listener + 1
             self._listeners[key] = listener
-        return lambda: self._listeners.pop(key, None) and None
+        # Not a closure over the session: what ends the listening must not keep alive what is listened to.
+        listeners = self._listeners
+        return lambda: listeners.pop(key, None) and None
 
     def holds(self, widget: Any) -> None:
         """Remember a widget, weakly, so that `close` closes it."""
@@ -446,10 +516,13 @@ class Session:
         """The widgets that are alive."""
         return list(self._widgets)
 
-    def _step(self, moment: Moment) -> None:
+    def _step(self, change: Callable[[Moment], Moment]) -> None:
+        # Read and written in one go: a click on one thread must not undo what a cell did on another in between.
         with self._lock:
+            moment = change(self.now)
+            self._revision += 1  # first, so that an interrupt between the two leaves no old answer for a new state
             self._history.step(moment)
-            self._changed()
+            self._notify("state")
 
     def _changed(self) -> None:
         self._revision += 1
@@ -457,7 +530,10 @@ class Session:
 
     def _notify(self, what: str) -> None:
         for listener in list(self._listeners.values()):
-            listener(self, what)
+            try:
+                listener(self, what)
+            except Exception:
+                log.exception("a listener of the session failed; the others are still told")
 
     def __repr__(self) -> str:
         asked = f"{self.question.n} prompt(s)" if self.question else "nothing asked"
@@ -486,6 +562,12 @@ def _examples(prompt: Any, target: TokenSpec, foil: TokenSpec, corrupt: str | No
     return [_Raw(prompt, target, foil, corrupt)]
 
 
+def _differ(target: Sequence[Token], foil: Sequence[Token]) -> None:
+    both = set(target) & set(foil)
+    if both:
+        raise PromptError(f"The target and the foil are both {next(iter(both)).text!r}; their difference is always 0.")
+
+
 def _position(position: int, n: int) -> int:
     if isinstance(position, bool) or not isinstance(position, int) or not -n <= position < n:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise PromptError(
@@ -499,6 +581,17 @@ def _remode(entry: Entry, mode: AblateMode) -> Entry:
     if not isinstance(what, Ablate) or what.mode == "edge":
         return entry
     return Entry(Ablate(what.site, mode, what.reference, what.positions), entry.on)
+
+
+def _release_soon(live: LiveModel) -> None:
+    """Release, from wherever memory happens to be freed: maybe inside a lock that whoever runs the model waits for."""
+    if live.lock.acquire(blocking=False):
+        try:
+            _release(live)
+        finally:
+            live.lock.release()
+    else:
+        threading.Thread(target=_release, args=(live,), name="interp_widgets release", daemon=True).start()
 
 
 def _release(live: LiveModel) -> None:

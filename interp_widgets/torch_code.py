@@ -102,9 +102,7 @@ def _hook(live: LiveModel, asked: Asked, what: Intervention, n: int) -> str:
 
 def _change(what: Ablate | Patch | Steer, value: torch.Tensor, n: int) -> list[str]:
     if not isinstance(what, Steer):
-        by_position = isinstance(what, Patch) or (
-            isinstance(what, Ablate) and (what.mode == "resample" or _aligned(what))
-        )
+        by_position = isinstance(what, Patch) or (what.mode == "resample" or _aligned(what))
         picked = f"value_{n}[at_{n}]" if by_position and value.dim() > 1 else f"value_{n}"
         return [f"new[:, at_{n}] = {picked}.to(x.dtype).expand_as(new[:, at_{n}])"]
     lines = [f"here, v = x[:, at_{n}].float(), value_{n}", "unit = v / v.norm()"]

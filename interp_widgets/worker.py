@@ -28,13 +28,15 @@ class _Wish:
     key: Hashable = field(compare=False)
     job: Job = field(compare=False)
     dropped: threading.Event = field(compare=False, default_factory=threading.Event)
+    preempted: bool = field(compare=False, default=False)
 
 
 class Worker:
     """Runs jobs one after the other; of two jobs with one key only the newer runs.
 
     A job that runs is told to stop (`cancelled()`) when a newer wish of its key comes, when it is dropped, or when a more
-    urgent job waits; in the last case it is run again afterwards.
+    urgent job waits; in the last case it is run again afterwards. In a forked child it takes no wishes: the page that it
+    would answer is the parent's.
     """
 
     def __init__(self) -> None:
@@ -48,6 +50,8 @@ class Worker:
 
     def submit(self, key: Hashable, job: Job, priority: int = PANEL) -> None:
         """Wish for `job`; an older wish of the same key is dropped, also while it runs."""
+        if self._pid != os.getpid():
+            return
         with self._wake:
             if self._closed:
                 return
@@ -58,16 +62,18 @@ class Worker:
 
     def drop(self, key: Hashable) -> None:
         """Forget the wishes of this key, and stop the one that runs."""
-        with self._wake:
-            self._drop(key)
+        self.drop_where(lambda other: other == key)
 
     def drop_where(self, test: Callable[[Hashable], bool]) -> None:
-        """Forget every wish whose key passes `test`."""
+        """Forget every wish whose key passes `test`, and stop the one that runs."""
+        if self._pid != os.getpid():
+            return
         with self._wake:
             running = [self._running.key] if self._running is not None else []
             for key in [*self._wishes, *running]:
                 if test(key):
                     self._drop(key)
+            self._wake.notify_all()
 
     def _drop(self, key: Hashable) -> None:
         wish = self._wishes.pop(key, None)
@@ -82,6 +88,16 @@ class Worker:
         with self._wake:
             return self._running is not None or bool(self._wishes)
 
+    def has(self, key: Hashable) -> bool:
+        """Whether a wish of this key runs or waits."""
+        return self.any(lambda other: other == key)
+
+    def any(self, test: Callable[[Hashable], bool]) -> bool:
+        """Whether a wish whose key passes `test` runs or waits."""
+        with self._wake:
+            running = [self._running.key] if self._running is not None else []
+            return any(test(key) for key in [*self._wishes, *running])
+
     def wait(self, timeout: float = 30.0) -> bool:
         """Wait until nothing runs or waits; False when it took longer."""
         with self._wake:
@@ -89,6 +105,8 @@ class Worker:
 
     def close(self) -> None:
         """Stop what runs within one step, and end the thread."""
+        if self._pid != os.getpid():
+            return
         with self._wake:
             self._closed = True
             for key in list(self._wishes):
@@ -98,9 +116,8 @@ class Worker:
             self._wake.notify_all()
 
     def _start(self) -> None:
-        if self._pid != os.getpid():  # a forked child has the object but not the thread
-            self._thread, self._running, self._pid = None, None, os.getpid()
         if self._thread is None or not self._thread.is_alive():
+            self._running = None
             self._thread = threading.Thread(target=self._loop, name="interp_widgets worker", daemon=True)
             self._thread.start()
 
@@ -113,45 +130,68 @@ class Worker:
                 return None
             wish = min(self._wishes.values())
             del self._wishes[wish.key]
+            wish.preempted = False
             self._running = wish
             return wish
 
     def _loop(self) -> None:
         while (wish := self._next()) is not None:
-            again = False
             try:
                 wish.job(lambda w=wish: self._stopped(w))
             except CancelledError:
-                again = not wish.dropped.is_set()
+                if not wish.preempted and not wish.dropped.is_set():
+                    log.error("a computation stopped though nobody asked it to: %s", wish.key)
             except Exception:
+                wish.preempted = False
                 log.exception("a computation failed: %s", wish.key)
+            else:
+                wish.preempted = False  # it came to its end all the same
             with self._wake:
                 self._running = None
-                if again and not self._closed and wish.key not in self._wishes and not wish.dropped.is_set():
+                if wish.preempted and not self._closed and wish.key not in self._wishes and not wish.dropped.is_set():
                     self._wishes[wish.key] = wish
                 self._wake.notify_all()
             del wish
 
     def _stopped(self, wish: _Wish) -> bool:
-        return wish.dropped.is_set() or any(w.priority < wish.priority for w in list(self._wishes.values()))
+        if wish.dropped.is_set():
+            return True
+        if any(other.priority < wish.priority for other in list(self._wishes.values())):
+            wish.preempted = True
+        return wish.preempted
 
 
 _WORKERS: weakref.WeakKeyDictionary[LiveModel, Worker] = weakref.WeakKeyDictionary()
-_WORKERS_LOCK = threading.Lock()
+_workers_lock = threading.RLock()  # memory freed inside the block may retire another worker
 
 
 def worker_of(live: LiveModel) -> Worker:
     """The worker of a model, made when first asked for."""
-    with _WORKERS_LOCK:
+    with _workers_lock:
         worker = _WORKERS.get(live)
         if worker is None:
             worker = _WORKERS[live] = Worker()
         return worker
 
 
+def workers() -> list[Worker]:
+    """Every worker of this process."""
+    with _workers_lock:
+        return list(_WORKERS.values())
+
+
 def retire_worker(live: LiveModel) -> None:
     """End a model's worker, when its last session closes."""
-    with _WORKERS_LOCK:
+    with _workers_lock:
         worker = _WORKERS.pop(live, None)
     if worker is not None:
         worker.close()
+
+
+def _after_fork() -> None:
+    global _workers_lock  # noqa: PLW0603
+    _workers_lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

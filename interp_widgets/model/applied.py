@@ -44,9 +44,11 @@ def applied(live: LiveModel, interventions: Sequence[Intervention], tokens: Sequ
     for step in compiled.steps:
         place_step(live, compiled.program, step, lambda: len(follow.rows))
     try:
+        compiled.program.lock = None  # the user's own call does not hold it
         with activate(compiled.program):
             yield receipts
     finally:
+        compiled.program.lock = live.lock
         receipts[:] = [receipt(step, None, generating=follow.calls > 1) for step in compiled.steps]
 
 

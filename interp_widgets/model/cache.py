@@ -12,7 +12,9 @@ class Sized(Protocol):
     """Anything that knows its bytes."""
 
     @property
-    def nbytes(self) -> int: ...
+    def nbytes(self) -> int:
+        """How many bytes are held."""
+        ...
 
 
 class ByteCache:

@@ -33,7 +33,7 @@ class WeightProbe:
         if here != self._key:
             self._key = here
             self._views = [_sample(t) for t in tensors if type(t.data) is torch.Tensor and not t.is_meta]
-        versions = tuple(0 if t.is_inference() else t._version for t in tensors)  # pyright: ignore[reportPrivateUsage]
+        versions = tuple(0 if t.is_inference() else t._version for t in tensors)
         numbers = b"".join(self._bytes())
         return here, versions, hash(numbers), _hooks(modules), self._root.training
 

@@ -158,10 +158,10 @@ def links(root: nn.Module, paths: Mapping[str, nn.Module]) -> tuple[Link, ...]:
     for path in paths:
         parent, names = root, path.split(".") if path else []
         for n, name in enumerate(names):
-            child = parent._modules[name]  # pyright: ignore[reportPrivateUsage]
+            child = parent._modules[name]
             assert child is not None
             here = ".".join(names[: n + 1])
-            found[here] = (parent._modules, name, child, here)  # pyright: ignore[reportPrivateUsage]
+            found[here] = (parent._modules, name, child, here)
             parent = child
     return tuple(found.values())
 
@@ -183,9 +183,9 @@ class Gate:
     def install(self) -> None:
         """Install what is missing: the first time everything, later what somebody else removed."""
         for module in self._before:
-            self._ensure("before", module, module._forward_pre_hooks)  # pyright: ignore[reportPrivateUsage]
+            self._ensure("before", module, module._forward_pre_hooks)
         for module in self._after:
-            self._ensure("after", module, module._forward_hooks)  # pyright: ignore[reportPrivateUsage]
+            self._ensure("after", module, module._forward_hooks)
 
     def _ensure(self, when: str, module: nn.Module, present: Mapping[int, Any]) -> None:
         handle = self._handles.get((when, module))
@@ -228,8 +228,7 @@ def foreign_hooks(root: nn.Module) -> list[tuple[str, str]]:
     """Hooks that are not ours: `(module path, function name)`, the user's and transformers' own alike."""
     found: list[tuple[str, str]] = []
     for path, module in root.named_modules():
-        for table in (module._forward_pre_hooks, module._forward_hooks):  # pyright: ignore[reportPrivateUsage]
-            for hook in table.values():
-                if hook is not before_hook and hook is not after_hook:
-                    found.append((path, getattr(hook, "__qualname__", type(hook).__name__)))
+        for table in (module._forward_pre_hooks, module._forward_hooks):
+            theirs = [hook for hook in table.values() if hook is not before_hook and hook is not after_hook]
+            found += [(path, getattr(hook, "__qualname__", type(hook).__name__)) for hook in theirs]
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -32,8 +33,23 @@ if TYPE_CHECKING:
     from interp_widgets.model.generate import GenerationRun, Options
 
 _REGISTRY: dict[int, weakref.ref[LiveModel]] = {}
-_REGISTRY_LOCK = threading.Lock()
+_registry_lock = threading.Lock()
 _RUN_BYTES = 256 << 20
+
+
+def _after_fork() -> None:
+    # The thread that held a lock is not in the child, and would never release it there.
+    global _REGISTRY_LOCK  # noqa: PLW0603
+    _registry_lock = threading.Lock()
+    for ref in list(_REGISTRY.values()):
+        live = ref()
+        if live is not None:
+            live.lock = threading.RLock()
+            live.cache = ByteCache(live.cache.budget)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class LiveModel:
@@ -68,7 +84,7 @@ class LiveModel:
         self._probe = WeightProbe(self.anatomy)
         self._salt = 0
         self._users = 0
-        self._attention = attention_implementation(self.anatomy.root)
+        self.attention_implementation = attention_implementation(self.anatomy.root)
         self.report: Report = Report(())
 
     # ---- lifetime -------------------------------------------------------------------------------------------------
@@ -80,7 +96,7 @@ class LiveModel:
             if self._users == 1:
                 self.gate.install()
                 if self.patterns_wrapped:
-                    install(self._attention)
+                    install(self.attention_implementation)
 
     def release(self) -> None:
         """One session less; with the last one the hooks go and the cache is freed."""
@@ -91,7 +107,7 @@ class LiveModel:
             if self._users == 0:
                 self.gate.remove()
                 if self.patterns_wrapped:
-                    remove(self._attention)
+                    remove(self.attention_implementation)
                 self.cache.clear()
 
     @property
@@ -102,7 +118,7 @@ class LiveModel:
     @property
     def patterns_wrapped(self) -> bool:
         """Whether attention goes through the registry, so that patterns can be read and written there."""
-        return wraps(self._attention)
+        return wraps(self.attention_implementation)
 
     @property
     def rotary(self) -> bool:
@@ -148,7 +164,7 @@ class LiveModel:
     # ---- running --------------------------------------------------------------------------------------------------
 
     @overload
-    def run(
+    def run(  # pyright: ignore[reportOverlappingOverload]  (an empty sequence fits both)
         self, prompt: str | Sequence[int], interventions: Sequence[Intervention] = (), read: Sequence[str | Site] = ()
     ) -> Run: ...
     @overload
@@ -246,7 +262,8 @@ class LiveModel:
 
     def program(self, cancelled: Callable[[], bool] | None = None) -> Program:
         """An empty program for this model."""
-        return Program(cancelled=cancelled, blocks=frozenset(layer.module for layer in self.anatomy.layers))
+        blocks = frozenset(layer.module for layer in self.anatomy.layers)
+        return Program(cancelled=cancelled, blocks=blocks, lock=self.lock)
 
     def batch(self, tokens: Sequence[Token]) -> Batch:
         """One prompt as a batch of one row."""
@@ -286,7 +303,7 @@ def open_model(
     """
     from interp_widgets.model.verify import verify
 
-    with _REGISTRY_LOCK:
+    with _registry_lock:
         known = _REGISTRY.get(id(module))
         live = known() if known is not None else None
         if live is not None and live.module is module:
@@ -320,7 +337,7 @@ def attention_implementation(root: nn.Module) -> str:
 def context_length(root: nn.Module) -> int | None:
     """How many positions the model knows, if its configuration says so."""
     config = getattr(root, "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else config
     value = next(
         (v for n in ("max_position_embeddings", "n_positions", "max_seq_len") if (v := getattr(text, n, None))), None
     )

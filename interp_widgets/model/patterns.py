@@ -22,7 +22,7 @@ _USES: dict[str, int] = {}
 def _registry() -> Any:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    return ALL_ATTENTION_FUNCTIONS._global_mapping  # pyright: ignore[reportPrivateUsage]
+    return ALL_ATTENTION_FUNCTIONS._global_mapping
 
 
 def wraps(implementation: str) -> bool:
@@ -72,6 +72,7 @@ class GatedAttention:
         *args: Any,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, Any]:
+        """Attention as the original computes it; under a run of ours that watches `module`, seen and perhaps edited."""
         out = self.original(module, query, key, value, attention_mask, *args, **kwargs)
         program = active()
         taps = None if program is None or torch.compiler.is_compiling() else program.attention.get(module)

@@ -37,26 +37,32 @@ def check_site(anatomy: Anatomy, site: Site) -> None:
         return
     layer = layer_of(anatomy, site)
     if site.part in ("z", "q", "k", "v", "pattern", "attn", "q_unrotated", "k_unrotated"):
-        if layer.attention is None:
-            raise FeatureOffError(f"{site} does not exist: {layer.hole or 'this layer has no softmax attention'}.")
-        heads = layer.attention.n_kv_heads if site.part in ("k", "v", "k_unrotated") else layer.attention.n_heads
-        if site.index is not None and site.index >= heads:
-            raise SiteError(f"{site} does not exist: layer {site.layer} has heads 0 to {heads - 1}.")
-        if site.part == "attn" and layer.attention.write is None:
-            raise FeatureOffError(
-                f"{site} is off: what attention adds to the stream was not found in this architecture."
-            )
+        _check_attention(layer, site)
     if site.part in ("mlp", "mlp_in", "neurons"):
-        if layer.mlp is None:
-            raise FeatureOffError(f"{site} does not exist: no MLP was found in layer {site.layer}.")
-        if site.part == "neurons" and layer.mlp.neurons is None:
-            raise FeatureOffError(
-                f"{site} is off: the MLP of layer {site.layer} is a mixture of experts, taken as a whole."
-            )
-        if site.index is not None and site.index >= layer.mlp.d_neurons:
-            raise SiteError(f"{site} does not exist: layer {site.layer} has neurons 0 to {layer.mlp.d_neurons - 1}.")
-        if site.part == "mlp" and layer.mlp.write is None:
-            raise FeatureOffError(f"{site} is off: what the MLP adds to the stream was not found in this architecture.")
+        _check_mlp(layer, site)
+
+
+def _check_attention(layer: Layer, site: Site) -> None:
+    if layer.attention is None:
+        raise FeatureOffError(f"{site} does not exist: {layer.hole or 'this layer has no softmax attention'}.")
+    heads = layer.attention.n_kv_heads if site.part in ("k", "v", "k_unrotated") else layer.attention.n_heads
+    if site.index is not None and site.index >= heads:
+        raise SiteError(f"{site} does not exist: layer {site.layer} has heads 0 to {heads - 1}.")
+    if site.part == "attn" and layer.attention.write is None:
+        raise FeatureOffError(f"{site} is off: what attention adds to the stream was not found in this architecture.")
+
+
+def _check_mlp(layer: Layer, site: Site) -> None:
+    if layer.mlp is None:
+        raise FeatureOffError(f"{site} does not exist: no MLP was found in layer {site.layer}.")
+    if site.part == "neurons" and layer.mlp.neurons is None:
+        raise FeatureOffError(
+            f"{site} is off: the MLP of layer {site.layer} is a mixture of experts, taken as a whole."
+        )
+    if site.index is not None and site.index >= layer.mlp.d_neurons:
+        raise SiteError(f"{site} does not exist: layer {site.layer} has neurons 0 to {layer.mlp.d_neurons - 1}.")
+    if site.part == "mlp" and layer.mlp.write is None:
+        raise FeatureOffError(f"{site} is off: what the MLP adds to the stream was not found in this architecture.")
 
 
 def hidden_of(args: Args, kwargs: Kwargs) -> tuple[torch.Tensor, int | str]:

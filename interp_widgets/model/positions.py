@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -99,17 +100,9 @@ class Positions:
             return _from_text(spec)
         if isinstance(spec, slice):
             return cls("slice", spec.start, spec.stop, spec.step, label=_slice_label(spec))
-        if isinstance(spec, (int, np.integer)) and not isinstance(spec, bool):
-            return cls("at", at=(int(spec),), label=str(int(spec)))
-        if (
-            isinstance(spec, Sequence)
-            and spec
-            and all(  # pyright: ignore[reportUnnecessaryIsInstance]
-                isinstance(i, (int, np.integer)) and not isinstance(i, bool) for i in spec
-            )
-        ):
-            at = tuple(dict.fromkeys(int(i) for i in spec))
-            return cls("at", at=at, label=str(list(at)))
+        numbers = _numbers(spec)
+        if numbers is not None:
+            return cls("at", at=numbers, label=str(numbers[0]) if isinstance(spec, (int, np.integer)) else str(list(numbers)))
         raise InterventionError(
             f'Positions {spec!r} cannot be read. Write "all", "content", "prompt", "generated", "prompt[-1]", "gen[:8]", '
             'a number, a list of numbers, a slice, or iw.tokens(" Mary").'
@@ -175,6 +168,16 @@ class Positions:
         if self.kind == "at":
             return str(self.at[0]) if len(self.at) == 1 else str(list(self.at))
         return repr(self.label)
+
+
+def _numbers(spec: object) -> tuple[int, ...] | None:
+    """Whole numbers, each once; None for anything else."""
+    items: Any = [spec] if isinstance(spec, (int, np.integer)) else spec
+    if not isinstance(items, (list, tuple, range, np.ndarray)) or not len(items):
+        return None
+    if not all(isinstance(i, (int, np.integer)) and not isinstance(i, bool) for i in items):
+        return None
+    return tuple(dict.fromkeys(int(i) for i in items))
 
 
 def _from_text(spec: str) -> Positions:

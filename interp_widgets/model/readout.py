@@ -26,7 +26,7 @@ def has_plain_weight(unembed: nn.Module) -> bool:
 
 
 def _observed(module: nn.Module) -> bool:
-    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]  # pyright: ignore[reportPrivateUsage]
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
     return any(h is not before_hook and h is not after_hook for h in hooks)
 
 
@@ -49,6 +49,10 @@ class Readout:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits `[row, vocab]`, float32, of `hidden [row, d_model]` as the unembedding receives it."""
         return self._shown(self._linear(hidden) if self.direct else self._call(hidden))
+
+    def uncapped(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits before the soft cap: linear in `hidden [row, d_model]`, up to a bias."""
+        return (self._linear(hidden) if self.direct else self._call(hidden)) * self.anatomy.logit_scale
 
     def _shown(self, out: torch.Tensor) -> torch.Tensor:
         if self.anatomy.logit_scale != 1.0:

@@ -112,7 +112,7 @@ def eager(root: nn.Module) -> Callable[..., Any]:
     """The model's call without its compiled form: a hook inside a compiled call would silently do nothing."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        return type(root)._call_impl(root, *args, **kwargs)  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportAttributeAccessIssue]
+        return type(root)._call_impl(root, *args, **kwargs)  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]
 
     return call
 

@@ -89,7 +89,7 @@ def _dropout(part: nn.Module) -> str | None:
     """The setting by which a module in training mode draws random numbers, or None."""
     if not part.training:
         return None
-    if isinstance(part, nn.modules.dropout._DropoutNd):  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    if isinstance(part, nn.modules.dropout._DropoutNd):  # noqa: SLF001
         return f"p={part.p}" if part.p > 0 else None
     for key, value in vars(part).items():
         if ("drop" in key or "jitter" in key) and isinstance(value, float) and value > 0:

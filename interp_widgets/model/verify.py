@@ -265,7 +265,7 @@ class _Verifier:
     def _pattern_edit(self, feature: str, name: str) -> None:
         live = self.live
         if not live.patterns_wrapped:
-            why = f"attention of this model ({live._attention}) does not go through transformers' registry"  # pyright: ignore[reportPrivateUsage]
+            why = f"attention of this model ({live.attention_implementation}) does not go through transformers' registry"
             self.off.setdefault(feature, why)
             self.checks.append(Check(name, False, None, feature, why))
             return

@@ -35,12 +35,12 @@ class View(Guarded):
         ClosedError: when the session is closed.
     """
 
-    session: Session = traitlets.Any(allow_none=True).tag(sync=True, to_json=_reference)
+    session: Any = traitlets.Any(allow_none=True).tag(sync=True, to_json=_reference)
     panel = traitlets.Unicode().tag(sync=True)
     settings: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, session: Session, **settings: Any) -> None:
-        if not isinstance(session, Session):
+        if not isinstance(session, Session):  # pyright: ignore[reportUnnecessaryIsInstance]  (users pass anything)
             raise TypeError(
                 f"{type(self).__name__} needs a session: iw.{type(self).__name__}(iw.open(...)), not {type(session).__name__}."
             )
@@ -78,6 +78,10 @@ class View(Guarded):
         """Send what this view shows."""
         self._mirror.publish(self.panel, snapshot.revision, status, data, progress, message)
 
+    def refuse(self, key: str, message: str) -> None:
+        """Show in the view why a setting was refused."""
+        self._mirror.complain(self, message)
+
     def _setting_changed(self, change: Any) -> None:
         if change["name"] in self.settings and self.comm is not None:
             self._mirror.compute_panel(self)
@@ -88,7 +92,7 @@ class View(Guarded):
             return
         self._mirror.remove(self)
         super().close()
-        self.session = None  # pyright: ignore[reportAttributeAccessIssue]  (a closed view lets go)
+        self.session = None
 
     def __repr__(self) -> str:
         state = "closed" if self.comm is None else f"of {self.session!r}"
@@ -96,7 +100,7 @@ class View(Guarded):
 
 
 _CELLS: dict[str, tuple[str, weakref.WeakSet[View]]] = {}
-_CELLS_LOCK = threading.Lock()
+_CELLS_LOCK = threading.RLock()  # memory freed inside the block may close other views
 
 
 def _cell() -> tuple[str, str] | None:

@@ -34,7 +34,7 @@ class HeadAblation(View):
     def __init__(self, session: Session, **settings: Any) -> None:
         super().__init__(session, **({"mode": session.mode} | settings))
         if self.mode != session.mode:
-            session.set_mode(self.mode)
+            session.set_mode(self.mode)  # pyright: ignore[reportArgumentType]  (the trait allows these modes only)
         self.observe(self._mode_changed, names="mode")
 
     def _mode_changed(self, change: Any) -> None:

@@ -26,17 +26,28 @@ def shaken(config: Any, scale: float = 0.35) -> Any:
     model = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         for p in model.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator) * scale + (1.0 if p.dim() == 1 and bool((p == 1).all()) else 0.0))
+            p.copy_(
+                torch.randn(p.shape, generator=generator) * scale
+                + (1.0 if p.dim() == 1 and bool((p == 1).all()) else 0.0)
+            )
     return model
 
 
 def gpt2(**changes: Any) -> Any:
     """Three blocks of GPT-2's kind: learned positions, LayerNorm, biases."""
-    return shaken(GPT2Config(**{"vocab_size": VOCAB, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, **changes}))
+    shape: dict[str, Any] = {"vocab_size": VOCAB, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
+    return shaken(GPT2Config(**(shape | changes)))
 
 
 def llama(**changes: Any) -> Any:
     """Three blocks of Llama's kind: rotary positions, RMSNorm, grouped keys and values."""
-    shape = {"vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
-             "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}  # fmt: skip
-    return shaken(LlamaConfig(**{**shape, **changes}))
+    shape: dict[str, Any] = {
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+    }
+    return shaken(LlamaConfig(**(shape | changes)))
