@@ -1,0 +1,1 @@
+"""What other libraries read and write, in their formats and names."""
