@@ -140,7 +140,7 @@ class Worker:
                 wish.job(lambda w=wish: self._stopped(w))
             except CancelledError:
                 if not wish.preempted and not wish.dropped.is_set():
-                    log.error("a computation stopped though nobody asked it to: %s", wish.key)
+                    log.exception("a computation stopped though nobody asked it to: %s", wish.key)
             except Exception:
                 wish.preempted = False
                 log.exception("a computation failed: %s", wish.key)

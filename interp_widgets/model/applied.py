@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def applied(live: LiveModel, interventions: Sequence[Intervention], tokens: Sequence[Token]) -> Generator[list[Receipt]]:
+def applied(
+    live: LiveModel, interventions: Sequence[Intervention], tokens: Sequence[Token]
+) -> Generator[list[Receipt]]:
     """Put `interventions` in force for calls of the module made in this context; yields the list that receives receipts.
 
     Raises:

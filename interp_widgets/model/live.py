@@ -39,7 +39,7 @@ _RUN_BYTES = 256 << 20
 
 def _after_fork() -> None:
     # The thread that held a lock is not in the child, and would never release it there.
-    global _REGISTRY_LOCK  # noqa: PLW0603
+    global _REGISTRY_LOCK
     _registry_lock = threading.Lock()
     for ref in list(_REGISTRY.values()):
         live = ref()

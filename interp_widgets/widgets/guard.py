@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 import anywidget
 import traitlets
 
+from interp_widgets.widgets.brief import brief
+
 log = logging.getLogger("interp_widgets")
 STATIC = Path(__file__).parent.parent / "static"
 
@@ -21,6 +23,17 @@ def bundle(name: str) -> str | Path:
     """A built bundle: its text, read once (a `Path` would keep every closed widget alive), or its path for hot reload."""
     path = STATIC / name
     return path if os.environ.get("ANYWIDGET_HMR") == "1" else path.read_text(encoding="utf-8")
+
+
+class Text(traitlets.Unicode[str, str]):
+    """A short text that can be sent: half of a surrogate pair in one widget would make a page lose all of them on reload."""
+
+    def validate(self, obj: Any, value: Any) -> str:
+        """See `traitlets.Unicode`."""
+        text = super().validate(obj, value)
+        if len(text) > 1000 or any(0xD800 <= ord(letter) < 0xE000 for letter in text):
+            raise traitlets.TraitError("it is a text of at most 1000 whole characters.")
+        return text
 
 
 class Guarded(anywidget.AnyWidget):
@@ -57,20 +70,36 @@ class Guarded(anywidget.AnyWidget):
         if not isinstance(state, dict) or data.get("buffer_paths"):
             self.dropped += 1
             return
-        good: dict[str, Any] = {}
-        for key, value in state.items():
-            if key not in self.settings:
-                self.dropped += 1
-                continue
-            try:
-                self.traits()[key]._validate(self, value)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-            except (traitlets.TraitError, OverflowError, ValueError, TypeError, RecursionError) as error:
-                self.send_state(key)
-                self.refuse(key, f"{key.replace('_', ' ').capitalize()} cannot be {_short(value)}: {error}")
-            else:
-                good[key] = value
-        if good:
-            self.set_state(good)
+        known = {key: value for key, value in state.items() if key in self.settings}
+        self.dropped += len(state) - len(known)
+        wrong = {key: error for key, value in known.items() if (error := self._wrong(key, value)) is not None}
+        if not wrong:
+            wrong = self._set(known)
+        if wrong:
+            # Nothing of the message was taken; the page shows its own values, and is told the true ones.
+            self.send_state(list(known))
+            for key, error in wrong.items():
+                self.refuse(key, f"{key.replace('_', ' ').capitalize()} cannot be {brief(known[key])}: {error}")
+
+    def _wrong(self, key: str, value: Any) -> Exception | None:
+        trait = self.traits()[key]
+        if isinstance(value, bool) and isinstance(trait, traitlets.Int):
+            return traitlets.TraitError("it is a whole number.")
+        try:
+            trait._validate(self, value)  # noqa: SLF001
+        except (traitlets.TraitError, OverflowError, ValueError, TypeError, RecursionError) as error:
+            return error
+        return None
+
+    def _set(self, values: dict[str, Any]) -> dict[str, Exception]:
+        before = {key: getattr(self, key) for key in values}
+        try:
+            self.set_state(values)
+        except Exception as error:  # an observer, ours or the user's
+            log.exception("a setting could not take effect")
+            self._trait_values.update(before)
+            return dict.fromkeys(values, error)
+        return {}
 
     def receive(self, content: dict[str, Any], buffers: list[Any]) -> None:
         """Handle one custom message; views have none of their own."""
@@ -83,12 +112,7 @@ class Guarded(anywidget.AnyWidget):
 
     def close(self) -> None:
         """Close the comm, and that of the layout, which would stay otherwise."""
-        layout = self.layout
+        layout = self.layout if self.comm is not None else None
         if layout is not None:
             layout.close()
         super().close()
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 40 else text[:38] + "…"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from interp_widgets.model.errors import InterpError, InterventionError, PromptError
+from interp_widgets.model.errors import InterventionError, PromptError
 from interp_widgets.session import Session
-from interp_widgets.widgets.order import Order
+from interp_widgets.widgets.brief import brief
 
 if TYPE_CHECKING:
     from interp_widgets.widgets.channel import SessionWidget
@@ -38,44 +38,73 @@ def read(content: dict[str, Any]) -> Intent:
     if not isinstance(client, str) or not 0 < len(client) <= 64:
         raise InterventionError("A wish needs a client name of 1 to 64 letters.")
     if not isinstance(seq, int) or isinstance(seq, bool) or not 0 < seq < 1 << 53:
-        raise InterventionError(f"A wish needs a sequence number from 1, not {_short(seq)}.")
-    if name not in _APPLY or not isinstance(key, str) or len(key) > 1000 or not isinstance(args, dict):
-        raise InterventionError(f"There is no wish {_short(name)}; there are {', '.join(_APPLY)}.")
+        raise InterventionError(f"A wish needs a sequence number from 1, not {brief(seq)}.")
+    if (
+        not isinstance(name, str)
+        or name not in _APPLY
+        or not isinstance(key, str)
+        or len(key) > 1000
+        or not isinstance(args, dict)
+    ):
+        raise InterventionError(f"There is no wish {brief(name)}; there are {', '.join(_APPLY)}.")
     return Intent(client, seq, str(name), key, args)
 
 
-def apply(mirror: SessionWidget, session: Session, intent: Intent, order: Order) -> None:
+ASIDE = frozenset({"ask", "panel"})
+"""Wishes that are no step of the history when they come in: an answer to `ask` is computed first, a panel's are its own."""
+MOVES = frozenset({"clear", "undo", "redo"})
+"""Wishes whose meaning depends on everything before them."""
+
+
+def apply(mirror: SessionWidget, session: Session, intent: Intent) -> None:
     """Do what is wished.
 
     Raises:
         InterpError: in a sentence, when it makes no sense; the session is as before.
     """
-    _APPLY[intent.name](mirror, session, intent, order)
+    _APPLY[intent.name](mirror, session, intent)
 
 
-def _ablate(_mirror: SessionWidget, session: Session, intent: Intent, _order: Order) -> None:
+def keys_of(intent: Intent) -> list[str]:
+    """What a wish speaks of: its key, or for many heads the key of each."""
+    sites = intent.args.get("sites") if intent.name == "ablate_many" else None
+    return [f"head:{site}" for site in sites if isinstance(site, str)] if isinstance(sites, list) else [intent.key]
+
+
+def narrowed(intent: Intent, keys: list[str]) -> Intent | None:
+    """The wish for these of its keys alone; None when nothing is left."""
+    if not keys:
+        return None
+    if intent.name != "ablate_many":
+        return intent
+    return replace(intent, args={**intent.args, "sites": [key.removeprefix("head:") for key in keys]})
+
+
+def _ablate(_mirror: SessionWidget, session: Session, intent: Intent) -> None:
     session.switch([_text(intent, "site")], off=_flag(intent, "off"), mode=_mode(intent))
 
 
-def _ablate_many(_mirror: SessionWidget, session: Session, intent: Intent, order: Order) -> None:
+def _ablate_many(_mirror: SessionWidget, session: Session, intent: Intent) -> None:
     sites = intent.args.get("sites")
     if not isinstance(sites, list) or not sites or not all(isinstance(s, str) and len(s) < 100 for s in sites):
         raise InterventionError("Name at least one site to switch, such as L1H3.")
-    kept = order.fresh_sites(intent.client, intent.seq, [str(s) for s in sites])
-    if kept:
-        session.switch(kept, off=_flag(intent, "off"), mode=_mode(intent))
+    session.switch([str(s) for s in sites], off=_flag(intent, "off"), mode=_mode(intent))
 
 
-def _set_mode(_mirror: SessionWidget, session: Session, intent: Intent, _order: Order) -> None:
+def _edge(_mirror: SessionWidget, session: Session, intent: Intent) -> None:
+    session.cut(_text(intent, "site"), _position(intent, "dest"), _position(intent, "src"), _flag(intent, "off"))
+
+
+def _set_mode(_mirror: SessionWidget, session: Session, intent: Intent) -> None:
     session.set_mode(_mode(intent) or "mean")
 
 
-def _strength(_mirror: SessionWidget, session: Session, intent: Intent, _order: Order) -> None:
+def _strength(_mirror: SessionWidget, session: Session, intent: Intent) -> None:
     value = intent.args.get("value")
     session.strength(_text(intent, "name"), value, final=bool(intent.args.get("final", True)))  # pyright: ignore[reportArgumentType]
 
 
-def _vector(_mirror: SessionWidget, session: Session, intent: Intent, _order: Order) -> None:
+def _vector(_mirror: SessionWidget, session: Session, intent: Intent) -> None:
     args = intent.args
     on = args.get("on")
     session.steer_settings(
@@ -87,43 +116,38 @@ def _vector(_mirror: SessionWidget, session: Session, intent: Intent, _order: Or
     )
 
 
-def _ask(mirror: SessionWidget, session: Session, intent: Intent, _order: Order) -> None:
+def _ask(mirror: SessionWidget, session: Session, intent: Intent) -> None:
     prompt = intent.args.get("prompt")
     if not isinstance(prompt, str) or len(prompt) > _TEXT:
         raise PromptError("A prompt is a text of at most a million characters.")
     target, foil = _tokens(intent, "target"), _tokens(intent, "foil")
 
-    def ask() -> None:
-        try:
-            session.ask(prompt, target, foil)
-        except InterpError as error:
-            mirror.refused(intent, str(error))
-
-    mirror.later("ask", ask)
+    mirror.later(intent, lambda: session.ask(prompt, target, foil))
 
 
-def _clear(_mirror: SessionWidget, session: Session, _intent: Intent, _order: Order) -> None:
+def _clear(_mirror: SessionWidget, session: Session, _intent: Intent) -> None:
     session.clear()
 
 
-def _undo(_mirror: SessionWidget, session: Session, _intent: Intent, _order: Order) -> None:
-    session.undo()
+def _undo(mirror: SessionWidget, session: Session, intent: Intent) -> None:
+    mirror.after_asking(intent, session.undo)
 
 
-def _redo(_mirror: SessionWidget, session: Session, _intent: Intent, _order: Order) -> None:
-    session.redo()
+def _redo(mirror: SessionWidget, session: Session, intent: Intent) -> None:
+    mirror.after_asking(intent, session.redo)
 
 
-def _panel(mirror: SessionWidget, _session: Session, intent: Intent, _order: Order) -> None:
+def _panel(mirror: SessionWidget, _session: Session, intent: Intent) -> None:
     view = mirror.view(_text(intent, "panel"))
     if view is None:
         raise InterventionError("This view is closed; run its cell again.")
     view.act(_text(intent, "action"), intent.args)
 
 
-_APPLY: dict[Any, Callable[[Any, Session, Intent, Order], None]] = {
+_APPLY: dict[Any, Callable[[Any, Session, Intent], None]] = {
     "ablate": _ablate,
     "ablate_many": _ablate_many,
+    "edge": _edge,
     "mode": _set_mode,
     "strength": _strength,
     "vector": _vector,
@@ -138,7 +162,7 @@ _APPLY: dict[Any, Callable[[Any, Session, Intent, Order], None]] = {
 def _text(intent: Intent, name: str) -> str:
     value = intent.args.get(name)
     if not isinstance(value, str) or not 0 < len(value) <= 1000:
-        raise InterventionError(f"The wish {intent.name!r} needs a text {name!r}, not {_short(value)}.")
+        raise InterventionError(f"The wish {intent.name!r} needs a text {name!r}, not {brief(value)}.")
     return value
 
 
@@ -150,14 +174,21 @@ def _optional(args: dict[str, Any], name: str) -> str | None:
 def _flag(intent: Intent, name: str) -> bool:
     value = intent.args.get(name)
     if not isinstance(value, bool):
-        raise InterventionError(f"The wish {intent.name!r} needs {name!r} to be true or false, not {_short(value)}.")
+        raise InterventionError(f"The wish {intent.name!r} needs {name!r} to be true or false, not {brief(value)}.")
+    return value
+
+
+def _position(intent: Intent, name: str) -> int:
+    value = intent.args.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 31:
+        raise InterventionError(f"The wish {intent.name!r} needs {name!r} to be a position from 0, not {brief(value)}.")
     return value
 
 
 def _mode(intent: Intent) -> Any:
     mode = intent.args.get("mode")
     if mode is not None and mode not in _MODES:
-        raise InterventionError(f"There is no ablation mode {_short(mode)}; choose one of {', '.join(_MODES)}.")
+        raise InterventionError(f"There is no ablation mode {brief(mode)}; choose one of {', '.join(_MODES)}.")
     return mode
 
 
@@ -169,9 +200,4 @@ def _tokens(intent: Intent, name: str) -> str | list[str] | None:
         return value
     if isinstance(value, list) and 0 < len(value) <= 100 and all(isinstance(v, str) and len(v) < 1000 for v in value):
         return [str(v) for v in value]
-    raise PromptError(f"The {name} is a token's text or a list of them, not {_short(value)}.")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 40 else text[:38] + "…"
+    raise PromptError(f"The {name} is a token's text or a list of them, not {brief(value)}.")

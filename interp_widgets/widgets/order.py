@@ -1,52 +1,144 @@
-"""Which wish holds when messages come late, twice or in another order."""
+"""Which wish holds when messages come late, twice or in another order: the result is that of the order in which they were made."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
-_BARRIERS = frozenset({"clear", "undo", "redo", "set"})
-_GROUP = frozenset({"ablate", "ablate_many", "strength", "vector", "mode"})
-_CLIENTS = 64
+CLIENTS = 64
+KEYS = 4096
+SEEN = 4096
+KEPT = 256
+
+Wish = TypeVar("Wish")
+State = TypeVar("State")
 
 
-class Order:
-    """The newest sequence number of every client, by key; a wish older than it, or than a barrier, is dropped.
+@dataclass(frozen=True)
+class Done(Generic[Wish, State]):
+    """A wish that was done: whose and which, the state before it, and the revision after it."""
+
+    client: str
+    seq: int
+    wish: Wish
+    before: State
+    start: int
+    end: int
+
+
+@dataclass
+class Client:
+    """What one page has sent.
+
+    Attributes:
+        floor: every sequence number up to here counts as seen.
+        seen: those above it that were.
+        newest: the largest one of every key.
+        done: the largest one that was done.
+        cut: the largest one that was done and is not remembered any more.
+        ack: the largest one of all.
+    """
+
+    floor: int = 0
+    seen: set[int] = field(default_factory=set[int])
+    newest: OrderedDict[str, int] = field(default_factory=OrderedDict[str, int])
+    done: int = 0
+    cut: int = 0
+    ack: int = 0
+
+    def take(self, seq: int) -> bool:
+        """Note a sequence number; False when it was there before."""
+        if seq <= self.floor or seq in self.seen:
+            return False
+        self.ack = max(self.ack, seq)
+        self.seen.add(seq)
+        while self.floor + 1 in self.seen:
+            self.floor += 1
+            self.seen.discard(self.floor)
+        if len(self.seen) > SEEN:
+            self.floor = sorted(self.seen)[SEEN // 2]
+            self.seen = {one for one in self.seen if one > self.floor}
+        return True
+
+
+class Order(Generic[Wish, State]):
+    """The wishes of every page, and enough of the past to put a late one where it belongs.
 
     Example:
         >>> order = Order()
-        >>> order.fresh("a", 2, "head:L0H0", "ablate"), order.fresh("a", 1, "head:L0H0", "ablate")
-        (True, False)
+        >>> order.take("a", 2), order.take("a", 1), order.take("a", 2)
+        (True, True, False)
+        >>> order.newest("a", 2, ["head:L0H0"]), order.newest("a", 1, ["head:L0H0"])
+        (['head:L0H0'], [])
     """
 
     def __init__(self) -> None:
-        self._newest: OrderedDict[str, dict[str, int]] = OrderedDict()
-        self._barrier: dict[str, int] = {}
-        self.acks: dict[str, int] = {}
+        self._clients: OrderedDict[str, Client] = OrderedDict()
+        self._done: list[Done[Wish, State]] = []
 
-    def fresh(self, client: str, seq: int, key: str, name: str) -> bool:
-        """Whether this wish holds; remembers it if so."""
-        mine = self._client(client)
-        self.acks[client] = max(seq, self.acks.get(client, 0))
-        if seq <= mine.get(key, 0) or (name in _GROUP and seq < self._barrier.get(client, 0)):
-            return False
-        mine[key] = seq
-        if name in _BARRIERS:
-            self._barrier[client] = max(seq, self._barrier.get(client, 0))
-        return True
+    @property
+    def acks(self) -> dict[str, int]:
+        """The newest sequence number of each client that was taken in, also when the wish was refused."""
+        return {name: client.ack for name, client in list(self._clients.items())}
 
-    def fresh_sites(self, client: str, seq: int, sites: list[str]) -> list[str]:
-        """Of the sites of a wish for many, those that no newer wish has spoken for."""
+    def take(self, client: str, seq: int) -> bool:
+        """Whether this message is not one that has been taken in before; remembers it."""
+        return self._client(client).take(seq)
+
+    def newest(self, client: str, seq: int, keys: list[str]) -> list[str]:
+        """Of the things a wish speaks of, those that no newer wish of this client has spoken of; remembers them."""
         mine = self._client(client)
-        kept = [site for site in sites if seq > mine.get(f"head:{site}", 0)]
-        for site in kept:
-            mine[f"head:{site}"] = seq
+        kept = [key for key in keys if seq >= mine.newest.get(key, 0)]
+        for key in kept:
+            mine.newest[key] = seq
+            mine.newest.move_to_end(key)
+        while len(mine.newest) > KEYS:
+            mine.newest.popitem(last=False)
         return kept
 
-    def _client(self, client: str) -> dict[str, int]:
-        mine = self._newest.setdefault(client, {})
-        self._newest.move_to_end(client)
-        while len(self._newest) > _CLIENTS:
-            old, _ = self._newest.popitem(last=False)
-            self.acks.pop(old, None)
-            self._barrier.pop(old, None)
+    def late(self, client: str, seq: int) -> bool:
+        """Whether a wish made after this one has been done already."""
+        return seq < self._client(client).done
+
+    def after(self, client: str, seq: int, revision: int) -> list[Done[Wish, State]] | None:
+        """The wishes to take back, and to do again after this late one, oldest first.
+
+        None when that cannot be told: something else has changed the session since (it is not at `revision` because of
+        wishes alone), or it is too long ago.
+        """
+        self._forget_unless(revision)
+        if seq < self._client(client).cut:
+            return None
+        at = next((n for n, one in enumerate(self._done) if one.client == client and one.seq > seq), None)
+        return None if at is None else self._done[at:]
+
+    def did(self, done: Done[Wish, State]) -> None:
+        """Remember a wish that was done last."""
+        self._forget_unless(done.start)
+        self._done.append(done)
+        mine = self._client(done.client)
+        mine.done = max(mine.done, done.seq)
+        if len(self._done) > KEPT:
+            self._cut(self._done.pop(0))
+
+    def take_back(self, done: list[Done[Wish, State]]) -> None:
+        """Forget the last wishes: they are about to be done again."""
+        del self._done[len(self._done) - len(done) :]
+
+    def _forget_unless(self, revision: int) -> None:
+        if self._done and self._done[-1].end != revision:
+            for one in self._done:
+                self._cut(one)
+            self._done.clear()
+
+    def _cut(self, one: Done[Wish, State]) -> None:
+        mine = self._client(one.client)
+        mine.cut = max(mine.cut, one.seq)
+
+    def _client(self, name: str) -> Client:
+        mine = self._clients.setdefault(name, Client())
+        self._clients.move_to_end(name)
+        while len(self._clients) > CLIENTS:
+            self._clients.popitem(last=False)
         return mine

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Hashable
@@ -16,10 +17,12 @@ import numpy.typing as npt
 log = logging.getLogger("interp_widgets")
 Json = dict[str, Any]
 Send = Callable[[Json, list[bytes]], None]
+Make = Callable[[], Json | list[Json] | None]
 
 RATE = 50.0
 BURST = 8
 LIMIT = 1_000_000
+IDLE = 5.0
 
 
 def pack(data: Any, buffers: list[bytes]) -> Any:
@@ -44,7 +47,7 @@ def pack(data: Any, buffers: list[bytes]) -> Any:
 
 def clean(text: str) -> str:
     """Text that is valid UTF-8: half of a surrogate pair becomes the replacement character."""
-    return text.encode("utf-8", "replace").decode("utf-8") if not text.isascii() else text
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _array(array: npt.NDArray[Any], buffers: list[bytes]) -> Json:
@@ -55,76 +58,139 @@ def _array(array: npt.NDArray[Any], buffers: list[bytes]) -> Json:
     return {"$array": len(buffers) - 1, "dtype": kind, "shape": list(array.shape)}
 
 
+class Sender:
+    """The one thread that sends to pages, whoever made the message: never faster than the pages' server takes it.
+
+    A message is made when its turn comes, so it tells the newest there is. Whoever has news leaves a note and goes on: a
+    cell that is interrupted, or a slow socket, cannot tear a message or hold up a click.
+    """
+
+    def __init__(self) -> None:
+        self.sending = threading.RLock()
+        self._wake = threading.Condition()
+        self._waiting: dict[tuple[Outbox, Hashable], Make] = {}
+        self._thread: threading.Thread | None = None
+        self._allowance = float(BURST)
+        self._at = time.monotonic()
+        self._pid = os.getpid()
+
+    def put(self, box: Outbox, key: Hashable, make: Make) -> None:
+        """Note one message; a newer one of the same key takes its place in the queue."""
+        if self.forked:
+            return  # a child must not speak on its parent's connection
+        with self._wake:
+            self._waiting[box, key] = make
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._loop, name="interp_widgets sender", daemon=True)
+                self._thread.start()
+            self._wake.notify_all()
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a child of the process that the page speaks to."""
+        return self._pid != os.getpid()
+
+    def take(self, box: Outbox) -> list[Make]:
+        """Take everything of one box out of the queue."""
+        with self._wake:
+            keys = [key for key in self._waiting if key[0] is box]
+            return [self._waiting.pop(key) for key in keys]
+
+    def _loop(self) -> None:
+        while (taken := self._next()) is not None:
+            self._wait_for_allowance()
+            with self.sending:
+                box, key = taken
+                with self._wake:
+                    make = self._waiting.pop((box, key), None)
+                if make is not None:
+                    self._allowance -= box.deliver(make)
+            del taken, box, make
+
+    def _next(self) -> tuple[Outbox, Hashable] | None:
+        with self._wake:
+            if not self._waiting:
+                self._wake.wait_for(lambda: bool(self._waiting), IDLE)
+            if not self._waiting:
+                self._thread = None
+                return None
+            return next(iter(self._waiting))
+
+    def _wait_for_allowance(self) -> None:
+        now = time.monotonic()
+        self._allowance = min(float(BURST), self._allowance + (now - self._at) * RATE)
+        if self._allowance < 1.0:
+            pause = (1.0 - self._allowance) / RATE
+            time.sleep(pause)
+            now += pause
+            self._allowance = 1.0
+        self._at = now
+
+
+_SENDER = Sender()
+
+
 class Outbox:
-    """Sends at once while there is allowance, else keeps the newest message of each key and sends it as soon as it may.
+    """One session's messages to its page: of each key the newest, in the order in which the keys first came.
 
     Args:
-        send: puts one message on the wire; called under a lock, from any thread.
+        send: puts one message on the wire; called on the sender's thread.
     """
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._lock = threading.RLock()
-        self._waiting: dict[Hashable, Callable[[], Json | None]] = {}
-        self._allowance = float(BURST)
-        self._at = time.monotonic()
-        self._timer: threading.Timer | None = None
         self._closed = False
 
-    def put(self, key: Hashable, make: Callable[[], Json | None]) -> None:
-        """Send what `make` gives when its turn comes; a newer `put` of the same key takes its place."""
-        with self._lock:
-            if self._closed:
-                return
-            self._waiting.pop(key, None)
-            self._waiting[key] = make
-            self._flush()
+    def put(self, key: Hashable, make: Make) -> None:
+        """Send what `make` gives (a message, several, or None) when its turn comes; a newer `put` of its key replaces it."""
+        if not self._closed:
+            _SENDER.put(self, key, make)
+
+    def later(self, job: Callable[[], None]) -> None:
+        """Do `job` on the sender's thread, after what waits: for what must not be done wherever memory is freed."""
+        _SENDER.put(self, object(), job)
 
     def close(self) -> None:
         """Send what waits, and nothing after."""
-        with self._lock:
-            if self._closed:
-                return
-            self._allowance = float(len(self._waiting))
-            self._flush()
+        if self._closed or _SENDER.forked:
+            return
+        with _SENDER.sending:
+            for make in _SENDER.take(self):
+                self.deliver(make)
             self._closed = True
-            if self._timer is not None:
-                self._timer.cancel()
 
-    def _flush(self) -> None:
-        now = time.monotonic()
-        self._allowance = min(float(BURST), self._allowance + (now - self._at) * RATE)
-        self._at = now
-        while self._waiting and self._allowance >= 1.0:
-            key = next(iter(self._waiting))
-            make = self._waiting.pop(key)
-            content = make()
-            if content is not None:
-                self._allowance -= 1.0
+    def deliver(self, make: Make) -> int:
+        """Make and send; how many messages it was. What goes wrong is logged, and does not stop the others."""
+        if self._closed:
+            return 0
+        try:
+            made = make()
+            messages = made if isinstance(made, list) else [made] if made is not None else []
+            for content in messages:
                 self._post(content)
-        if self._waiting and self._timer is None:
-            self._timer = threading.Timer((1.0 - self._allowance) / RATE + 1e-3, self._tick)
-            self._timer.daemon = True
-            self._timer.start()
-
-    def _tick(self) -> None:
-        with self._lock:
-            self._timer = None
-            if not self._closed:
-                self._flush()
+        except Exception:
+            log.exception("a message to the page could not be made or sent")
+            return 1
+        return len(messages)
 
     def _post(self, content: Json) -> None:
         buffers: list[bytes] = []
         packed = pack(content, buffers)
-        size = len(json.dumps(packed, allow_nan=False, ensure_ascii=False).encode()) + sum(map(len, buffers))
+        size = _size(packed, buffers)
         if size > LIMIT:
             log.error("a message of %d bytes for %s is over the limit and was not sent", size, content.get("kind"))
             packed, buffers = _too_large(packed, size), []
         self._send(packed, buffers)
 
 
+def _size(packed: Any, buffers: list[bytes]) -> int:
+    return len(json.dumps(packed, allow_nan=False, ensure_ascii=False).encode()) + sum(map(len, buffers))
+
+
 def _too_large(content: Json, size: int) -> Json:
+    """What is sent instead: the sentence, and of a state what every control needs."""
     message = f"This result is {size / 1e6:.1f} MB, over the 1 MB that one message may carry; ask for less."
-    return (
-        {**content, "status": "failed", "message": message, "data": None} if content.get("kind") == "panel" else content
-    )
+    if content.get("kind") == "state":
+        bare = {"question": None, "interventions": [], "vectors": [], "answer": None, "error": message}
+        return {**content, "state": {**content["state"], **bare, "history": {"items": [], "index": 0}}}
+    return {**content, "status": "failed", "message": message, "data": None}

@@ -10,7 +10,8 @@ import traitlets
 
 from interp_widgets.methods.dose_response import DoseResponse, dose_response
 from interp_widgets.methods.steering import SteeringVector
-from interp_widgets.model.generate import generate
+from interp_widgets.model.errors import CancelledError
+from interp_widgets.model.generate import GenerationRun, generate
 from interp_widgets.model.interventions import Intervention, Steer
 from interp_widgets.session import Session, Snapshot
 from interp_widgets.widgets.base import View
@@ -76,12 +77,14 @@ class SteeringSliders(View):
             return
         edited: list[Json] = []
         note = ""
-        for token in generate(self.session.model, list(asked.ids), moving, self.tokens, cancelled=cancelled):
+        run = generate(self.session.model, list(asked.ids), moving, self.tokens, cancelled=cancelled)
+        for token in run:
             edited.append({"id": token.id, "text": token.text, "probability": token.probability})
             if self._stopped:
                 note = "stopped"
                 break
             self.publish(snapshot, "partial", {"continuation": _continuation(plain, edited, running=True)}, 0.5)
+        refuse_half(run)
         self.publish(snapshot, "partial", {"continuation": _continuation(plain, edited, running=False, note=note)}, 0.5)
 
     def _plain_text(self, snapshot: Snapshot, cancelled: Callable[[], bool]) -> list[Json]:
@@ -91,11 +94,13 @@ class SteeringSliders(View):
         if self._plain is not None and self._plain[0] == key:
             return self._plain[1]
         plain: list[Json] = []
-        for token in generate(live, list(asked.ids), (), self.tokens, cancelled=cancelled):
+        run = generate(live, list(asked.ids), (), self.tokens, cancelled=cancelled)
+        for token in run:
             plain.append({"id": token.id, "text": token.text, "probability": token.probability})
             if self._stopped:
                 return plain
             self.publish(snapshot, "partial", {"continuation": _continuation(plain, [], running=True)}, 0.2)
+        refuse_half(run)
         self._plain = (key, plain)
         return plain
 
@@ -110,6 +115,16 @@ class SteeringSliders(View):
             )
             curves[name] = _curve(response)
             self.publish(snapshot, "partial", {"vectors": dict(curves)}, 0.5 + 0.5 * (n + 1) / len(names))
+
+
+def refuse_half(run: GenerationRun) -> None:
+    """A run that was told to stop ends like one that has finished; its half text must not pass for the whole.
+
+    Raises:
+        CancelledError: when it was stopped.
+    """
+    if run.ended == "stopped":
+        raise CancelledError
 
 
 def _without(

@@ -11,7 +11,7 @@ import traitlets
 from interp_widgets.methods.attribution import METHODS, Attribution, attribute
 from interp_widgets.session import Session, Snapshot
 from interp_widgets.widgets.base import View
-from interp_widgets.widgets.guard import bundle
+from interp_widgets.widgets.guard import Text, bundle
 from interp_widgets.widgets.wire import Json, token_of
 
 
@@ -33,7 +33,7 @@ class TokenAttribution(View):
     settings: ClassVar[frozenset[str]] = frozenset({"method", "steps", "baseline"})
     method = traitlets.Enum(METHODS, "integrated_gradients").tag(sync=True, echo_update=False)
     steps = traitlets.Int(32, min=1, max=4096).tag(sync=True, echo_update=False)
-    baseline = traitlets.Unicode("auto").tag(sync=True, echo_update=False)
+    baseline = Text("auto").tag(sync=True, echo_update=False)
 
     def __init__(self, session: Session, **settings: Any) -> None:
         super().__init__(session, **settings)

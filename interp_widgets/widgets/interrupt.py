@@ -1,0 +1,45 @@
+"""The stop button also stops what the worker computes: a signal reaches the main thread only, and the worker is another."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+_WATCHING = threading.Event()
+
+
+def watch_interrupts(stop: Callable[[], None]) -> None:
+    """Call `stop` when the kernel is interrupted, in a cell or between cells; outside a kernel nothing is watched.
+
+    In a cell, KeyboardInterrupt is the cell's, and `stop` is called when it has ended the cell. Between cells ipykernel ignores
+    the signal; there, and only where it is ignored, a handler of ours takes its place.
+    """
+    kernel = _kernel()
+    if kernel is None or _WATCHING.is_set():
+        return
+    _WATCHING.set()
+
+    def cell_ended(result: Any) -> None:
+        if isinstance(result.error_in_exec, KeyboardInterrupt):
+            stop()
+
+    def install() -> None:
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+            # In a thread of its own: a handler runs between any two instructions, maybe inside a lock that `stop` needs.
+            signal.signal(signal.SIGINT, lambda *_: threading.Thread(target=stop, daemon=True).start())
+
+    kernel.shell.events.register("post_run_cell", cell_ended)
+    loop = getattr(kernel, "io_loop", None)
+    if loop is not None:
+        loop.add_callback(install)  # later, on the main thread, between two requests
+
+
+def _kernel() -> Any:
+    try:
+        from IPython.core.getipython import get_ipython
+    except ImportError:
+        return None
+    shell: Any = get_ipython()
+    return getattr(shell, "kernel", None)
