@@ -118,7 +118,7 @@ def _replace(x: torch.Tensor, step: Step) -> torch.Tensor:
     assert step.value is not None
     value = step.value.to(x.device, x.dtype)
     if not step.by_position:
-        return value.expand_as(x)
+        return value.expand_as(x).clone()  # a block may go on in place (falcon)
     new = x.clone()
     for r, shift in enumerate(step.shifts):
         first, last = max(0, -shift), min(x.shape[1], value.shape[0] - shift)
@@ -141,7 +141,8 @@ def pushed(x: torch.Tensor, v: torch.Tensor, c: float | torch.Tensor, mode: str,
     if mode == "add":
         return x + (c * v).to(x.dtype)
     feature = tuple(range(2, x.dim()))
-    wide = x.float()
+    wide = x if x.dtype == torch.float64 else x.float()
+    v = v.to(wide.dtype)
     if mode == "keep_norm":
         moved = wide + c * v
         norm = wide.square().sum(feature, keepdim=True).sqrt()
