@@ -171,6 +171,13 @@ test("a long sweep asks first, and Compute says yes", async () => {
   expect(page.kernel.handled.at(-1)?.args).toMatchObject({ action: "compute", panel: "panel-HeadAblation" });
 });
 
+test("where the kernel knows how long it would take, the button says so", async () => {
+  const page = await openPage(["HeadAblation"]);
+  send(page, "asking", { estimate_seconds: 41.7 });
+  click(buttonNamed(page.root("HeadAblation"), "Compute (about 42 s)"));
+  expect(page.kernel.handled.at(-1)?.args).toMatchObject({ action: "compute" });
+});
+
 test("a head that is refused is shown as the kernel has it, with the sentence", async () => {
   const page = await openPage(["HeadAblation"]);
   const view = page.root("HeadAblation");

@@ -1,6 +1,7 @@
-/** What there is to say about a panel's own result: stale, waiting for a yes, still coming, stoppable. */
+/** What there is to say about a panel's own result: stale, waiting for a yes. */
 
 import { button, el, setText, show } from "../../kit/dom.ts";
+import { duration } from "../../kit/format.ts";
 import { partIsStale } from "../derive.ts";
 import type { PartContext, ViewTraits } from "../shell.ts";
 
@@ -12,18 +13,16 @@ export function panelNote<T extends ViewTraits>(
   const isStale = typeof old === "function" ? old : () => partIsStale(panel.value, old, snapshot.value?.revision ?? 0);
   const text = el("span");
   const go = button("Compute", "iw-btn iw-btn-main");
-  const stop = button("Stop", "iw-link");
-  const node = el("div", "iw-honest iw-panel-note", { role: "status" }, text, go, stop);
+  const node = el("div", "iw-honest iw-panel-note", { role: "status" }, text, go);
   go.addEventListener("click", () => intent("panel", `panel:${panelId}`, { panel: panelId, action: "compute" }));
-  stop.addEventListener("click", () => intent("panel", `panel:${panelId}`, { panel: panelId, action: "stop" }));
   watch(() => {
     const now = panel.value;
-    const working = now?.status === "computing" || now?.status === "partial";
     const stale = now !== null && now.status !== "failed" && isStale();
     const said = now?.status === "failed" ? "" : (now?.message ?? "");
     setText(text, [stale && "measured before your last change", said].filter(Boolean).join(" · "));
+    const estimate = now?.data.estimate_seconds;
+    setText(go, typeof estimate === "number" ? `Compute (about ${duration(estimate)})` : "Compute");
     show(go, now?.status === "asking");
-    show(stop, working && now?.progress != null && now.progress < 1);
   });
   return node;
 }
