@@ -10,6 +10,7 @@ import numpy as np
 
 from interp_widgets.methods.dose_response import STRENGTHS, DoseResponse, as_steer, dose_response
 from interp_widgets.methods.steering import SteeringVector
+from interp_widgets.model.errors import InterventionError
 from interp_widgets.model.interventions import Intervention, Steer
 from interp_widgets.model.question import Asked
 from interp_widgets.model.rows import Cancelled, FloatArray
@@ -68,13 +69,15 @@ def strength_map(
         cancelled: asked between blocks.
 
     Raises:
-        SiteError: for a layer that does not exist. CancelledError: when cancelled.
+        SiteError: for a layer that does not exist. InterventionError: for no layer. CancelledError: when cancelled.
 
     Example:
         >>> strength_map(live, session.question.first, mood).metric.shape  # doctest: +SKIP
         (4, 21)
     """
     chosen = tuple(range(len(live.anatomy.layers))) if layers is None else tuple(layers)
+    if not chosen:
+        raise InterventionError("There is no layer to try; pass at least one, or leave layers out for all of them.")
     steer = as_steer(vector)
     done: dict[int, DoseResponse] = {}
     for layer in sorted(chosen, reverse=True):
