@@ -112,6 +112,7 @@ def head_effects(
     mode: AblateMode = "mean",
     reference: Reference | str | Sequence[str] | None = None,
     *,
+    mlps: bool = True,
     progress: Progress | None = None,
     cancelled: Cancelled | None = None,
     first: tuple[int, int] | None = None,
@@ -119,13 +120,15 @@ def head_effects(
     """The effect of every head and MLP on the answer, each ablated alone, everywhere in the prompt.
 
     Args:
+        live: the model.
         question: one example, or a set of them (the mean over examples is given, ranks and tokens are the first's).
         interventions: what is on now and stays on.
         mode: `"mean"`, `"zero"` or `"resample"`.
         reference: the prompts that a mean or resample ablation takes its values from; None: the model's own.
+        mlps: whether the MLPs are swept too.
         progress: called with what is there so far and the share done, after every chunk, the last layers first.
         cancelled: asked between blocks.
-        first: the `(layer, head)` to compute before all others.
+        first: the `(layer, head)` to compute before all others (head −1 is the MLP).
 
     Raises:
         InterventionError: for a reference that cannot be used. FeatureOffError: when the model has no heads.
@@ -146,7 +149,7 @@ def head_effects(
             if progress is not None:
                 progress(_mean([*tables, partial]), (i + share) / len(asked))
 
-        sweep = _Sweep(live, example, interventions, mode, Reference.of(reference), cancelled)
+        sweep = _Sweep(live, example, interventions, mode, Reference.of(reference), cancelled, mlps)
         tables.append(sweep.run(report, first))
     return replace(_mean(tables), seconds=time.perf_counter() - start)
 
@@ -177,8 +180,10 @@ class _Sweep:
         mode: AblateMode,
         reference: Reference | None,
         cancelled: Cancelled | None,
+        mlps: bool,
     ) -> None:
         self.live, self.asked, self.mode, self.reference, self.cancelled = live, asked, mode, reference, cancelled
+        self.mlps = mlps
         self.interventions = tuple(interventions)
         self.base: Base = base_of(live, asked, interventions, cancelled)
         self.values: dict[Site, torch.Tensor] = {}
@@ -208,7 +213,7 @@ class _Sweep:
         for layer in self.live.anatomy.layers:
             heads = range(layer.attention.n_heads) if layer.attention is not None else range(0)
             here = [Part(layer.index, h) for h in heads]
-            if layer.mlp is not None and layer.mlp.write is not None:
+            if self.mlps and layer.mlp is not None and layer.mlp.write is not None:
                 here.append(Part(layer.index, MLP))
             found += here + [Part(p.layer, p.head, restored=True) for p in here if self._edited(p) == "value"]
         return found

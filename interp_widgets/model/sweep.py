@@ -49,8 +49,9 @@ class Birth:
 
     @property
     def inside(self) -> bool:
-        """Whether all edits are past the attention of the block, so that it need not be computed for every row."""
-        return all(site.part in ("z", "mlp") for site, _ in self.edits)
+        """Whether the rows part at the heads' outputs, so that what comes before need not be computed for every row."""
+        parts = {site.part for site, _ in self.edits}
+        return "z" in parts and parts <= {"z", "mlp"}
 
 
 # ---- which way rows are computed -----------------------------------------------------------------------------------
@@ -126,11 +127,14 @@ class Walk:
     def birth(self, birth: Birth, narrow: bool) -> torch.Tensor:
         """The stream of new rows after the block (or the final norm) that they are born in."""
         program = self.program()
+        split = self.split and birth.inside
         for site, look in birth.watch:
             place(program, self.live.anatomy, site, lambda: self.rows, look)
         self.place_steps(program, self.base.steps[: birth.after])
         for site, edit in birth.edits:
             place(program, self.live.anatomy, site, lambda: self.rows, self._grown(birth.count, edit))
+        if split:
+            self._widen(program, birth)
         if birth.after is not None:
             self.place_steps(program, self.base.steps[birth.after :])
         if narrow and birth.inside:
@@ -138,7 +142,6 @@ class Walk:
         n = len(self.live.anatomy.layers)
         stream = self.base.trace.calls[birth.layer].hidden if birth.layer < n else self.base.trace.last
         assert stream is not None
-        split = self.split and birth.inside
         self.rows = 1 if split else birth.count
         if not split:
             stream = stream.expand(birth.count, -1, -1)
@@ -146,6 +149,18 @@ class Walk:
             return self._full(self.call(birth.layer, stream, program), birth.count)
         with activate(program):
             return self._full(finish(self.live.anatomy, stream), birth.count)
+
+    def _widen(self, program: Program, birth: Birth) -> None:
+        """The MLP's write as many rows as the heads', where a parallel block adds the one to the other in place."""
+        layer = self.live.anatomy.layers[birth.layer]
+        if layer.mlp is None or layer.mlp.write is None or any(site.part == "mlp" for site, _ in birth.edits):
+            return
+        count = birth.count
+
+        def touch(x: torch.Tensor) -> torch.Tensor | None:
+            return None if x.shape[0] == count else x.expand(count, *x.shape[1:]).clone()
+
+        place(program, self.live.anatomy, Site("mlp", birth.layer), lambda: self.rows, touch)
 
     def _full(self, hidden: torch.Tensor, count: int) -> torch.Tensor:
         return hidden if hidden.shape[0] == count else hidden.expand(count, -1, -1)

@@ -198,25 +198,25 @@ class _Verifier:
         return list(range(n)) if n <= 6 else sorted({0, 1, n // 3, n // 2, n - 2, n - 1})
 
     def _births(self, start: int, narrow: bool) -> float:
-        """Three rows born in block `start` (plain, heads edited, MLP edited) against three whole runs."""
+        """Rows born in block `start` (plain, heads edited, perhaps the MLP edited) against whole runs."""
         from interp_widgets.model.sweep import Base, Birth, Walk
 
-        live, n = self.live, len(self.live.anatomy.layers)
+        live = self.live
         tokens = tuple(Token(int(i), "x") for i in self.one.ids[0])
         position = len(tokens) - 2
         asked = Asked("", tokens, Metric((0,)), (), (), position)
-        sites = [s for s in self._sites() if s.layer == start and s.part in ("z", "mlp")] or [Site("resid_post", start)]
-        edits = [(site, _edit_row(1 + i)) for i, site in enumerate(sites)]
-        births = [Birth(start if s.part != "resid_post" else start + 1, 3, ((s, e),)) for s, e in edits[:1]]
-        if len(edits) > 1:
-            births = [Birth(start, 3, tuple(edits))]
-        base = Base(asked, self.trace, (), self.logits[:, position].float(), live.fingerprint(), self.one)
-        with modes(live.device), force_eager(live.anatomy.root):
-            walk = Walk(live, base, None, split=True, narrow=narrow and births[0].layer < n)
-            rows = live.readout.logits(walk.run(births))
+        sites = [s for s in self._sites() if s.layer == start and s.part in ("z", "mlp")]
         plain = self.logits[0, position]
-        expected = [plain, *(self._run(self._edit(site))[0, position] for site in sites), plain][:3]
-        return max(self._relative(row, other) for row, other in zip(rows, expected, strict=True))
+        base = Base(asked, self.trace, (), plain[None].float(), live.fingerprint(), self.one)
+        whole = {site: self._run(self._edit(site))[0, position] for site in sites}
+        worst = 0.0
+        for together in {tuple(sites), tuple(sites[:1])} if sites and sites[0].part == "z" else ():
+            births = [Birth(start, 3, tuple((site, _edit_row(1 + i)) for i, site in enumerate(together)))]
+            with modes(live.device), force_eager(live.anatomy.root):
+                rows = live.readout.logits(Walk(live, base, None, split=True, narrow=narrow).run(births))
+            expected = [plain, *(whole[site] for site in together), plain][:3]
+            worst = max(worst, *(self._relative(a, b) for a, b in zip(rows, expected, strict=True)))
+        return worst
 
     def _spread(self, a: torch.Tensor, b: torch.Tensor) -> float:
         return float((a.float() - b.float()).abs().max())
@@ -265,7 +265,9 @@ class _Verifier:
     def _pattern_edit(self, feature: str, name: str) -> None:
         live = self.live
         if not live.patterns_wrapped:
-            why = f"attention of this model ({live.attention_implementation}) does not go through transformers' registry"
+            why = (
+                f"attention of this model ({live.attention_implementation}) does not go through transformers' registry"
+            )
             self.off.setdefault(feature, why)
             self.checks.append(Check(name, False, None, feature, why))
             return
