@@ -26,7 +26,7 @@ from interp_widgets.methods.explained import (
 from interp_widgets.methods.gradients import along, nodes
 from interp_widgets.methods.lrp import linearised, refuse_parts
 from interp_widgets.methods.request import check_request
-from interp_widgets.model.errors import PromptError
+from interp_widgets.model.errors import InterpError, PromptError
 from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.live import LiveModel
 from interp_widgets.model.question import Asked, Question, Token
@@ -110,6 +110,11 @@ def attribute_answer(
         True
     """
     check_request(method, steps)
+    if method == "direct":
+        raise InterpError(
+            "Direct attribution reads one answer; attribute a whole answer by 'integrated_gradients', 'gradient_x_input', "
+            "'lrp' or 'occlusion'."
+        )
     asked = question.first if isinstance(question, Question) else question
     outputs = answer_tokens(live, asked, answer)
     what = explained_answer(live, asked.tokens, outputs, interventions)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from interp_widgets.methods.baselines import Baseline, BaselineSpec, find_baseline, neutral
+from interp_widgets.methods.direct_tokens import DirectTokens, direct_by_source
 from interp_widgets.methods.explained import MEMORY, Cancelled, Progress, explained
 from interp_widgets.methods.gradients import Path, Scores, first_step, gradient_x_input, integrated_gradients
 from interp_widgets.methods.lrp import cp_lrp
@@ -33,7 +34,7 @@ class Attribution:
         metric: at the input.
         total: what the scores are compared with: metric − baseline_metric.
         error: sum of scores − total. An arithmetic check where `complete`, else only how far the sum is from the total.
-        baseline: what tokens were compared with; `"none"` for gradient × input and LRP.
+        baseline: what tokens were compared with; `"none"` for gradient × input, LRP and direct attribution.
         baseline_metric: the metric there (0 for `"none"`).
         method: one of `METHODS`; steps: its nodes, 0 where it has none.
         explains: `"plain run"` or `"edited run"`.
@@ -97,7 +98,8 @@ def attribute(
         live: the model.
         question: what was asked; of a prompt set, its first example.
         interventions: what is on; the edited model is explained.
-        method: `"integrated_gradients"`, `"gradient_x_input"`, `"occlusion"` or `"lrp"`; formulas are with each.
+        method: `"integrated_gradients"`, `"gradient_x_input"`, `"occlusion"`, `"lrp"` or
+            `"direct"`; formula, cost and source stand with each function.
         steps: nodes of integrated gradients.
         baseline: see `find_baseline`; `"auto"` is the mean embedding, and for occlusion what `neutral` says.
         memory: bytes that one batch may hold.
@@ -122,6 +124,8 @@ def attribute(
         )
     what = explained(live, asked, interventions)
     explains: Literal["plain run", "edited run"] = "edited run" if what.edited else "plain run"
+    if method == "direct":
+        return _direct(direct_by_source(live, asked, interventions, cancelled), asked.position)
     if method in ("gradient_x_input", "lrp"):
         scores, metric = (gradient_x_input if method == "gradient_x_input" else cp_lrp)(what, cancelled)
         error = float(scores.sum()) - metric
@@ -152,6 +156,27 @@ def attribute(
         explains=explains,
         complete=method == "integrated_gradients",
         note=note,
+    )
+
+
+def _direct(parts: DirectTokens, position: int) -> Attribution:
+    """What heads carried from each position, and the embedding at its own; MLPs and biases belong to no token."""
+    scores = parts.by_token
+    scores[position] += parts.embedding
+    biases = parts.attention_biases.sum() + parts.constant
+    return Attribution(
+        tokens=parts.tokens,
+        scores=scores,
+        metric=parts.metric,
+        total=parts.metric,
+        error=float(scores.sum()) - parts.metric,
+        baseline="none",
+        baseline_metric=0.0,
+        method="direct",
+        steps=0,
+        explains=parts.explains,
+        complete=False,
+        note=f"{parts.label}; MLPs wrote {parts.mlps.sum():+.2f}, biases {biases:+.2f}",
     )
 
 

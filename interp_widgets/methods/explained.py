@@ -171,7 +171,7 @@ def _run(
             place_step(live, compiled.program, step, lambda: rows)
         ruled = nullcontext() if rules is None else rules(live, compiled.program, rows)
         with ruled, modes(live.device, grad=grad), force_eager(live.anatomy.root), activate(compiled.program):
-            value = what.score(_read(what, compiled, batch))
+            value = what.score(read_logits(what, compiled, batch))
             slope = _gradient(value, run[0]) if grad else None
     _check(value, slope)
     if slope is None:
@@ -188,7 +188,7 @@ def _feeder(embed: Embed, run: list[torch.Tensor], grad: bool) -> Callable[[torc
     return feed
 
 
-def _read(what: Explained, compiled: Compiled, batch: Batch) -> torch.Tensor:
+def read_logits(what: Explained, compiled: Compiled, batch: Batch) -> torch.Tensor:
     """Logits `[row, position read, vocab]`, in single precision, of one forward under the compiled program."""
     live, rows = what.live, len(batch.rows)
     hidden: list[torch.Tensor] = []

@@ -14,7 +14,7 @@ The forward's numbers stay the model's own, bit for bit: every rule adds an exac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
@@ -26,7 +26,7 @@ from interp_widgets.methods.explained import Cancelled, Explained, gradients
 from interp_widgets.methods.gradients import Scores
 from interp_widgets.model.anatomy import Layer
 from interp_widgets.model.errors import FeatureOffError
-from interp_widgets.model.gate import After, Args, Kwargs, Program, Tap, after_hook
+from interp_widgets.model.gate import After, Args, Kwargs, Program, Tap, after_hook, before_hook
 from interp_widgets.model.live import LiveModel
 from interp_widgets.model.places import hidden_of, on_input
 from interp_widgets.model.reads import is_centred, norm_scale
@@ -76,11 +76,10 @@ def _without_rule(layer: Layer) -> str:
 @contextmanager
 def linearised(live: LiveModel, program: Program, rows: int) -> Generator[None]:
     """Put the rules into `program`; hooks that the gate lacks are there for this block only, inert in any other run."""
-    modules = [m for m in live.anatomy.root.modules() if not list(m.children())]
     last: list[torch.Tensor] = []
     ruled: list[nn.Module] = []
-    for module in modules:
-        rule = _rule_of(module, last)
+    for module in live.anatomy.root.modules():
+        rule = None if list(module.children()) else _rule_of(module, last)
         if rule is not None:
             program.on_after(module, rule)
             ruled.append(module)
@@ -88,18 +87,32 @@ def linearised(live: LiveModel, program: Program, rows: int) -> Generator[None]:
         if layer.attention is not None and layer.mlp is not None and layer.mlp.neurons is not None:
             program.attention.setdefault(layer.attention.module, []).append(Tap(_constant_pattern))
             on_input(program, layer.mlp.neurons, lambda: rows, _product_rule(last))
-    missing = [m for m in ruled if after_hook not in m._forward_hooks.values()]  # pyright: ignore[reportPrivateUsage]
-    handles = [m.register_forward_hook(after_hook, prepend=True, with_kwargs=True) for m in missing]
     softmaxes = nullcontext() if live.patterns_wrapped else _ConstantSoftmax()
-    try:
-        with softmaxes:
-            yield
+    with also_hooked(after=ruled), softmaxes:
+        yield
         if isinstance(softmaxes, _ConstantSoftmax) and softmaxes.seen < len(live.anatomy.layers):
             raise FeatureOffError(
                 "LRP needs to hold attention's pattern constant, and this model's attention neither goes through "
                 "transformers' registry nor calls softmax; load it with attn_implementation='sdpa', or use "
                 "method='integrated_gradients'."
             )
+
+
+@contextmanager
+def also_hooked(before: Sequence[nn.Module] = (), after: Sequence[nn.Module] = ()) -> Generator[None]:
+    """Put the gate's hooks on modules that lack them, for this block only; like all of them, inert in any other run."""
+    handles = [
+        m.register_forward_pre_hook(before_hook, prepend=True, with_kwargs=True)
+        for m in before
+        if before_hook not in m._forward_pre_hooks.values()  # pyright: ignore[reportPrivateUsage]
+    ]
+    handles += [
+        m.register_forward_hook(after_hook, prepend=True, with_kwargs=True)
+        for m in after
+        if after_hook not in m._forward_hooks.values()  # pyright: ignore[reportPrivateUsage]
+    ]
+    try:
+        yield
     finally:
         for handle in handles:
             handle.remove()
@@ -108,7 +121,7 @@ def linearised(live: LiveModel, program: Program, rows: int) -> Generator[None]:
 def _rule_of(module: nn.Module, last: list[torch.Tensor]) -> After | None:
     name = type(module).__name__.lower()
     if "norm" in name:
-        return _norm_rule(module)
+        return norm_rule(module)
     plain = next(module.parameters(), None) is None and any(part in name for part in _ACTIVATIONS)
     return _activation_rule(last) if plain else None
 
@@ -172,7 +185,7 @@ def _product_rule(last: list[torch.Tensor]) -> Callable[[torch.Tensor], torch.Te
     return rule
 
 
-def _norm_rule(norm: nn.Module) -> After:
+def norm_rule(norm: nn.Module) -> After:
     """Pass on gain · (x − mean) / σ + bias, σ a constant; gain and bias are found by what the norm does to two inputs."""
 
     def rule(args: Args, kwargs: Kwargs, output: Any) -> Any:
@@ -180,7 +193,7 @@ def _norm_rule(norm: nn.Module) -> After:
         y = cast("torch.Tensor", output)
         centred = is_centred(norm)
         with torch.no_grad():
-            gain, bias = _affine(norm, x, centred)
+            gain, bias = affine(norm, x, centred)
         sigma = norm_scale(norm, x.detach(), centred)[..., None]
         wide = x.float()
         unit = (wide - wide.mean(-1, keepdim=True) if centred else wide) / sigma
@@ -196,7 +209,7 @@ def _norm_rule(norm: nn.Module) -> After:
     return rule
 
 
-def _affine(norm: nn.Module, x: torch.Tensor, centred: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def affine(norm: nn.Module, x: torch.Tensor, centred: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Gain and bias `[feature]` of a norm, from its answers to an input and to its opposite."""
     probe = torch.where(torch.arange(x.shape[-1], device=x.device) % 2 == 0, 1.0, -1.0).to(x.dtype).expand(1, 1, -1)
     scale = norm_scale(norm, probe, centred)[..., None]

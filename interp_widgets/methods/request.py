@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from interp_widgets.model.errors import InterpError
 
-Method = Literal["integrated_gradients", "gradient_x_input", "occlusion", "lrp"]
+Method = Literal["integrated_gradients", "gradient_x_input", "occlusion", "lrp", "direct"]
 METHODS: tuple[str, ...] = get_args(Method)
 MAX_STEPS = 4096
 

@@ -10,14 +10,16 @@ import pytest
 import torch
 
 from interp_widgets.methods.answers import answer_tokens, attribute_answer, attribute_contrast
-from interp_widgets.methods.attribution import METHODS, attribute
-from interp_widgets.model.errors import PromptError
+from interp_widgets.methods.attribution import METHODS as ALL
+from interp_widgets.methods.attribution import attribute
+from interp_widgets.model.errors import InterpError, PromptError
 from interp_widgets.model.interventions import Ablate, Steer
 from interp_widgets.model.live import LiveModel, open_model
 from interp_widgets.model.question import Asked, Metric
 from tests.unit.attribution_models import FAMILIES, asked, model, tokenizer
 
 ANSWER = "w20 w21 w22"
+METHODS = [method for method in ALL if method != "direct"]
 
 
 @pytest.fixture(params=FAMILIES)
@@ -103,6 +105,8 @@ def test_a_baseline_for_the_prompt_leaves_the_answers_own_tokens_alone(live: Liv
 def test_answers_that_cannot_be_asked_are_refused_in_a_sentence(live: LiveModel) -> None:
     with pytest.raises(PromptError, match="answer is empty"):
         attribute_answer(live, asked(live), "")
+    with pytest.raises(InterpError, match="Direct attribution reads one answer"):
+        attribute_answer(live, asked(live), "w7", method="direct")
     with pytest.raises(PromptError, match="both 'w7'"):
         attribute_contrast(live, asked(live), "w7", "w7")
     if live.tokens.context == 64:

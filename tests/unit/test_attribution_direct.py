@@ -1,0 +1,107 @@
+"""Direct attribution by source token: parts close exactly, each equals its definition, and edits are told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from interp_widgets.builtin.known import known
+from interp_widgets.methods.attribution import attribute
+from interp_widgets.methods.direct_tokens import direct_by_source
+from interp_widgets.model.errors import FeatureOffError
+from interp_widgets.model.interventions import Ablate, Steer
+from interp_widgets.model.live import LiveModel, open_model
+from tests.unit.attribution_models import FAMILIES, asked, model, tokenizer
+from tests.unit.test_attribution_lrp import bias_free
+
+
+@pytest.fixture(params=FAMILIES)
+def live(request: pytest.FixtureRequest) -> Iterator[LiveModel]:
+    opened = open_model(model(request.param), tokenizer())
+    yield opened
+    opened.release()
+
+
+def test_all_parts_sum_to_the_metric(live: LiveModel) -> None:
+    d = direct_by_source(live, asked(live, position=5))
+    assert abs(d.error) < 4e-6
+    assert np.abs(d.sources).max() > 0.05
+    assert (d.sources[:, :, 6:] == 0).all()
+    assert (d.replaced == 0).all()
+
+
+@pytest.mark.parametrize("family", ["gemma3_text", "granite", "cohere", "olmo2", "opt", "mixtral", "phi3"])
+def test_multipliers_and_norms_behind_attention_need_no_code_of_their_own(family: str) -> None:
+    live = open_model(bias_free(family), tokenizer())
+    d = direct_by_source(live, asked(live))
+    assert abs(d.error) < 4e-6 * max(1.0, np.abs(d.sources).sum())
+    live.release()
+
+
+def test_a_source_is_pattern_times_value_times_output_times_direction() -> None:
+    """By hand on GPT-2, from the weights alone."""
+    live = open_model(model("gpt2"), tokenizer())
+    question, q = asked(live), 7
+    d = direct_by_source(live, question)
+    module: Any = live.module
+    run = live.run([t.id for t in question.tokens], read=["L1.pattern", "L1.v", "L2"])
+    stream = run["L2"][q]
+    sigma = (stream.var(unbiased=False) + module.config.layer_norm_epsilon).sqrt()
+    gain = module.transformer.ln_f.weight.detach() * (module.lm_head.weight[7] - module.lm_head.weight[8]).detach()
+    u = (gain - gain.mean()) / sigma  # dropping the mean of the stream is dropping it from the direction
+    width = 48 // 4
+    for head in range(4):
+        out = module.transformer.h[1].attn.c_proj.weight[head * width : (head + 1) * width].detach() @ u
+        expected = run["L1.pattern"][head, q] * (run["L1.v"][:, head] @ out)
+        np.testing.assert_allclose(d.sources[1, head], expected.numpy(), atol=2e-6)
+    live.release()
+
+
+def test_what_an_edit_put_into_a_head_is_told_apart_from_what_the_head_carried(live: LiveModel) -> None:
+    edit = Ablate("L1H2", mode="zero")
+    d = direct_by_source(live, asked(live), (edit,))
+    assert abs(d.error) < 4e-6
+    assert d.heads[1, 2] == pytest.approx(0.0, abs=1e-6)
+    assert d.replaced[1, 2] == pytest.approx(-d.sources[1, 2].sum())
+    assert np.count_nonzero(d.replaced) == 1
+    assert d.explains == "edited run"
+
+
+def test_steering_of_the_stream_is_what_is_missing_from_the_sum() -> None:
+    live = open_model(model("llama"), tokenizer())
+    d = direct_by_source(live, asked(live), (Steer("L0", torch.randn(48).tolist(), 3.0, positions="all"),))
+    assert abs(d.error) > 0.01
+    live.release()
+
+
+def test_on_the_known_circuit_one_head_carries_everything_from_one_token() -> None:
+    built, words, circuit = known("induction")
+    live = open_model(built, words)
+    d = direct_by_source(live, asked(live, circuit.prompt, circuit.target, circuit.foil))
+    assert d.carriers(3, 1) == [("L1H0", pytest.approx(42.4264, abs=1e-3))]
+    np.testing.assert_allclose(d.by_token, [0, 0, 0, d.metric, 0, 0, 0, 0, 0, 0], atol=1e-4)
+    a = attribute(live, asked(live, circuit.prompt, circuit.target, circuit.foil), method="direct")
+    assert "what sits there may come from other tokens" in a.line
+    live.release()
+
+
+def test_nothing_of_the_model_changes(live: LiveModel) -> None:
+    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in live.module.modules()]
+    question = asked(live)
+    d = direct_by_source(live, question)
+    assert d.metric == pytest.approx(float(question.metric.of(live.answer(question).logits[None])), abs=1e-6)
+    assert hooks == [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in live.module.modules()]
+    assert all(p.grad is None and p.requires_grad for p in live.module.parameters())
+
+
+def test_a_model_that_does_not_show_its_patterns_is_refused_in_a_sentence() -> None:
+    built = model("llama")
+    built.set_attn_implementation("eager")
+    live = open_model(built, tokenizer())
+    with pytest.raises(FeatureOffError, match="attn_implementation='sdpa'"):
+        direct_by_source(live, asked(live))
+    live.release()
