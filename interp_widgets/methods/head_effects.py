@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from interp_widgets.model.chunks import chunked, row_limit, run_units
+from interp_widgets.model.chunks import chunked, layers_at_once, row_limit, run_units
+from interp_widgets.model.costing import ASK, Costing
 from interp_widgets.model.interventions import Ablate, AblateMode, Intervention
 from interp_widgets.model.question import Asked, Question
 from interp_widgets.model.reading import read_answer
@@ -65,7 +66,8 @@ class HeadEffects:
         floor: cells below it are rounding; in the metric's unit.
         mode, reference: how a part is ablated, and the name and digest of the prompts behind it ("" for zero).
         n: how many examples the numbers are the mean of; each: `[example, layer, head]`, their effects.
-        seconds: how long the sweep took.
+        estimate: how long the whole sweep takes, in seconds, as far as the chunks so far tell; NaN before.
+        seconds: how long it took; 0 while it is not done.
     """
 
     effects: FloatArray
@@ -80,6 +82,7 @@ class HeadEffects:
     floor: float
     mode: str
     reference: str
+    estimate: float = float("nan")
     seconds: float = 0.0
     restored: dict[tuple[int, int], Rows] = field(default_factory=dict[tuple[int, int], Rows])
     n: int = 1
@@ -87,7 +90,7 @@ class HeadEffects:
 
     @property
     def done(self) -> bool:
-        """Whether every head that exists has its effect."""
+        """Whether the sweep went to its end."""
         return self.seconds > 0
 
     def to_pandas(self) -> Any:
@@ -116,6 +119,7 @@ def head_effects(
     progress: Progress | None = None,
     cancelled: Cancelled | None = None,
     first: tuple[int, int] | None = None,
+    proceed: Callable[[float], bool] | None = None,
 ) -> HeadEffects:
     """The effect of every head and MLP on the answer, each ablated alone, everywhere in the prompt.
 
@@ -129,6 +133,8 @@ def head_effects(
         progress: called with what is there so far and the share done, after every chunk, the last layers first.
         cancelled: asked between blocks.
         first: the `(layer, head)` to compute before all others (head −1 is the MLP).
+        proceed: asked once, with the estimated seconds, when the sweep will take longer than 10 s; when it says no, what is
+            there so far is returned.
 
     Raises:
         InterventionError: for a reference that cannot be used. FeatureOffError: when the model has no heads.
@@ -150,7 +156,9 @@ def head_effects(
                 progress(_mean([*tables, partial]), (i + share) / len(asked))
 
         sweep = _Sweep(live, example, interventions, mode, Reference.of(reference), cancelled, mlps)
-        tables.append(sweep.run(report, first))
+        tables.append(sweep.run(report, first, proceed if i == 0 else None, len(asked)))
+        if sweep.declined:
+            return _mean(tables)
     return replace(_mean(tables), seconds=time.perf_counter() - start)
 
 
@@ -190,6 +198,7 @@ class _Sweep:
         self.baseline = float(asked.metric.of(self.base.logits)[0])
         self.table = self._empty()
         self.without: dict[tuple[int, int], float] = {}
+        self.declined = False
         self.unread: list[tuple[list[Part], torch.Tensor]] = []
 
     def _empty(self) -> HeadEffects:
@@ -283,27 +292,38 @@ class _Sweep:
             return value[self.asked.position : self.asked.position + 1]
         return value
 
-    def run(self, progress: Progress, first: tuple[int, int] | None) -> HeadEffects:
+    def run(
+        self, progress: Progress, first: tuple[int, int] | None, proceed: Callable[[float], bool] | None, examples: int
+    ) -> HeadEffects:
         """Chunk by chunk, from the last layer down."""
         parts = self.parts()
         self._prepare(parts)
+        limit = row_limit(self.live, self.base)
         chunks = chunked(
-            parts, lambda p: p.layer, row_limit(self.live, self.base), first=Part(*first) if first else None
+            parts, lambda p: p.layer, limit, layers=layers_at_once(self.live), first=Part(*first) if first else None
         )
-        n = len(self.live.anatomy.layers)
-        total, done = sum(n - p.layer for p in parts), 0
-        for chunk in chunks:
-            hidden = run_units(self.live, self.base, chunk, self.births, self.cancelled)
-            metric = read_metric(self.live, self.base, hidden)
-            if metric is not None:
-                self._metrics(chunk, metric)
-            self.unread.append((chunk, hidden))
-            hovered = first is not None and chunk is chunks[0]
-            if metric is None or hovered or chunk is chunks[-1] or sum(len(c) for c, _ in self.unread) >= READ_AT_ONCE:
-                self._read(metric is None)
-            done += sum(n - p.layer for p in chunk)
-            progress(self._snapshot(), done / total)
-        return self.table
+        costing = Costing(len(self.live.anatomy.layers), [p.layer for p in parts])
+        for i, chunk in enumerate(chunks):
+            start = time.perf_counter()
+            self._compute(chunk, last=i == len(chunks) - 1, hovered=first is not None and i == 0)
+            costing.add([p.layer for p in chunk], time.perf_counter() - start)
+            progress(self._snapshot(costing, examples), costing.share)
+            seconds = costing.seconds
+            if proceed is not None and seconds is not None:
+                if seconds * examples > ASK and costing.share < 1.0 and not proceed(seconds * examples):
+                    self.declined = True
+                    break
+                proceed = None
+        return self._snapshot(costing, examples)
+
+    def _compute(self, chunk: list[Part], *, last: bool, hovered: bool) -> None:
+        hidden = run_units(self.live, self.base, chunk, self.births, self.cancelled)
+        metric = read_metric(self.live, self.base, hidden)
+        if metric is not None:
+            self._metrics(chunk, metric)
+        self.unread.append((chunk, hidden))
+        if metric is None or hovered or last or sum(len(c) for c, _ in self.unread) >= READ_AT_ONCE:
+            self._read(metric is None)
 
     def _read(self, metrics: bool) -> None:
         """Whole answers cost a pass over the unembedding, whatever their number, so several chunks are read together."""
@@ -359,9 +379,11 @@ class _Sweep:
             else:
                 t.effects[layer, head] = metric - t.metrics[layer, head]
 
-    def _snapshot(self) -> HeadEffects:
+    def _snapshot(self, costing: Costing, examples: int) -> HeadEffects:
         arrays = {k: v.copy() for k, v in vars(self.table).items() if isinstance(v, np.ndarray)}
-        return replace(self.table, **arrays, restored=dict(self.table.restored))
+        seconds = costing.seconds
+        estimate = float("nan") if seconds is None else seconds * examples
+        return replace(self.table, **arrays, restored=dict(self.table.restored), estimate=estimate)
 
 
 def _by_head(value: torch.Tensor, heads: Sequence[int]) -> torch.Tensor:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from interp_widgets.model.chunks import chunked, row_limit, run_units
+from interp_widgets.model.chunks import chunked, layers_at_once, row_limit, run_units
 from interp_widgets.model.errors import InterventionError, PromptError
 from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.question import Asked, Question
@@ -201,7 +201,7 @@ class _Pair:
                 for layer in sorted({c.layer for c in chunk})
             ]
 
-        for chunk in chunked(cells, lambda c: c.layer, row_limit(self.live, base)):
+        for chunk in chunked(cells, lambda c: c.layer, row_limit(self.live, base), layers=layers_at_once(self.live)):
             hidden = run_units(self.live, base, chunk, births, self.cancelled)
             metric = read_metric(self.live, base, hidden)
             metric = read_rows(self.live, base, hidden).metric if metric is None else metric

@@ -62,7 +62,7 @@ def chunked(
 ) -> list[list[Unit]]:
     """Units in the order in which they are computed: `first` alone, then from the last layer down, in chunks.
 
-    The first chunk is one layer, the second two, then `layers` each; none has more than `limit` rows.
+    The first chunk is one layer, the second two, and so on up to `layers`; none has more than `limit` rows.
     """
     chunks: list[list[Unit]] = [[first]] if first is not None and first in units else []
     rest = sorted((u for u in units if not (chunks and u == first)), key=layer_of)
@@ -70,12 +70,17 @@ def chunked(
     size = 1
     while levels:
         now, levels = set(levels[:size]), levels[size:]
-        size = min(size + 1, layers)
+        size = min(size + 1 if layers <= 3 else 2 * size, layers)
         chunk = [u for u in rest if layer_of(u) in now]
         pieces = -(-len(chunk) // limit)
         step = -(-len(chunk) // pieces)
         chunks += [chunk[i : i + step] for i in reversed(range(0, len(chunk), step))]
     return chunks
+
+
+def layers_at_once(live: LiveModel) -> int:
+    """How many layers' rows go together: on a GPU calls cost more than rows, so chunks double; elsewhere three."""
+    return len(live.anatomy.layers) if live.device.type == "cuda" else 3
 
 
 def row_limit(live: LiveModel, base: Base) -> int:
