@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from interp_widgets.answer import Answer
 from interp_widgets.api import (
+    attention,
     attribute,
     checkpoints,
     contrast,
@@ -45,6 +46,7 @@ from interp_widgets.model.run import Run
 from interp_widgets.model.sites import Site
 from interp_widgets.session import Session
 from interp_widgets.version import __version__
+from interp_widgets.widgets.attention_patterns import AttentionPatterns
 from interp_widgets.widgets.head_ablation import HeadAblation
 from interp_widgets.widgets.steering_sliders import SteeringSliders
 from interp_widgets.widgets.token_attribution import TokenAttribution
@@ -52,6 +54,7 @@ from interp_widgets.widgets.token_attribution import TokenAttribution
 __all__ = [
     "Ablate",
     "Answer",
+    "AttentionPatterns",
     "Attribution",
     "CancelledError",
     "ClosedError",
@@ -81,6 +84,7 @@ __all__ = [
     "Token",
     "TokenAttribution",
     "__version__",
+    "attention",
     "attribute",
     "checkpoints",
     "contrast",

@@ -6,10 +6,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from interp_widgets.code import read_json, unpack
+from interp_widgets.methods import attention as _attention
 from interp_widgets.methods import attribution as _attribution
 from interp_widgets.methods import dose_response as _dose_response
 from interp_widgets.methods import head_effects as _head_effects
@@ -139,6 +142,22 @@ def _asked(x: Session | LiveModel, question: Question | None) -> tuple[LiveModel
     if question is None:
         raise PromptError("There is no question; call session.ask(prompt, target, foil) first, or pass one.")
     return _live(x), question, x.snapshot().interventions if isinstance(x, Session) else ()
+
+
+def attention(
+    x: Session | LiveModel, question: Question | None = None, *, value_weighted: bool = False
+) -> npt.NDArray[np.float32]:
+    """Where every head looks, `[layer, head, dest, src]`, under what is on; see `interp_widgets.methods.attention.attention`.
+
+    Args:
+        value_weighted: attention times the norm of what it carries, ‖v_src W_O‖ (Kobayashi et al. 2020).
+
+    Example:
+        >>> iw.attention(session)[1, 4].argmax(-1)  # doctest: +SKIP
+    """
+    live, asked, interventions = _asked(x, question)
+    found = _attention.attention(live, asked.first, interventions, value_weighted=value_weighted)
+    return found.value_weighted if value_weighted else found.patterns
 
 
 def attribute(

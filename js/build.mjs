@@ -10,7 +10,14 @@ import { build, context } from "esbuild";
 
 export const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 export const out = join(root, "interp_widgets", "static");
-export const widgets = ["session", "token_attribution", "head_ablation", "steering_sliders"];
+export const widgets = [
+  "session",
+  "token_attribution",
+  "head_ablation",
+  "steering_sliders",
+  "attention_patterns",
+  "still",
+];
 /** Every widget on a page carries its own copy, and a saved notebook may too. */
 export const LIMIT = 40_000;
 

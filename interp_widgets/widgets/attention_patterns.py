@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +16,9 @@ from interp_widgets.widgets.base import View
 from interp_widgets.widgets.guard import bundle
 from interp_widgets.widgets.wire import Json, token_of
 
-SIZE = 64  # cells of a thumbnail's side, for prompts of more tokens
+SIZE = 64  # cells of a thumbnail's side at most
+THUMBS = 600_000  # bytes of all thumbnails together
+LARGE = 300_000  # bytes of the large pattern; both fit into one message
 SHOWS = ("now", "difference", "value-weighted")
 Array = npt.NDArray[np.float32]
 
@@ -27,10 +29,14 @@ class AttentionPatterns(View):
     Args:
         session: from `iw.open`.
         show: `"now"` under the interventions, `"difference"` from the plain run, `"value-weighted"` (Kobayashi et al. 2020).
-        layer, head: the head drawn large.
+        layer, head: the head drawn large; by default the one that scores highest for induction, or where no token comes
+            twice, for looking at the previous token.
+
+    Raises:
+        InterventionError: for a head that the model does not have.
 
     Example:
-        >>> iw.AttentionPatterns(session, layer=1, head=4)   # doctest: +SKIP
+        >>> iw.AttentionPatterns(session, layer=1, head=4)  # doctest: +SKIP
     """
 
     _esm = bundle("attention_patterns.js")
@@ -42,6 +48,9 @@ class AttentionPatterns(View):
 
     def __init__(self, session: Session, **settings: Any) -> None:
         self._drawn: tuple[Snapshot, Array] | None = None
+        self._chosen = bool({"layer", "head"} & set(settings))
+        if self._chosen and isinstance(session, Session):  # pyright: ignore[reportUnnecessaryIsInstance]
+            need_head(heads_of(session), settings.get("layer", 0), settings.get("head", 0))
         super().__init__(session, **settings)
 
     def act(self, action: str, args: Json) -> None:
@@ -50,13 +59,28 @@ class AttentionPatterns(View):
             super().act(action, args)
             return
         layer, head = args.get("layer"), args.get("head")
-        heads = [0 if part.attention is None else part.attention.n_heads for part in self.session.model.anatomy.layers]
-        if not isinstance(layer, int) or not isinstance(head, int) or not 0 <= layer < len(heads) or not 0 <= head < heads[layer]:
-            raise InterventionError(f"L{layer}H{head} does not exist; the model has layers 0 to {len(heads) - 1}.")
-        drawn = self._drawn
-        self.layer, self.head = layer, head
-        if drawn is not None:
-            self.publish(drawn[0], "done", {"large": large_of(drawn[1], layer, head)}, 1.0)
+        need_head(heads_of(self.session), layer, head)
+        self._chosen = True
+        with self.hold_trait_notifications():
+            self.layer, self.head = layer, head  # pyright: ignore[reportAttributeAccessIssue]  (need_head saw to it)
+        self._draw_large()
+
+    def _setting_changed(self, change: Any) -> None:
+        if change["name"] == "show":
+            super()._setting_changed(change)
+        elif self.comm is not None:
+            self._draw_large()
+
+    def _draw_large(self) -> None:
+        """The values are there already: no run is needed to look at another head."""
+        if self._drawn is not None:
+            snapshot, values = self._drawn
+            self.publish(snapshot, "done", {"large": large_of(values, *self._there(values))}, 1.0)
+
+    def _there(self, values: Array) -> tuple[int, int]:
+        heads = heads_of(self.session)
+        layer = min(int(self.layer or 0), len(values) - 1)
+        return layer, max(0, min(int(self.head or 0), heads[layer] - 1))
 
     def compute(self, snapshot: Snapshot, cancelled: Callable[[], bool]) -> None:
         """One forward, two for the difference."""
@@ -68,47 +92,106 @@ class AttentionPatterns(View):
         values = now.value_weighted if weighted else now.patterns
         if self.show == "difference":
             values = values - attention(live, asked, (), cancelled=cancelled).patterns
+        if not self._chosen:
+            self._chosen = True
+            self.layer, self.head = telling(now)
         self._drawn = (snapshot, values)
-        layer = min(self.layer, len(values) - 1)
-        data = overview_of(live.anatomy.layers, now, values, self.show)
-        data["large"] = large_of(values, layer, min(self.head, values.shape[1] - 1))
+        data = overview_of(heads_of(self.session), now, values, self.show)
+        data["large"] = large_of(values, *self._there(values))
         self.publish(snapshot, "done", data, 1.0)
 
 
-def overview_of(layers: Any, now: Attention, values: Array, show: str) -> Json:
+def heads_of(session: Session) -> list[int]:
+    """How many heads each layer has, 0 where it has no attention."""
+    return [0 if layer.attention is None else layer.attention.n_heads for layer in session.model.anatomy.layers]
+
+
+def need_head(heads: Sequence[int], layer: Any, head: Any) -> None:
+    """Refuse a head that is not there.
+
+    Raises:
+        InterventionError: with the heads that there are.
+    """
+    if type(layer) is not int or type(head) is not int or not 0 <= layer < len(heads):
+        raise InterventionError(f"L{layer}H{head} does not exist; the model has layers 0 to {len(heads) - 1}.")
+    if not 0 <= head < heads[layer]:
+        have = f"heads 0 to {heads[layer] - 1}" if heads[layer] else "no attention heads"
+        raise InterventionError(f"L{layer}H{head} does not exist; layer {layer} has {have}.")
+
+
+def telling(found: Attention) -> tuple[int, int]:
+    """A head worth looking at first: the highest induction score, or previous-token score where no token comes twice."""
+    for scores in (found.induction, found.previous_token):
+        if scores.size and not np.isnan(scores).all():
+            layer, head = np.unravel_index(int(np.nanargmax(scores)), scores.shape)
+            return int(layer), int(head)
+    return 0, 0
+
+
+def overview_of(heads: Sequence[int], now: Attention, values: Array, show: str) -> Json:
     """What is drawn small: one uint8 image per head, and the scores."""
-    signed = show == "difference"
-    limit = float(np.nanmax(np.abs(values))) if show != "now" and values.size else 1.0
-    heads = [0 if layer.attention is None else layer.attention.n_heads for layer in layers]
-    images = thumbnails(values, limit or 1.0, signed=signed)
+    signed, n = show == "difference", values.shape[-1]
+    top = max((float(np.abs(np.nan_to_num(layer)).max()) for layer in values if layer.size), default=0.0)
+    limit = 1.0 if show == "now" or top == 0.0 else top
+    size = cells_of(n, sum(heads))
     data: Json = {
         "tokens": [token_of(t) for t in now.tokens],
         "layers": len(heads),
-        "heads": heads,
+        "heads": list(heads),
         "show": show,
-        "limit": limit or 1.0,
+        "limit": limit,
         "signed": signed,
-        "size": images.shape[-1],
-        "scores": {"previous-token": now.previous_token, "duplicate-token": now.duplicate_token, "induction": now.induction},
+        "size": size,
+        "scores": {
+            "previous-token": now.previous_token,
+            "duplicate-token": now.duplicate_token,
+            "induction": now.induction,
+        },
     }
-    return data | {f"thumbs:{layer}": images[layer, : heads[layer]] for layer in range(len(heads)) if heads[layer]}
+    for layer, count in enumerate(heads):
+        if count:
+            data[f"thumbs:{layer}"] = thumbnails(values[layer : layer + 1, :count], limit, signed=signed, size=size)[0]
+    return data
 
 
-def thumbnails(values: Array, limit: float, *, signed: bool) -> npt.NDArray[np.uint8]:
-    """`[layer, head, size, size]` in 255 steps; where there are more tokens than cells, the largest in size of those covered."""
-    n = values.shape[-1]
-    if n > SIZE:
-        step = -(-n // SIZE)
-        pad = step * SIZE - n
-        blocks = np.pad(np.nan_to_num(values), ((0, 0), (0, 0), (0, pad), (0, pad)))
-        blocks = blocks.reshape(*values.shape[:2], SIZE, step, SIZE, step).transpose(0, 1, 2, 4, 3, 5)
-        flat = blocks.reshape(*blocks.shape[:4], -1)
-        values = np.take_along_axis(flat, np.abs(flat).argmax(-1)[..., None], -1)[..., 0]
-    scaled = np.nan_to_num(values) / limit
+def cells_of(tokens: int, heads: int) -> int:
+    """The side of a thumbnail: one cell per token, less where there are many tokens or many heads."""
+    size = min(tokens, SIZE)
+    while size > 1 and heads * size * (size + 1) // 2 > THUMBS:
+        size -= 1
+    return size
+
+
+def thumbnails(values: Array, limit: float, *, signed: bool, size: int = SIZE) -> npt.NDArray[np.uint8]:
+    """Lower triangles `[layer, head, size * (size + 1) / 2]` in 255 steps; with more tokens than cells, the largest of those covered."""
+    small = pooled(values, size)
+    rows, columns = np.tril_indices(small.shape[-1])
+    scaled = np.nan_to_num(small[..., rows, columns]) / limit
     return np.rint(np.clip(scaled * 127 + 128, 0, 255) if signed else np.clip(scaled, 0, 1) * 255).astype(np.uint8)
 
 
+def pooled(values: Array, size: int) -> Array:
+    """At most `size` by `size` cells, each the value that is largest in size of those that it covers."""
+    n = values.shape[-1]
+    if n <= size:
+        return values
+    first = np.arange(size) * n // size
+    high = np.maximum.reduceat(np.maximum.reduceat(np.nan_to_num(values), first, axis=-1), first, axis=-2)
+    low = np.minimum.reduceat(np.minimum.reduceat(np.nan_to_num(values), first, axis=-1), first, axis=-2)
+    return np.where(high >= -low, high, low)
+
+
 def large_of(values: Array, layer: int, head: int) -> Json:
-    """One head exactly, as the lower triangle row by row."""
-    rows, columns = np.tril_indices(values.shape[-1])
-    return {"layer": layer, "head": head, "values": np.nan_to_num(values[layer, head][rows, columns]).astype(np.float16)}
+    """One head's lower triangle row by row: exact, in half precision from 387 tokens, in blocks of tokens from 548."""
+    n = values.shape[-1]
+    side = next(size for size in range(n, 0, -1) if size * (size + 1) <= LARGE)
+    small = pooled(values[layer : layer + 1, head : head + 1], side)[0, 0]
+    rows, columns = np.tril_indices(side)
+    triangle = np.nan_to_num(small[rows, columns])
+    whole = side * (side + 1) * 2 <= LARGE
+    return {
+        "layer": layer,
+        "head": head,
+        "size": side,
+        "values": triangle if whole else triangle.astype(np.float16),
+    }

@@ -1,5 +1,6 @@
 /** The traits of AttentionPatterns, and its panel's data as the view reads it. */
 
+import type { Wish } from "../kit/channel.ts";
 import { asArray, cell, type Decoded, isNdArray, type NdArray } from "../kit/codec.ts";
 import { named, num } from "../kit/format.ts";
 import type { Diverging } from "../kit/scale.ts";
@@ -7,7 +8,7 @@ import type { Panel } from "../session/panels.ts";
 import type { State, Token } from "../session/protocol.ts";
 
 export type Show = "now" | "difference" | "value-weighted";
-export type Traits = { session: string; panel: string; show: Show; layer: number; head: number };
+export type Traits = { session: string; panel: string; show: Show; layer: number; head: number; still?: boolean };
 
 export type Patterns = {
   tokens: readonly Token[];
@@ -142,12 +143,19 @@ export function lineOf(drawn: Drawn, count: number, token: number, to: boolean):
   });
 }
 
-/** The edges that are cut: as the kernel has them. */
-export function edgesOf(state: State | null): Edge[] {
-  return (state?.interventions ?? []).flatMap((one) => {
+/** The edges that are cut: as the kernel has them, with our newer wishes on top. */
+export function edgesOf(state: State | null, pending: ReadonlyMap<string, Wish>): Edge[] {
+  const cut = new Map<string, Edge>();
+  for (const one of state?.interventions ?? []) {
     const parts = /^edge:(.+):(\d+):(\d+)$/.exec(one.key);
-    return parts === null || !one.on ? [] : [{ site: one.site, dest: Number(parts[2]), src: Number(parts[3]) }];
-  });
+    if (parts !== null && one.on) cut.set(one.key, { site: one.site, dest: Number(parts[2]), src: Number(parts[3]) });
+  }
+  for (const { name, key, args } of pending.values()) {
+    if (name === "clear") cut.clear();
+    else if (name === "edge" && args.off === false) cut.delete(key);
+    else if (name === "edge") cut.set(key, { site: String(args.site), dest: Number(args.dest), src: Number(args.src) });
+  }
+  return [...cut.values()];
 }
 
 export function keyOf({ site, dest, src }: Edge): string {
@@ -172,7 +180,12 @@ export function cellWords(patterns: Patterns, drawn: Drawn, row: number, column:
   const [dest, src] = [row, column].map((block) => blockWords(tokens, block, drawn.size)) as [string, string];
   if (Number.isNaN(value)) return `${dest} cannot look ahead to ${src}`;
   const number = `${signed && value > 0 ? "+" : ""}${num(value, digits)}`;
-  const what = show === "value-weighted" ? " (attention × ‖value through W_O‖)" : show === "difference" ? " against the plain run" : "";
+  const what =
+    show === "value-weighted"
+      ? " (attention × ‖value through W_O‖)"
+      : show === "difference"
+        ? " against the plain run"
+        : "";
   return `${dest} looks at ${src}: ${drawn.exact ? "" : "about "}${number}${what}`;
 }
 

@@ -11,7 +11,8 @@ type Pending = ReadonlyMap<string, Wish>;
 export function sitesOff(state: State, pending: Pending): Set<string> {
   const off = new Set<string>();
   for (const one of state.interventions) {
-    if (one.kind === "ablate" && one.on) for (const site of spread(one.site, state.model.heads)) off.add(site);
+    if (one.kind === "ablate" && one.mode !== "edge" && one.on)
+      for (const site of spread(one.site, state.model.heads)) off.add(site);
   }
   for (const wish of inOrder(pending)) {
     if (wish.name === "ablate") mark(off, [String(wish.args.site)], wish.args.off);
@@ -119,7 +120,7 @@ export function summary(
   const mlps = [...off].filter((site) => site.endsWith(".mlp")).length;
   const heads = [...off].filter((site) => /H\d+$/.test(site)).length;
   const rest = state.interventions.filter(
-    (one) => one.on && one.kind !== "steer" && !(one.kind === "ablate" && covered(one.site)),
+    (one) => one.on && one.kind !== "steer" && !(one.kind === "ablate" && one.mode !== "edge" && covered(one.site)),
   );
   return [
     heads > 0 && `${heads} ${heads === 1 ? "head" : "heads"} off`,

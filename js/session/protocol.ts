@@ -103,6 +103,7 @@ export type KernelMessage =
 export type Intents = {
   ablate: { site: string; off: boolean; mode: AblationMode };
   ablate_many: { sites: string[]; off: boolean; mode: AblationMode };
+  edge: { site: string; dest: number; src: number; off: boolean };
   mode: { mode: AblationMode };
   strength: { name: string; value: number; final: boolean };
   vector: { name: string; on: boolean; site: string; positions: string; mode: string };
