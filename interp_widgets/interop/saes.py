@@ -43,7 +43,7 @@ class Dictionary:
         model: the model it was trained on, as it says, or "".
 
     Example:
-        >>> sae = load("gpt2-small-res-jb/blocks.8.hook_resid_pre")     # doctest: +SKIP
+        >>> sae = load("gpt2-small-res-jb/blocks.8.hook_resid_pre")  # doctest: +SKIP
         >>> vector = sae.vector(session.model, 1234, name="paintings")  # doctest: +SKIP
     """
 
@@ -71,7 +71,9 @@ class Dictionary:
             raise FileRefusedError(f"{self.path.name!r} cannot be read any more: {str(error)[:120]}.") from error
         return row.float().flatten().numpy()
 
-    def vector(self, live: LiveModel, feature: int, site: str | Site | None = None, *, name: str | None = None) -> SteeringVector:
+    def vector(
+        self, live: LiveModel, feature: int, site: str | Site | None = None, *, name: str | None = None
+    ) -> SteeringVector:
         """A feature as a steering vector; strength 1 adds one unit of its activation.
 
         Args:
@@ -92,7 +94,9 @@ class Dictionary:
                 f"{self.path.name!r} has features of width {self.width}, but {live.name!r} has a stream of width "
                 f"{live.anatomy.d_model}; was it trained on another model?"
             )
-        origin = f"decoder row {feature} of {self.path.parent.name}/{self.path.name}" + (f", trained on {self.model}" if self.model else "")
+        origin = f"decoder row {feature} of {self.path.parent.name}/{self.path.name}" + (
+            f", trained on {self.model}" if self.model else ""
+        )
         return plain_vector(live, self.decoder_row(feature), where, name or f"feature {feature}", origin)
 
 
@@ -120,7 +124,9 @@ def load(path: str | os.PathLike[str], *, width: int | None = None) -> Dictionar
     shape = shapes[key]
     n, d = shape if by_feature else shape[::-1]
     if known is not None and d != known:
-        raise FileRefusedError(f"{file.name!r}: the decoder {key!r} has shape {list(shape)}, which has no side of width {known}.")
+        raise FileRefusedError(
+            f"{file.name!r}: the decoder {key!r} has shape {list(shape)}, which has no side of width {known}."
+        )
     return Dictionary(file, key, by_feature, n, d, _site(facts), str(facts.get("model_name") or ""))
 
 
@@ -132,7 +138,9 @@ def _weights(folder: Path) -> Path:
     found = sorted(folder.glob("*.safetensors"))
     if len(found) != 1:
         others = ", ".join(p.name for p in sorted(folder.iterdir())[:5]) or "nothing"
-        raise FileRefusedError(f"{folder.name!r} holds {len(found)} safetensors files where one is expected (it has {others}).")
+        raise FileRefusedError(
+            f"{folder.name!r} holds {len(found)} safetensors files where one is expected (it has {others})."
+        )
     return found[0]
 
 
@@ -168,7 +176,9 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
         with safe_open(str(file), framework="pt") as opened:
             return {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise FileRefusedError(f"{file.name!r} is not safetensors ({str(error)[:120]}); nothing else is accepted, and nothing in it was run.") from error
+        raise FileRefusedError(
+            f"{file.name!r} is not safetensors ({str(error)[:120]}); nothing else is accepted, and nothing in it was run."
+        ) from error
 
 
 def _decoder(shapes: dict[str, tuple[int, ...]], width: int | None, file: Path) -> tuple[str, bool]:
@@ -184,7 +194,9 @@ def _decoder(shapes: dict[str, tuple[int, ...]], width: int | None, file: Path) 
     if len(fitting) == 1 and matrices[fitting[0]][0] != matrices[fitting[0]][1]:
         return fitting[0], matrices[fitting[0]][1] == width
     shown = ", ".join(f"{key} {list(shape)}" for key, shape in list(shapes.items())[:5]) or "nothing"
-    raise FileRefusedError(f"No decoder matrix was found in {file.name!r} (it holds {shown}); pass width=, or a file with 'W_dec'.")
+    raise FileRefusedError(
+        f"No decoder matrix was found in {file.name!r} (it holds {shown}); pass width=, or a file with 'W_dec'."
+    )
 
 
 def _whole(value: object) -> int | None:

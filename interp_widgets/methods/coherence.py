@@ -106,7 +106,7 @@ def coherence(
     doses = doses_of(STRENGTHS if strengths is None else strengths)
     seeds = [seed + n for n in range(samples)]
     plain = written(live, asked, [()] * samples, tokens, seeds, cancelled)
-    losses = np.array([-np.mean(np.log([max(t.probability, 1e-30) for t in row.tokens])) for row in plain])
+    losses = np.array([-np.mean(np.log([max(t.probability, 1e-30) for t in row.tokens])) for row in plain], np.float64)
     middle = int(np.argsort(losses)[samples // 2])
     edits = [(*interventions, steer.at(c)) for c in doses]
     rows = written(live, asked, edits, tokens, [seeds[middle]] * len(doses), cancelled)

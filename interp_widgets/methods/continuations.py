@@ -91,9 +91,7 @@ def whole_texts(
     for i in range(0, len(continuations), step):
         rows = range(i, min(i + step, len(continuations)))
         lines = [
-            Line(
-                [*asked.tokens, *(live.tokens.token(t) for t in continuations[r])], len(asked.tokens), tuple(edits[r])
-            )
+            Line([*asked.tokens, *(live.tokens.token(t) for t in continuations[r])], len(asked.tokens), tuple(edits[r]))
             for r in rows
         ]
         yield rows, Decoder(live, lines, use_cache=False, cancelled=cancelled).step(every=True)

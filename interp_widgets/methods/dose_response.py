@@ -81,7 +81,9 @@ class DoseResponse:
         """
         found = np.flatnonzero(np.isclose(self.strengths, strength, rtol=0, atol=1e-6))
         if not len(found):
-            raise InterventionError(f"Strength {strength:g} was not run; there are {', '.join(f'{s:g}' for s in self.strengths)}.")
+            raise InterventionError(
+                f"Strength {strength:g} was not run; there are {', '.join(f'{s:g}' for s in self.strengths)}."
+            )
         return float(self.metric[found[0]])
 
     def to_pandas(self) -> Any:
@@ -127,8 +129,8 @@ def dose_response(
         CancelledError, ModelChangedError: as their names say.
 
     Example:
-        >>> curve = dose_response(live, session.question.first, mood)   # doctest: +SKIP
-        >>> curve.metric.shape                                          # doctest: +SKIP
+        >>> curve = dose_response(live, session.question.first, mood)  # doctest: +SKIP
+        >>> curve.metric.shape  # doctest: +SKIP
         (21,)
     """
     steer = as_steer(vector, site, positions)
@@ -254,7 +256,9 @@ def as_steer(vector: SteeringVector | Steer, site: str | Site | None = None, pos
         where = vector.site if site is None else site
         return replace_steer(vector, where, vector.positions if positions is None else positions)
     if isinstance(vector, SteeringVector):  # pyright: ignore[reportUnnecessaryIsInstance]
-        return Steer(vector.site if site is None else site, vector, 1.0, positions="content" if positions is None else positions)
+        return Steer(
+            vector.site if site is None else site, vector, 1.0, positions="content" if positions is None else positions
+        )
     raise InterventionError(f"A dose-response curve needs a SteeringVector or a Steer, not {type(vector).__name__}.")
 
 

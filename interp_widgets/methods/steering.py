@@ -76,8 +76,8 @@ class SteeringVector:
         separation: how well it separates prompts that it was not made from; None for fewer than two of each kind.
 
     Example:
-        >>> mood = iw.steering_vector(session, ["I loved it."], ["I hated it."], "L1", name="mood")   # doctest: +SKIP
-        >>> print(mood.units(0.6))                                                                    # doctest: +SKIP
+        >>> mood = iw.steering_vector(session, ["I loved it."], ["I hated it."], "L1", name="mood")  # doctest: +SKIP
+        >>> print(mood.units(0.6))  # doctest: +SKIP
         +0.60 × difference = 21% of the residual norm at L1 = +1.93 × unit vector
     """
 
@@ -116,20 +116,26 @@ class SteeringVector:
             InterventionError: for a vector of norm 0, which has no direction.
         """
         if self.norm == 0:
-            raise InterventionError(f"The vector {self.name!r} has norm 0 where the model can see it, so it has no direction.")
+            raise InterventionError(
+                f"The vector {self.name!r} has norm 0 where the model can see it, so it has no direction."
+            )
         return replace(self, vector=Vector(self.vector.values.astype(np.float64) * (norm / self.norm)))
 
     def units(self, strength: float) -> Units:
         """A strength, three ways."""
         length = strength * self.norm
         residual = length / self.residual if self.residual else None
-        return Units(strength, length, residual, length / self.difference if self.difference else strength, self.site.name)
+        return Units(
+            strength, length, residual, length / self.difference if self.difference else strength, self.site.name
+        )
 
     def random_like(self, seed: int = 0) -> SteeringVector:
         """A random direction of the same visible norm: what any push of this size does."""
         values = random_directions(self, 1, seed)[0]
         source = f"random direction of the norm of {self.name} (seed {seed})"
-        return replace(self, vector=Vector(values), name=f"random {seed}", source=source, prompts="", origin=0.0, separation=None)
+        return replace(
+            self, vector=Vector(values), name=f"random {seed}", source=source, prompts="", origin=0.0, separation=None
+        )
 
     def __add__(self, other: SteeringVector) -> SteeringVector:
         return self._sum(other, 1.0, "+")
@@ -190,7 +196,7 @@ def steering_vector(
         SiteError: for a site that is not `[pos, d_model]`.
 
     Example:
-        >>> steering_vector(live, ["I loved it."], ["I hated it."], "L1").separation is None   # doctest: +SKIP
+        >>> steering_vector(live, ["I loved it."], ["I hated it."], "L1").separation is None  # doctest: +SKIP
         True
     """
     where = check_stream(live, site)
@@ -228,7 +234,9 @@ def from_token(live: LiveModel, token: str | int, site: str | Site, *, name: str
     one = live.tokens.one("token", token)
     weight = getattr(live.anatomy.unembed, "weight", None)
     if not isinstance(weight, torch.Tensor) or weight.is_meta or weight.dim() != 2 or not weight.is_floating_point():
-        raise InterventionError("The unembedding of this model is not a plain matrix (quantised or offloaded), so it has no row to take.")
+        raise InterventionError(
+            "The unembedding of this model is not a plain matrix (quantised or offloaded), so it has no row to take."
+        )
     rows = weight if weight.shape[0] == live.anatomy.vocab else weight.t()
     values = rows[one.id].detach().to("cpu", torch.float32).numpy()
     return plain_vector(live, values, where, name or one.text.strip() or one.text, f"unembedding of {one.text!r}")
@@ -243,7 +251,9 @@ def plain_vector(live: LiveModel, values: npt.ArrayLike, site: str | Site, name:
     where = check_stream(live, site)
     vector = Vector(values)
     if vector.shape != (live.anatomy.d_model,):
-        raise InterventionError(f"The vector {name!r} has shape {list(vector.shape)}, but {where.name} needs [{live.anatomy.d_model}].")
+        raise InterventionError(
+            f"The vector {name!r} has shape {list(vector.shape)}, but {where.name} needs [{live.anatomy.d_model}]."
+        )
     centred = is_centred_model(live)
     return SteeringVector(
         vector, name, where, live.name, len(live.anatomy.layers), source, "", residual_norm(live, where),
@@ -264,21 +274,26 @@ def across(live: LiveModel, steer: Steer, over: str | Sequence[int] = "layers") 
         SiteError: for a layer that does not exist. FeatureOffError: where a write was not found in this architecture.
 
     Example:
-        >>> len(across(live, Steer("L0", v, mode="project_out"), "writes"))   # doctest: +SKIP
+        >>> len(across(live, Steer("L0", v, mode="project_out"), "writes"))  # doctest: +SKIP
         9
     """
     n = len(live.anatomy.layers)
     if over == "writes":
         sites = [Site("resid_pre", 0)]
         for layer in live.anatomy.layers:
-            sites += [Site("attn", layer.index)] * (layer.attention is not None) + [Site("mlp", layer.index)] * (layer.mlp is not None)
+            sites += [Site("attn", layer.index)] * (layer.attention is not None) + [Site("mlp", layer.index)] * (
+                layer.mlp is not None
+            )
     elif over == "layers" or not isinstance(over, str):
         sites = [Site("resid_post", layer) for layer in (range(n) if isinstance(over, str) else over)]
     else:
         raise InterventionError(f'over is "layers", "writes", or layers as numbers, not {over!r}.')
     for site in sites:
         check_site(live.anatomy, site)
-    return tuple(Steer(site, steer.vector, steer.coefficient, steer.mode, steer.positions, steer.name, steer.origin) for site in sites)
+    return tuple(
+        Steer(site, steer.vector, steer.coefficient, steer.mode, steer.positions, steer.name, steer.origin)
+        for site in sites
+    )
 
 
 # ---- reading and norms ------------------------------------------------------------------------------------------------
@@ -292,7 +307,9 @@ def check_stream(live: LiveModel, site: str | Site) -> Site:
     """
     where = Site.parse(site)
     if where.part not in _STREAMS:
-        raise SiteError(f'{where.name} is not a place in the residual stream; a steering vector is made at "L2", "L2.attn", "L2.mlp" or "embed".')
+        raise SiteError(
+            f'{where.name} is not a place in the residual stream; a steering vector is made at "L2", "L2.attn", "L2.mlp" or "embed".'
+        )
     check_site(live.anatomy, where)
     return where
 

@@ -82,7 +82,9 @@ def strength_map(
     done: dict[int, DoseResponse] = {}
     for layer in sorted(chosen, reverse=True):
         site = Site("resid_post", layer)
-        done[layer] = dose_response(live, asked, steer, strengths, interventions, site=site, randoms=0, cancelled=cancelled)
+        done[layer] = dose_response(
+            live, asked, steer, strengths, interventions, site=site, randoms=0, cancelled=cancelled
+        )
         if progress is not None:
             progress(_map(chosen, done), len(done) / len(chosen))
     return _map(chosen, done)

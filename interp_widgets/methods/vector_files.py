@@ -53,9 +53,13 @@ def save(vector: SteeringVector, path: str | os.PathLike[str]) -> Path:
     """
     where = Path(path)
     if where.suffix != ".safetensors":
-        raise FileRefusedError(f"A vector is saved as safetensors; name the file {where.with_suffix('.safetensors').name!r}.")
+        raise FileRefusedError(
+            f"A vector is saved as safetensors; name the file {where.with_suffix('.safetensors').name!r}."
+        )
     if where.is_symlink() or (where.exists() and not where.is_file()):
-        raise FileRefusedError(f"{str(where)!r} is not an ordinary file, so it is not written over; choose another name.")
+        raise FileRefusedError(
+            f"{str(where)!r} is not an ordinary file, so it is not written over; choose another name."
+        )
     data = serialise({"vector": vector.vector.values}, metadata=_metadata(vector))
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{where.name}.", dir=where.parent)
@@ -70,7 +74,9 @@ def save(vector: SteeringVector, path: str | os.PathLike[str]) -> Path:
                 Path(temporary).unlink()
             raise
     except OSError as error:
-        raise FileRefusedError(f"The vector could not be written to {str(where)!r}: {error.strerror or error}.") from error
+        raise FileRefusedError(
+            f"The vector could not be written to {str(where)!r}: {error.strerror or error}."
+        ) from error
     return where
 
 
@@ -113,7 +119,9 @@ def check_file(where: Path, most: int | None, *, links: bool = False) -> int:
         FileRefusedError: for a link (unless allowed), a folder, a pipe or another device, and for a size beyond `most`.
     """
     if "://" in str(where).replace(":/", "://", 1) and not where.exists():
-        raise FileRefusedError(f"{str(where)!r} is an address; download the file and pass its path, nothing is fetched here.")
+        raise FileRefusedError(
+            f"{str(where)!r} is an address; download the file and pass its path, nothing is fetched here."
+        )
     try:
         found = where.stat() if links else where.lstat()
     except OSError as error:
@@ -130,7 +138,9 @@ def check_file(where: Path, most: int | None, *, links: bool = False) -> int:
         if is_kind(found.st_mode):
             raise FileRefusedError(f"{_named(where)} is {what}.")
     if most is not None and found.st_size > most:
-        raise FileRefusedError(f"{_named(where)} has {found.st_size:,} bytes where at most {most:,} are expected; it was not read.")
+        raise FileRefusedError(
+            f"{_named(where)} has {found.st_size:,} bytes where at most {most:,} are expected; it was not read."
+        )
     return found.st_size
 
 
@@ -163,14 +173,20 @@ def header_of(data: bytes, where: Path) -> dict[str, Any]:
     """
     for magic, what in _KNOWN:
         if data.startswith(magic) and not _header_length_fits(data):
-            raise FileRefusedError(f"{_named(where)} is {what}; only safetensors is accepted, and nothing in it was run.")
+            raise FileRefusedError(
+                f"{_named(where)} is {what}; only safetensors is accepted, and nothing in it was run."
+            )
     if not _header_length_fits(data):
-        raise FileRefusedError(f"{_named(where)} is not safetensors: its {len(data)} bytes do not begin with the length of a header.")
+        raise FileRefusedError(
+            f"{_named(where)} is not safetensors: its {len(data)} bytes do not begin with the length of a header."
+        )
     length = int.from_bytes(data[:8], "little")
     try:
         header = json.loads(data[8 : 8 + length].decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise FileRefusedError(f"{_named(where)} is not safetensors: its header is not JSON ({_first_line(error)}).") from error
+        raise FileRefusedError(
+            f"{_named(where)} is not safetensors: its header is not JSON ({_first_line(error)})."
+        ) from error
     if not isinstance(header, dict):
         raise FileRefusedError(f"{_named(where)} is not safetensors: its header is not a table.")
     return cast("dict[str, Any]", header)
@@ -193,9 +209,13 @@ def _check_tensors(header: dict[str, Any], where: Path) -> None:
     shape = table.get("shape") if isinstance(table, dict) else None
     dtype = table.get("dtype") if isinstance(table, dict) else None
     if dtype not in _FLOATS:
-        raise FileRefusedError(f"{_named(where)} holds numbers of the type {str(dtype)[:20]!r} where floating point is expected.")
+        raise FileRefusedError(
+            f"{_named(where)} holds numbers of the type {str(dtype)[:20]!r} where floating point is expected."
+        )
     if not isinstance(shape, list) or len(shape) != 1:
-        raise FileRefusedError(f"{_named(where)} holds an array of shape {str(shape)[:60]} where one vector is expected.")
+        raise FileRefusedError(
+            f"{_named(where)} holds an array of shape {str(shape)[:60]} where one vector is expected."
+        )
 
 
 # ---- what it says about itself ----------------------------------------------------------------------------------------
@@ -231,8 +251,7 @@ def _vector(values: np.ndarray[Any, Any], facts: dict[str, Any], where: Path) ->
             "make one with steering.plain_vector from its numbers."
         )
     try:
-        if json.loads(facts["version"]) != 1 or json.loads(facts["width"]) != len(values):
-            raise FileRefusedError(f"{_named(where)} contradicts itself: version {facts['version']!r}, width {facts['width']!r}.")
+        _check_facts(facts, len(values), where)
         separation = json.loads(facts["separation"])
         return SteeringVector(
             Vector(values), facts["name"], Site.parse(facts["site"]), facts["model"], _whole(facts["n_layers"]),
@@ -247,6 +266,13 @@ def _vector(values: np.ndarray[Any, Any], facts: dict[str, Any], where: Path) ->
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         what = f"{type(error).__name__}: {_first_line(error)}"
         raise FileRefusedError(f"{_named(where)} has metadata that cannot be read ({what}).") from error
+
+
+def _check_facts(facts: dict[str, Any], width: int, where: Path) -> None:
+    if json.loads(facts["version"]) != 1 or json.loads(facts["width"]) != width:
+        raise FileRefusedError(
+            f"{_named(where)} contradicts itself: version {facts['version']!r}, width {facts['width']!r}."
+        )
 
 
 def _real(text: str) -> float:
@@ -266,7 +292,9 @@ def _whole(text: str) -> int:
 def _check_model(found: SteeringVector, live: LiveModel, where: Path, any_model: bool) -> None:
     width, layers = live.anatomy.d_model, len(live.anatomy.layers)
     if found.width != width:
-        raise FileRefusedError(f"{_named(where)} has {found.width} numbers, but {live.name!r} has a stream of width {width}.")
+        raise FileRefusedError(
+            f"{_named(where)} has {found.width} numbers, but {live.name!r} has a stream of width {width}."
+        )
     if not any_model and (found.model, found.n_layers) != (live.name, layers):
         raise FileRefusedError(
             f"{_named(where)} was made for {found.model!r} ({found.n_layers} layers), but this is {live.name!r} ({layers} layers); "

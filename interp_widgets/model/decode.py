@@ -30,7 +30,9 @@ from interp_widgets.model.steps import Frame, Step, receipt
 if TYPE_CHECKING:
     from interp_widgets.model.live import LiveModel
 
-_NOT_A_CACHE = frozenset({"logits", "loss", "hidden_states", "attentions", "last_hidden_state", "encoder_last_hidden_state"})
+_NOT_A_CACHE = frozenset(
+    {"logits", "loss", "hidden_states", "attentions", "last_hidden_state", "encoder_last_hidden_state"}
+)
 
 
 @dataclass
@@ -51,7 +53,11 @@ class Line:
         new = self.tokens if old is None else self.tokens[len(old) :]
         if old is None or new:
             grown = row_of(new, self.n_prompt)
-            self.seen = grown if old is None else Row(old.ids + grown.ids, old.texts + grown.texts, old.special + grown.special, self.n_prompt)
+            self.seen = (
+                grown
+                if old is None
+                else Row(old.ids + grown.ids, old.texts + grown.texts, old.special + grown.special, self.n_prompt)
+            )
         assert self.seen is not None
         return self.seen
 
@@ -65,13 +71,17 @@ class Decoder:
         cancelled: asked before every block.
 
     Example:
-        >>> decoder = Decoder(live, [Line(list(live.tokens.encode("The cat")), 2)])   # doctest: +SKIP
-        >>> decoder.step().shape                                                      # doctest: +SKIP
+        >>> decoder = Decoder(live, [Line(list(live.tokens.encode("The cat")), 2)])  # doctest: +SKIP
+        >>> decoder.step().shape  # doctest: +SKIP
         torch.Size([1, 512])
     """
 
     def __init__(
-        self, live: LiveModel, lines: Sequence[Line], use_cache: bool = True, cancelled: Callable[[], bool] | None = None
+        self,
+        live: LiveModel,
+        lines: Sequence[Line],
+        use_cache: bool = True,
+        cancelled: Callable[[], bool] | None = None,
     ) -> None:
         self.live = live
         self.lines = list(lines)
@@ -213,7 +223,9 @@ class Decoder:
         n = max(len(line.tokens) - line.n_prompt for line in self.lines) + 1
         sites = [Site("resid_post", layer.index) for layer in self.live.anatomy.layers]
         caught: dict[Site, torch.Tensor] = {}
-        again = Decoder(self.live, [Line(list(x.tokens), x.n_prompt, x.interventions) for x in self.lines], use_cache=False)
+        again = Decoder(
+            self.live, [Line(list(x.tokens), x.n_prompt, x.interventions) for x in self.lines], use_cache=False
+        )
         for site in sites:
             capture(self.live, again._program, site, len(self.lines), caught)
         with self.live.lock, modes(self.live.device), force_eager(self.live.anatomy.root), activate(again._program):
@@ -225,7 +237,9 @@ class Decoder:
         bad = next((s.layer for s in sites if s in caught and not bool(torch.isfinite(caught[s]).all())), None)
         where = "at the unembedding" if bad is None else f"from layer {bad} on"
         names = ", ".join(dict.fromkeys(i.label for line in self.lines for i in line.interventions))
-        fix = f"lower the strength of {names}" if names else "the model does this by itself: check its weights and dtype"
+        fix = (
+            f"lower the strength of {names}" if names else "the model does this by itself: check its weights and dtype"
+        )
         return f"The logits of generated token {n} are not finite {where}; {fix}."
 
 
@@ -233,8 +247,8 @@ def cache_of(output: Any, names: frozenset[str]) -> dict[str, Any]:
     """What a model returned that it can be given back: its cache, whatever it is called."""
     if not hasattr(output, "keys"):
         return {}
-    found = cast("dict[str, Any]", output)
-    return {str(k): found[k] for k in found.keys() if k in names and k not in _NOT_A_CACHE and found[k] is not None}
+    found = dict(cast("dict[str, Any]", output))
+    return {k: v for k, v in found.items() if k in names and k not in _NOT_A_CACHE and v is not None}
 
 
 def check_growing(positions: Positions) -> None:
@@ -249,8 +263,6 @@ def check_growing(positions: Positions) -> None:
             f"Positions {positions} count from the end of the text, which is not known while it is generated; "
             'count from its start, as in "gen[:8]".'
         )
-
-
 
 
 @dataclass(frozen=True)

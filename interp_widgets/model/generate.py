@@ -109,7 +109,10 @@ class Generation(Iterator[tuple[GeneratedToken | None, ...]]):
         groups: dict[int, list[int]] = {}
         for r, line in enumerate(lines):
             groups.setdefault(len(line.tokens) if apart else 0, []).append(r)
-        return [(Decoder(self.live, [lines[r] for r in rows], cache, self._cancelled), tuple(rows)) for rows in groups.values()]
+        return [
+            (Decoder(self.live, [lines[r] for r in rows], cache, self._cancelled), tuple(rows))
+            for rows in groups.values()
+        ]
 
     def __iter__(self) -> Generation:
         return self
@@ -204,9 +207,10 @@ class GenerationRun(Iterator[GeneratedToken]):
         generation: the rows behind it (one).
 
     Example:
-        >>> run = live.generate("The cat", [Steer("L1", v, 2.0)])   # doctest: +SKIP
-        >>> for token in run: print(token.text, end="")             # doctest: +SKIP
-        >>> run.receipts[0].state                                   # doctest: +SKIP
+        >>> run = live.generate("The cat", [Steer("L1", v, 2.0)])  # doctest: +SKIP
+        >>> for token in run:
+        ...     print(token.text, end="")  # doctest: +SKIP
+        >>> run.receipts[0].state  # doctest: +SKIP
         'acted'
     """
 
@@ -279,7 +283,12 @@ class SideBySide(Generation):
         """The first generated token at which the two differ, None while they do not."""
         pairs = zip(self.plain.tokens, self.edited.tokens, strict=False)
         first = next((n for n, (a, b) in enumerate(pairs) if a.id != b.id), None)
-        if first is None and len(self.plain.tokens) != len(self.edited.tokens) and self.plain.ended and self.edited.ended:
+        if (
+            first is None
+            and len(self.plain.tokens) != len(self.edited.tokens)
+            and self.plain.ended
+            and self.edited.ended
+        ):
             return min(len(self.plain.tokens), len(self.edited.tokens))
         return first
 
@@ -317,7 +326,12 @@ class Settings:
         return cls(
             max_new_tokens,
             use_cache,
-            Sampling(*(options.pop(k, d) for k, d in (("temperature", 0.0), ("top_k", None), ("top_p", None), ("seed", None)))),
+            Sampling(
+                *(
+                    options.pop(k, d)
+                    for k, d in (("temperature", 0.0), ("top_k", None), ("top_p", None), ("seed", None))
+                )
+            ),
             frozenset(live.tokens.one("stop token", i).id for i in items if isinstance(i, int)),
             tuple(i for i in items if isinstance(i, str)),
             bool(options.pop("ignore_eos", False)),
@@ -362,7 +376,14 @@ def generate(
     Raises:
         PromptError, InterventionError, SiteError, FeatureOffError, GenerationError: each in a sentence.
     """
-    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "stop": stop, "ignore_eos": ignore_eos}
+    options = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "seed": seed,
+        "stop": stop,
+        "ignore_eos": ignore_eos,
+    }
     settings = Settings.of(live, max_new_tokens, use_cache, options)
     return GenerationRun(Generation(live, [line_of(live, prompt, interventions, continued)], settings, cancelled))
 
@@ -392,7 +413,7 @@ def generate_many(
         raise GenerationError("There is no prompt to continue; pass at least one.")
     unknown = set(options) - {"temperature", "top_k", "top_p", "seed", "stop", "ignore_eos"}
     if unknown:
-        raise GenerationError(f"generate_many has no setting {sorted(unknown)[0]!r}.")
+        raise GenerationError(f"generate_many has no setting {min(unknown)!r}.")
     each = _per_row(interventions, len(prompts))
     if seeds is not None and len(seeds) != len(prompts):
         raise GenerationError(f"There are {len(prompts)} prompts and {len(seeds)} seeds; pass one seed per prompt.")
@@ -418,7 +439,7 @@ def side_by_side(
     """
     unknown = set(options) - {"temperature", "top_k", "top_p", "seed", "stop", "ignore_eos"}
     if unknown:
-        raise GenerationError(f"side_by_side has no setting {sorted(unknown)[0]!r}.")
+        raise GenerationError(f"side_by_side has no setting {min(unknown)!r}.")
     settings = Settings.of(live, max_new_tokens, use_cache, dict(options))
     lines = [line_of(live, prompt, (), continued), line_of(live, prompt, interventions, continued)]
     return SideBySide(live, lines, settings, cancelled)
@@ -443,7 +464,9 @@ def picked(logits: torch.Tensor, n_prompt: int, continuation: Sequence[int]) -> 
     return rows.gather(-1, torch.tensor(list(continuation), device=rows.device)[:, None])[:, 0]
 
 
-def line_of(live: LiveModel, prompt: Prompt, interventions: Sequence[Intervention], continued: Sequence[int] = ()) -> Line:
+def line_of(
+    live: LiveModel, prompt: Prompt, interventions: Sequence[Intervention], continued: Sequence[int] = ()
+) -> Line:
     """A row to decode."""
     tokens = live.tokens.encode(prompt)
     more = live.tokens.encode(list(continued)) if continued else ()
@@ -484,5 +507,7 @@ def _per_row(interventions: Sequence[Any], n: int) -> list[tuple[Intervention, .
     if not items or not isinstance(items[0], (list, tuple)):
         return [tuple(items)] * n
     if len(items) != n:
-        raise GenerationError(f"There are {n} prompts and {len(items)} sequences of interventions; pass one per prompt.")
+        raise GenerationError(
+            f"There are {n} prompts and {len(items)} sequences of interventions; pass one per prompt."
+        )
     return [tuple(i) for i in items]

@@ -45,7 +45,9 @@ class Sampling:
     def __post_init__(self) -> None:
         t, k, p, seed = self.temperature, self.top_k, self.top_p, self.seed
         if isinstance(t, bool) or not isinstance(t, (int, float)) or not math.isfinite(t) or not 0 <= t <= 100:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise GenerationError(f"The temperature is a number from 0 (greedy) to 100, not {t!r}; 1.0 is the model's own distribution.")
+            raise GenerationError(
+                f"The temperature is a number from 0 (greedy) to 100, not {t!r}; 1.0 is the model's own distribution."
+            )
         if k is not None and (type(k) is not int or k < 1):
             raise GenerationError(f"top_k is a whole number from 1, not {k!r}; None keeps every token.")
         if p is not None and (isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 < p <= 1):  # pyright: ignore[reportUnnecessaryIsInstance]

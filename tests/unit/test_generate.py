@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -21,7 +21,19 @@ from tests.unit.tiny_models import gpt2, llama, shaken, tokenizer
 PROMPT = [5, 9, 12, 7, 30, 9, 12, 4]
 WORDS = "w5 w9 w12 w7 w30 w9 w12 w4"
 MODELS: dict[str, Callable[[], Any]] = {"gpt2": gpt2, "llama": llama}
-POSITIONS = ["all", "prompt", "generated", "content", "prompt[-1]", "gen[:8]", -1, [2, 3], slice(1, 4), tokens("w9w12"), tokens("w12")]
+POSITIONS = [
+    "all",
+    "prompt",
+    "generated",
+    "content",
+    "prompt[-1]",
+    "gen[:8]",
+    -1,
+    [2, 3],
+    slice(1, 4),
+    tokens("w9w12"),
+    tokens("w12"),
+]
 V = torch.randn(32, generator=torch.Generator().manual_seed(3)).numpy()
 
 
@@ -58,7 +70,9 @@ EDITS: dict[str, Intervention] = {
     "mean head": Ablate("L1H2"),
     "zero heads": Ablate("L1.heads", mode="zero", positions="generated"),
     "mean mlp": Ablate("L0.mlp", positions="prompt"),
-    "mean by position": Ablate("L1H2", reference=Reference("lined up", ("w3 w4 w5 w6 w7 w8 w9 w10",), by_position=True)),
+    "mean by position": Ablate(
+        "L1H2", reference=Reference("lined up", ("w3 w4 w5 w6 w7 w8 w9 w10",), by_position=True)
+    ),
     "resample": Ablate("L1.mlp", mode="resample", reference="w3 w4 w5 w6 w7 w8 w9 w10"),
     "patched stream": Patch("L1", "w3 w4 w5 w6 w7 w8 w9 w10", positions=[2, 3]),
     "patched everywhere": Patch("L0.attn", "w3 w4 w5 w6 w7 w8 w9 w10"),
@@ -96,12 +110,16 @@ def test_a_strength_of_zero_and_nothing_at_all_are_bit_identical(live: LiveModel
 
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_tokens_are_those_of_generate_with_an_equal_plain_hook(live: LiveModel, use_cache: bool) -> None:
-    block = live.anatomy.layers[1].module
+    block, model = live.anatomy.layers[1].module, cast("Any", live.module)
     ours = [t.id for t in generate(live, PROMPT, [Steer("L1", V, 2.0, positions="all")], 20, use_cache)]
     push = torch.from_numpy(V) * 2.0
-    handle = block.register_forward_hook(lambda _m, _a, out: (out[0] + push, *out[1:]) if isinstance(out, tuple) else out + push)
+
+    def hook(_m: Any, _a: Any, out: Any) -> Any:
+        return (out[0] + push, *out[1:]) if isinstance(out, tuple) else out + push
+
+    handle = block.register_forward_hook(hook)
     try:
-        theirs = live.module.generate(torch.tensor([PROMPT]), max_new_tokens=20, do_sample=False)  # pyright: ignore[reportCallIssue]
+        theirs = model.generate(torch.tensor([PROMPT]), max_new_tokens=20, do_sample=False)
     finally:
         handle.remove()
     assert ours == theirs[0, len(PROMPT) :].tolist()
@@ -111,7 +129,9 @@ def test_tokens_are_those_of_generate_with_an_equal_plain_hook(live: LiveModel, 
 
 def test_every_position_is_edited_exactly_once(live: LiveModel) -> None:
     for use_cache in (True, False):
-        run = generate(live, PROMPT, [Steer("L1", V, 2.0, positions="all"), Steer("L1", V, positions="gen[:8]")], 12, use_cache)
+        run = generate(
+            live, PROMPT, [Steer("L1", V, 2.0, positions="all"), Steer("L1", V, positions="gen[:8]")], 12, use_cache
+        )
         assert len(list(run)) == 12
         # the last token is predicted and never fed
         assert [r.positions for r in run.receipts] == [len(PROMPT) + 11, 8]
@@ -153,7 +173,12 @@ def test_prompts_of_different_lengths_side_by_side_are_the_prompts_alone(live: L
 
 def test_rows_may_have_interventions_of_their_own(live: LiveModel) -> None:
     prompts = [PROMPT, PROMPT[1:], PROMPT, PROMPT]
-    edits = [[Steer("L1", V, 2.0)], [], [Ablate("L1H2", mode="edge", edge=(7, 2))], [Steer("L1", V, -2.0), Ablate("L0.mlp")]]
+    edits = [
+        [Steer("L1", V, 2.0)],
+        [],
+        [Ablate("L1H2", mode="edge", edge=(7, 2))],
+        [Steer("L1", V, -2.0), Ablate("L0.mlp")],
+    ]
     rows = generate_many(live, prompts, edits, 10)
     for r, (prompt, edit) in enumerate(zip(prompts, edits, strict=True)):
         alone = generate(live, prompt, edit, 10)
@@ -237,8 +262,8 @@ def test_it_stops_at_ids_and_texts_and_says_so(live: LiveModel) -> None:
 
 def test_the_models_own_end_of_text_ends_it_unless_it_is_to_be_ignored(live: LiveModel) -> None:
     whole = list(generate(live, PROMPT, max_new_tokens=8))
-    config = live.module.generation_config
-    config.eos_token_id = whole[2].id  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+    config = cast("Any", live.module).generation_config
+    config.eos_token_id = whole[2].id
     try:
         run = generate(live, PROMPT, max_new_tokens=8)
         assert [t.id for t in run] == [t.id for t in whole[: [t.id for t in whole].index(whole[2].id) + 1]]
@@ -248,7 +273,7 @@ def test_the_models_own_end_of_text_ends_it_unless_it_is_to_be_ignored(live: Liv
         assert [t.id for t in rows[0].tokens] == [t.id for t in run.tokens]
         assert [t.id for t in rows[1].tokens] == [t.id for t in generate(live, PROMPT[1:], max_new_tokens=8)]
     finally:
-        config.eos_token_id = None  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+        config.eos_token_id = None
 
 
 def test_the_contexts_end_stops_it_with_a_note(live: LiveModel) -> None:
@@ -343,10 +368,12 @@ def test_cancelling_ends_it_within_one_step_and_keeps_the_text(live: LiveModel) 
 
 def test_logits_that_are_not_numbers_are_an_error_that_names_the_layer(live: LiveModel) -> None:
     run = generate(live, PROMPT, [Edit("L1", lambda x: x * float("nan"), name="spoil", positions="gen[:1]")], 20)
-    with pytest.raises(GenerationError, match="generated token 2 are not finite from layer 1 on; lower the strength of edit L1, spoil"):
+    with pytest.raises(
+        GenerationError, match="generated token 2 are not finite from layer 1 on; lower the strength of edit L1, spoil"
+    ):
         list(run)
     assert len(run.tokens) == 1
-    weight = live.anatomy.final_norm.weight  # pyright: ignore[reportOptionalMemberAccess]
+    weight = cast("Any", live.anatomy.final_norm).weight
     kept = weight.detach().clone()
     with torch.no_grad():
         weight.fill_(float("nan"))
@@ -377,7 +404,9 @@ def test_logits_that_are_not_numbers_are_an_error_that_names_the_layer(live: Liv
         ({"interventions": [Steer("L1", V[:5])]}, "was it made for another model"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused_in_a_sentence(live: LiveModel, settings: dict[str, Any], sentence: str) -> None:
+def test_settings_that_make_no_sense_are_refused_in_a_sentence(
+    live: LiveModel, settings: dict[str, Any], sentence: str
+) -> None:
     with pytest.raises(ValueError, match=sentence):
         generate(live, PROMPT, **settings)
 

@@ -32,7 +32,12 @@ def live() -> Iterator[LiveModel]:
 
 def folder(path: Path, tensors: dict[str, torch.Tensor] | None = None, **config: Any) -> Path:
     path.mkdir(exist_ok=True)
-    kept = tensors or {"W_dec": ROWS, "W_enc": ROWS.t().contiguous(), "b_enc": torch.zeros(100), "b_dec": torch.zeros(32)}
+    kept = tensors or {
+        "W_dec": ROWS,
+        "W_enc": ROWS.t().contiguous(),
+        "b_enc": torch.zeros(100),
+        "b_dec": torch.zeros(32),
+    }
     save_file(kept, path / "sae_weights.safetensors")
     if config:
         (path / "cfg.json").write_text(json.dumps(config))
@@ -67,7 +72,9 @@ def test_a_folder_says_where_it_acts_and_gives_its_rows(live: LiveModel, tmp_pat
         ({"W_dec": ROWS.half()}, None),
     ],
 )
-def test_a_plain_file_is_read_the_right_way_round(tensors: dict[str, torch.Tensor], width: int | None, live: LiveModel, tmp_path: Path) -> None:
+def test_a_plain_file_is_read_the_right_way_round(
+    tensors: dict[str, torch.Tensor], width: int | None, live: LiveModel, tmp_path: Path
+) -> None:
     save_file(tensors, tmp_path / "d.safetensors")
     sae = saes.load(tmp_path / "d.safetensors", width=width)
     assert (sae.n_features, sae.width, sae.site) == (100, 32, None)
@@ -91,7 +98,9 @@ def test_what_does_not_fit_is_refused_in_a_sentence(live: LiveModel, tmp_path: P
     finally:
         wide.release()
     save_file({"a": torch.zeros(3, 4), "b": torch.zeros(2)}, tmp_path / "none.safetensors")
-    with pytest.raises(FileRefusedError, match=r"No decoder matrix was found in 'none.safetensors' \(it holds a \[3, 4\], b \[2\]"):
+    with pytest.raises(
+        FileRefusedError, match=r"No decoder matrix was found in 'none.safetensors' \(it holds a \[3, 4\], b \[2\]"
+    ):
         saes.load(tmp_path / "none.safetensors")
     (tmp_path / "p.safetensors").write_bytes(pickle.dumps({"W_dec": 1}))
     with pytest.raises(FileRefusedError, match="is not safetensors.*nothing in it was run"):

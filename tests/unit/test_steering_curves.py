@@ -73,7 +73,9 @@ def test_random_vectors_of_equal_norm_stand_beside_it(live: LiveModel, asked: As
     assert np.array_equal(curve.random_low, curve.random_metric.min(0))
     assert np.array_equal(curve.random_high, curve.random_metric.max(0))
     assert curve.random_low[1] == curve.random_high[1] == curve.baseline
-    assert np.array_equal(curve.random_metric, dose_response(live, asked, vector, [-1.0, 0.0, 2.0], seed=4).random_metric)
+    assert np.array_equal(
+        curve.random_metric, dose_response(live, asked, vector, [-1.0, 0.0, 2.0], seed=4).random_metric
+    )
     assert np.isnan(dose_response(live, asked, vector, [1.0], randoms=0).random_low).all()
     # a vector that is longer only where the model cannot see it has no longer controls
     if live.anatomy.final_norm is not None and vector.centred:
@@ -93,7 +95,9 @@ def test_modes_positions_and_other_interventions_are_those_of_the_answer(
         assert curve.metric[n] == pytest.approx(metric(live, asked, *others, steer.at(c)), abs=1e-4)
 
 
-def test_a_push_that_is_on_already_is_what_the_curve_is_about(live: LiveModel, asked: Asked, vector: SteeringVector) -> None:
+def test_a_push_that_is_on_already_is_what_the_curve_is_about(
+    live: LiveModel, asked: Asked, vector: SteeringVector
+) -> None:
     on = [Steer("L1", vector, 0.6), Ablate("L2H0")]
     curve = dose_response(live, asked, vector, [0.0, 0.6], on, randoms=0)
     assert curve.metric[1] == pytest.approx(metric(live, asked, *on), abs=1e-4)
@@ -107,7 +111,9 @@ def test_a_vector_that_cannot_reach_the_answer_says_why(live: LiveModel, asked: 
     assert dose_response(live, asked, vector, [1.0], randoms=0).reason == ""
 
 
-def test_a_vector_on_generated_positions_plots_a_quantity_of_the_text(live: LiveModel, asked: Asked, vector: SteeringVector) -> None:
+def test_a_vector_on_generated_positions_plots_a_quantity_of_the_text(
+    live: LiveModel, asked: Asked, vector: SteeringVector
+) -> None:
     curve = dose_response(live, asked, vector, [-2.0, 0.0, 2.0], positions="generated", randoms=2)
     assert curve.label == "logit difference, mean over 16 generated tokens"
     for n, c in enumerate((-2.0, 0.0, 2.0)):
@@ -115,7 +121,9 @@ def test_a_vector_on_generated_positions_plots_a_quantity_of_the_text(live: Live
         text = [t.id for t in generate(live, PROMPT, [steer], 16, ignore_eos=True)]
         means: list[float] = []
         for k in range(16):
-            logits = live.answer(_at(live, asked, text[:k]), [Steer("L1", V, c, positions=list(range(8, 8 + k)))] if k else []).logits
+            logits = live.answer(
+                _at(live, asked, text[:k]), [Steer("L1", V, c, positions=list(range(8, 8 + k)))] if k else []
+            ).logits
             means.append(float(asked.metric.of(logits[None])[0]))
         assert curve.metric[n] == pytest.approx(np.mean(means), abs=1e-3)
     assert curve.kl[1] == pytest.approx(0.0, abs=1e-6)
@@ -130,7 +138,8 @@ def _at(live: LiveModel, asked: Asked, more: list[int]) -> Asked:
 
 
 def test_strengths_that_make_no_sense_are_refused(live: LiveModel, asked: Asked, vector: SteeringVector) -> None:
-    for wrong in ([float("nan")], [1e38], [True], ["1"], [np.inf]):
+    wrongs: list[Any] = [[float("nan")], [1e38], [True], ["1"], [np.inf]]
+    for wrong in wrongs:
         with pytest.raises(InterventionError, match="finite number"):
             dose_response(live, asked, vector, wrong)
     with pytest.raises(InterventionError, match="no strength to try"):
@@ -142,7 +151,9 @@ def test_strengths_that_make_no_sense_are_refused(live: LiveModel, asked: Asked,
     assert dose_response(live, asked, vector, np.linspace(-1, 1, 3), randoms=0).strengths.tolist() == [-1, 0, 1]  # pyright: ignore[reportArgumentType]
 
 
-def test_a_cancelled_curve_says_so_and_the_next_one_is_whole(live: LiveModel, asked: Asked, vector: SteeringVector) -> None:
+def test_a_cancelled_curve_says_so_and_the_next_one_is_whole(
+    live: LiveModel, asked: Asked, vector: SteeringVector
+) -> None:
     right = dose_response(live, asked, vector).metric
     with pytest.raises(CancelledError):
         dose_response(live, asked, Steer("L1", V, 2.0, "keep_norm"), cancelled=lambda: True)
@@ -167,7 +178,9 @@ def test_scores_are_the_plain_models_log_probabilities(live: LiveModel, asked: A
     assert joined_text(live, rows[0]).split() == [t.text for t in rows[0].tokens]
 
 
-def test_text_breaks_at_large_strengths_and_not_at_small_ones(live: LiveModel, asked: Asked, vector: SteeringVector) -> None:
+def test_text_breaks_at_large_strengths_and_not_at_small_ones(
+    live: LiveModel, asked: Asked, vector: SteeringVector
+) -> None:
     strengths = [-60.0, -0.001, 0.0, 0.001, 60.0]
     found = coherence(live, asked, vector, strengths)
     assert not found.breaks[1:4].any()
@@ -192,7 +205,9 @@ def test_either_measure_outside_its_range_breaks_a_text() -> None:
     assert found.breaks.tolist() == [False, True, True, True]
 
 
-def test_coherence_can_be_cancelled_and_needs_enough_samples(live: LiveModel, asked: Asked, vector: SteeringVector) -> None:
+def test_coherence_can_be_cancelled_and_needs_enough_samples(
+    live: LiveModel, asked: Asked, vector: SteeringVector
+) -> None:
     calls = 0
 
     def cancelled() -> bool:
@@ -209,7 +224,9 @@ def test_coherence_can_be_cancelled_and_needs_enough_samples(live: LiveModel, as
 # ---- layers -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_map_is_the_curve_at_every_layer_the_last_ones_first(live: LiveModel, asked: Asked, vector: SteeringVector) -> None:
+def test_the_map_is_the_curve_at_every_layer_the_last_ones_first(
+    live: LiveModel, asked: Asked, vector: SteeringVector
+) -> None:
     seen: list[tuple[StrengthMap, float]] = []
     found = strength_map(live, asked, vector, [-1.0, 0.0, 1.0], progress=lambda m, share: seen.append((m, share)))
     assert found.metric.shape == (3, 3)

@@ -36,7 +36,9 @@ def live() -> Iterator[LiveModel]:
 
 @pytest.fixture(scope="module")
 def vector(live: LiveModel) -> SteeringVector:
-    return steering_vector(live, ["w2 w3 w4", "w5 w6 w7"], ["w8 w9 w10", "w11 w12 w13"], "L1", name="a <b>ünïcode</b> name")
+    return steering_vector(
+        live, ["w2 w3 w4", "w5 w6 w7"], ["w8 w9 w10", "w11 w12 w13"], "L1", name="a <b>ünïcode</b> name"
+    )
 
 
 def test_what_is_saved_comes_back_equal(live: LiveModel, vector: SteeringVector, tmp_path: Path) -> None:
@@ -60,6 +62,11 @@ def good(vector: SteeringVector) -> dict[str, str]:
     from interp_widgets.methods.vector_files import _metadata
 
     return _metadata(vector)
+
+
+def saying(vector: SteeringVector, **facts: str) -> bytes:
+    """The vector, with something else in its metadata."""
+    return serialise({"vector": vector.vector.values}, metadata={**good(vector), **facts})
 
 
 class Bomb:
@@ -108,9 +115,9 @@ BAD: dict[str, tuple[Content, str]] = {
     "another format": (lambda v, p: serialise({"vector": v.vector.values}, metadata={"format": "pt"}), "(format 'pt')"),
     "only the format": (lambda v, p: serialise({"vector": v.vector.values}, metadata={"format": FORMAT}), "metadata that cannot be read"),
     "a site that does not exist": (lambda v, p: serialise({"vector": v.vector.values}, metadata={**good(v), "site": "L?"}), "not a site"),
-    "an infinite scale": (lambda v, p: serialise({"vector": v.vector.values}, metadata={**good(v), "difference": "Infinity"}), "not a finite number"),
-    "another width than it says": (lambda v, p: serialise({"vector": v.vector.values}, metadata={**good(v), "width": "31"}), "contradicts itself"),
-    "a version to come": (lambda v, p: serialise({"vector": v.vector.values}, metadata={**good(v), "version": "2"}), "contradicts itself"),
+    "an infinite scale": (lambda v, p: saying(v, difference="Infinity"), "not a finite number"),
+    "another width than it says": (lambda v, p: saying(v, width="31"), "contradicts itself"),
+    "a version to come": (lambda v, p: saying(v, version="2"), "contradicts itself"),
 }  # fmt: skip
 
 
@@ -131,18 +138,20 @@ def test_a_file_that_is_not_a_vector_is_refused_in_one_sentence_at_once(
     content, sentence = BAD[name]
     path = tmp_path / "renamed.safetensors"
     path.write_bytes(content(vector, tmp_path))
-    best = 1.0
+    took: list[float] = []
     for _ in range(3):
         start = time.perf_counter()
-        with pytest.raises(FileRefusedError) as caught:
+        with pytest.raises(FileRefusedError):
             load(path, live)
-        best = min(best, time.perf_counter() - start)
+        took.append(time.perf_counter() - start)
+    with pytest.raises(FileRefusedError) as caught:
+        load(path, live)
     message = str(caught.value)
     assert sentence in message
     assert "\n" not in message
     assert len(message) < 400
     assert "renamed.safetensors" in message
-    assert best < 0.05
+    assert min(took) < 0.05
     assert not (tmp_path / "mark").exists()
 
 
@@ -195,13 +204,17 @@ def test_a_file_without_permission_is_refused(vector: SteeringVector, tmp_path: 
         load(path)
 
 
-def test_a_vector_for_another_model_is_refused_unless_told(live: LiveModel, vector: SteeringVector, tmp_path: Path) -> None:
+def test_a_vector_for_another_model_is_refused_unless_told(
+    live: LiveModel, vector: SteeringVector, tmp_path: Path
+) -> None:
     path = save(vector, tmp_path / "v.safetensors")
     other = open_model(llama(), tokenizer(), name="tiny llama")
     wide = open_model(gpt2(n_embd=64), tokenizer(), name="tiny gpt2")
     short = open_model(gpt2(n_layer=1), tokenizer(), name="tiny gpt2")
     try:
-        with pytest.raises(FileRefusedError, match="made for 'tiny gpt2' .3 layers., but this is 'tiny llama'.*any_model=True"):
+        with pytest.raises(
+            FileRefusedError, match="made for 'tiny gpt2' .3 layers., but this is 'tiny llama'.*any_model=True"
+        ):
             load(path, other)
         assert load(path, other, any_model=True) == vector
         with pytest.raises(FileRefusedError, match="has 32 numbers, but 'tiny gpt2' has a stream of width 64"):
@@ -245,10 +258,14 @@ def test_no_way_to_unpickle_occurs_in_the_package() -> None:
             code = line.split("#")[0]
             if pattern.search(code) and ".eval()" not in code and not any(a in code for a in allowed):
                 words = code.strip()
-                assert words.startswith(('"', "'", "`")) or '"""' in words or "deep-copied" in words, f"{path.name}: {words}"
+                assert words.startswith(('"', "'", "`")) or '"""' in words or "deep-copied" in words, (
+                    f"{path.name}: {words}"
+                )
 
 
 def test_numbers_come_back_bit_for_bit(vector: SteeringVector, tmp_path: Path) -> None:
-    odd = dataclasses.replace(vector, vector=Vector(np.array([1e-38, -0.0, 3.4e38, *vector.vector.values[3:]], np.float32)))
+    odd = dataclasses.replace(
+        vector, vector=Vector(np.array([1e-38, -0.0, 3.4e38, *vector.vector.values[3:]], np.float32))
+    )
     again = load(save(odd, tmp_path / "v.safetensors"))
     assert again.vector.values.tobytes() == odd.vector.values.tobytes()
