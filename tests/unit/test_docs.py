@@ -63,6 +63,15 @@ def test_the_readmes_first_example_runs() -> None:
     session.close()
 
 
+def test_the_engine_pages_example_runs() -> None:
+    block = next(b for b in code_blocks(ROOT / "docs" / "engine.md") if "live.run(" in b)
+    scope: dict[str, object] = {}
+    exec(block, scope)
+    session = scope["session"]
+    assert isinstance(session, iw.Session)
+    session.close()
+
+
 def test_every_public_name_is_documented_with_an_example() -> None:
     bare = [
         name
