@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
+from interp_widgets.model.blame import not_finite
 from interp_widgets.model.compile import compile_steps, place_step
 from interp_widgets.model.errors import GenerationError
 from interp_widgets.model.gate import Program, activate
@@ -138,7 +139,7 @@ class Decoder:
             if self.use_cache:
                 self._cache = cache_of(output, self._names)
         if not good:
-            raise GenerationError(self._blame())
+            raise GenerationError(self._blame(torch.isfinite(logits.amax(-1)).reshape(len(self.lines), -1).all(-1)))
         return logits
 
     @property
@@ -215,32 +216,13 @@ class Decoder:
         at = torch.tensor([len(line.tokens) - 1 for line in self.lines], device=logits.device)
         return logits[torch.arange(len(self.lines), device=logits.device), at]
 
-    def _blame(self) -> str:
-        """The sentence for logits that are not numbers; one more forward finds the block."""
-        from interp_widgets.model.reads import capture
-        from interp_widgets.model.sites import Site
-
-        n = max(len(line.tokens) - line.n_prompt for line in self.lines) + 1
-        sites = [Site("resid_post", layer.index) for layer in self.live.anatomy.layers]
-        caught: dict[Site, torch.Tensor] = {}
-        again = Decoder(
-            self.live, [Line(list(x.tokens), x.n_prompt, x.interventions) for x in self.lines], use_cache=False
+    def _blame(self, good: torch.Tensor) -> str:
+        """The sentence for logits that are not numbers, of the first row that has them."""
+        line = self.lines[int(good.long().argmin())]
+        n = len(line.tokens) - line.n_prompt + 1
+        return not_finite(
+            self.live, f"The logits of generated token {n} are", line.tokens, line.interventions, line.n_prompt
         )
-        for site in sites:
-            capture(self.live, again._program, site, len(self.lines), caught)
-        with self.live.lock, modes(self.live.device), force_eager(self.live.anatomy.root), activate(again._program):
-            self.live.ready()
-            ids, frame = again._input()
-            for step in again._steps:
-                step.enter(frame)
-            eager(self.live.anatomy.root)(input_ids=ids, **again._arguments(ids, frame, every=False))
-        bad = next((s.layer for s in sites if s in caught and not bool(torch.isfinite(caught[s]).all())), None)
-        where = "at the unembedding" if bad is None else f"from layer {bad} on"
-        names = ", ".join(dict.fromkeys(i.label for line in self.lines for i in line.interventions))
-        fix = (
-            f"lower the strength of {names}" if names else "the model does this by itself: check its weights and dtype"
-        )
-        return f"The logits of generated token {n} are not finite {where}; {fix}."
 
 
 def cache_of(output: Any, names: frozenset[str]) -> dict[str, Any]:
