@@ -13,6 +13,7 @@ import torch
 from interp_widgets.model.chunks import chunked, layers_at_once, row_limit, run_units
 from interp_widgets.model.costing import ASK, Costing
 from interp_widgets.model.interventions import Ablate, AblateMode, Intervention
+from interp_widgets.model.positions import Positions, PositionSpec
 from interp_widgets.model.question import Asked, Question
 from interp_widgets.model.reading import read_answer
 from interp_widgets.model.reference import Reference
@@ -28,6 +29,7 @@ from interp_widgets.model.rows import (
     read_rows,
     rows_of,
 )
+from interp_widgets.model.run import row_of
 from interp_widgets.model.sites import Site
 from interp_widgets.model.sweep import Birth
 from interp_widgets.model.values import resolve
@@ -61,6 +63,9 @@ class HeadEffects:
         kl: `[layer, head]`, nats, of the answer now to the answer with that head ablated.
         ranks: `[layer, head]`, of the target token, from 1.
         top, probabilities: `[layer, head, k]`, the top tokens with that head ablated.
+        chances: `[layer, head]`, the probability of the target (summed over several) with that head ablated.
+        mlp_kl, mlp_ranks, mlp_chances: `[layer]`, the same of every MLP.
+        baseline_rank, baseline_chance: of the target now.
         restored: for a part that is edited now, what taking those edits away gives (head −1 is the MLP).
         baseline: the metric now, with all interventions that are on.
         floor: cells below it are rounding; in the metric's unit.
@@ -78,7 +83,13 @@ class HeadEffects:
     ranks: IntArray
     top: IntArray
     probabilities: FloatArray
+    chances: FloatArray
+    mlp_kl: FloatArray
+    mlp_ranks: IntArray
+    mlp_chances: FloatArray
     baseline: float
+    baseline_rank: int
+    baseline_chance: float
     floor: float
     mode: str
     reference: str
@@ -120,8 +131,9 @@ def head_effects(
     cancelled: Cancelled | None = None,
     first: tuple[int, int] | None = None,
     proceed: Callable[[float], bool] | None = None,
+    positions: PositionSpec | Positions = "all",
 ) -> HeadEffects:
-    """The effect of every head and MLP on the answer, each ablated alone, everywhere in the prompt.
+    """The effect of every head and MLP on the answer, each ablated alone, everywhere in the prompt or at `positions`.
 
     Args:
         live: the model.
@@ -135,6 +147,7 @@ def head_effects(
         first: the `(layer, head)` to compute before all others (head −1 is the MLP).
         proceed: asked once, with the estimated seconds, when the sweep will take longer than 10 s; when it says no, what is
             there so far is returned.
+        positions: where each part is ablated; a mean is pooled over the same positions of the reference.
 
     Raises:
         InterventionError: for a reference that cannot be used. FeatureOffError: when the model has no heads.
@@ -155,7 +168,9 @@ def head_effects(
             if progress is not None:
                 progress(_mean([*tables, partial]), (i + share) / len(asked))
 
-        sweep = _Sweep(live, example, interventions, mode, Reference.of(reference), cancelled, mlps)
+        sweep = _Sweep(
+            live, example, interventions, mode, Reference.of(reference), cancelled, mlps, Positions.of(positions)
+        )
         tables.append(sweep.run(report, first, proceed if i == 0 else None, len(asked)))
         if sweep.declined:
             return _mean(tables)
@@ -171,10 +186,10 @@ def _mean(tables: Sequence[HeadEffects]) -> HeadEffects:
         counts = np.isfinite(stack).sum(0)
         return np.where(counts > 0, np.nansum(stack, 0) / np.maximum(counts, 1), np.nan).astype(np.float32)
 
-    names = ("effects", "mlp", "metrics", "mlp_metrics", "kl")
-    baseline = float(np.mean([t.baseline for t in tables]))
+    names = ("effects", "mlp", "metrics", "mlp_metrics", "kl", "chances", "mlp_kl", "mlp_chances")
+    numbers = {n: float(np.mean([getattr(t, n) for t in tables])) for n in ("baseline", "baseline_chance")}
     each = np.stack([t.effects for t in tables])
-    return replace(tables[0], **{n: mean(n) for n in names}, baseline=baseline, n=len(tables), each=each)  # pyright: ignore[reportArgumentType]
+    return replace(tables[0], **{n: mean(n) for n in names}, **numbers, n=len(tables), each=each)  # pyright: ignore[reportArgumentType]
 
 
 class _Sweep:
@@ -189,9 +204,11 @@ class _Sweep:
         reference: Reference | None,
         cancelled: Cancelled | None,
         mlps: bool,
+        positions: Positions,
     ) -> None:
         self.live, self.asked, self.mode, self.reference, self.cancelled = live, asked, mode, reference, cancelled
-        self.mlps = mlps
+        self.mlps, self.positions = mlps, positions
+        self.mask = torch.from_numpy(positions.mask(row_of(asked.tokens, len(asked.tokens))))
         self.interventions = tuple(interventions)
         self.base: Base = base_of(live, asked, interventions, cancelled)
         self.values: dict[Site, torch.Tensor] = {}
@@ -209,11 +226,13 @@ class _Sweep:
         def nan(*s: int) -> FloatArray:
             return np.full(s, np.nan, np.float32)
 
+        now = rows_of(self.base, self.base.logits)
         used = self.reference or self.live.reference
         named = "" if self.mode == "zero" or used is None else f"{used.name} ({used.digest})"
         return HeadEffects(
             nan(*shape), nan(shape[0]), nan(*shape), nan(shape[0]), nan(*shape), np.full(shape, -1), np.full((*shape, k), -1),
-            nan(*shape, k), self.baseline, 2 * self.live.report.floor, self.mode, named,
+            nan(*shape, k), nan(*shape), nan(shape[0]), np.full(shape[0], -1), nan(shape[0]), self.baseline, int(now.rank[0]),
+            float(now.chance[0]), 2 * self.live.report.floor, self.mode, named,
         )  # fmt: skip
 
     def parts(self) -> list[Part]:
@@ -244,7 +263,7 @@ class _Sweep:
     def value(self, site: Site) -> torch.Tensor:
         """What replaces all heads of a layer (`[head, d_head]` or `[pos, head, d_head]`), or its MLP's write."""
         if site not in self.values:
-            value = resolve(self.live, Ablate(site, self.mode, self.reference), self.asked.tokens)
+            value = resolve(self.live, Ablate(site, self.mode, self.reference, self.positions), self.asked.tokens)
             assert value is not None
             self.values[site] = value
         return self.values[site]
@@ -270,8 +289,8 @@ class _Sweep:
 
         def edit_heads(x: torch.Tensor) -> torch.Tensor:
             rows, at = [r for r, _ in heads], [h for _, h in heads]
-            value = self._at(z, x)
-            x[rows, :, at] = _by_head(value, at)
+            value = _by_head(self._at(z, x), at).to(x.dtype)
+            x[rows, :, at] = torch.where(self._here(x)[:, None], value, x[rows, :, at])
             for row, head in back:
                 x[row, :, head] = _row(seen[z], row)[:, head]
             return x
@@ -279,11 +298,20 @@ class _Sweep:
         def edit_mlp(x: torch.Tensor) -> torch.Tensor:
             for row, p in enumerate(parts):
                 if p.head == MLP:
-                    x[row] = _row(seen[mlp], row) if p.restored else self._at(mlp, x)
+                    x[row] = (
+                        _row(seen[mlp], row)
+                        if p.restored
+                        else torch.where(self._here(x)[:, None], self._at(mlp, x), x[row])
+                    )
             return x
 
         edits = {z: edit_heads, mlp: edit_mlp}
         return Birth(layer, len(parts), tuple((s, edits[s]) for s in sites), watch)
+
+    def _here(self, x: torch.Tensor) -> torch.Tensor:
+        """Which positions of `x [row, pos, …]` are ablated, `[pos]`."""
+        alone = x.shape[1] == 1 and len(self.mask) > 1
+        return (self.mask[self.asked.position : self.asked.position + 1] if alone else self.mask).to(x.device)
 
     def _at(self, site: Site, x: torch.Tensor) -> torch.Tensor:
         value = self.value(site).to(x.device, x.dtype)
@@ -366,7 +394,13 @@ class _Sweep:
                 t.restored[at] = rows.one(i)
             elif p.head != MLP:
                 t.kl[at], t.ranks[at], t.top[at] = rows.kl[i], rows.rank[i], rows.top[i]
-                t.probabilities[at] = rows.probability[i]
+                t.probabilities[at], t.chances[at] = rows.probability[i], rows.chance[i]
+            else:
+                t.mlp_kl[p.layer], t.mlp_ranks[p.layer], t.mlp_chances[p.layer] = (
+                    rows.kl[i],
+                    rows.rank[i],
+                    rows.chance[i],
+                )
 
     def _effects(self) -> None:
         t = self.table

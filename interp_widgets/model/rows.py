@@ -144,6 +144,7 @@ class Rows:
         metric: `[row]`; kl: `[row]`, nats, of the base's answer to the row's.
         rank: `[row]`, of the target, from 1.
         top: `[row, k]`, the most probable token ids; probability: `[row, k]`, theirs.
+        chance: `[row]`, the probability of the target, summed over several.
     """
 
     metric: FloatArray
@@ -151,16 +152,18 @@ class Rows:
     rank: IntArray
     top: IntArray
     probability: FloatArray
+    chance: FloatArray
 
     def one(self, row: int) -> Rows:
         """One row, still with a row axis."""
         at = slice(row, row + 1)
-        return Rows(self.metric[at], self.kl[at], self.rank[at], self.top[at], self.probability[at])
+        return Rows(self.metric[at], self.kl[at], self.rank[at], self.top[at], self.probability[at], self.chance[at])
 
     @classmethod
     def join(cls, parts: Sequence[Rows]) -> Rows:
         """Several, one after the other."""
-        columns = [[getattr(p, name) for p in parts] for name in ("metric", "kl", "rank", "top", "probability")]
+        names = ("metric", "kl", "rank", "top", "probability", "chance")
+        columns = [[getattr(p, name) for p in parts] for name in names]
         return cls(*(np.concatenate(c) for c in columns))
 
 
@@ -204,5 +207,7 @@ def rows_of(base: Base, logits: torch.Tensor) -> Rows:
     values, top = logits.topk(min(TOP_K, logits.shape[-1]), dim=-1)
     rank = (logits > logits[:, target_of(base), None]).sum(-1) + 1
     probability = (values - total[:, None]).exp()
-    columns = (base.asked.metric.of(logits), kl.clamp_min(0.0), rank, top, probability)
+    wanted = list(base.asked.metric.target) or [target_of(base)]
+    chance = (logits[:, wanted] - total[:, None]).exp().sum(-1)
+    columns = (base.asked.metric.of(logits), kl.clamp_min(0.0), rank, top, probability, chance)
     return Rows(*(c.cpu().numpy() for c in columns))

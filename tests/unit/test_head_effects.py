@@ -10,7 +10,7 @@ import torch
 
 from interp_widgets.builtin.known import known
 from interp_widgets.methods.head_effects import HeadEffects, head_effects
-from interp_widgets.model.errors import CancelledError, ModelChangedError
+from interp_widgets.model.errors import CancelledError, InterventionError, ModelChangedError
 from interp_widgets.model.interventions import Ablate, Steer
 from interp_widgets.model.live import open_model
 from interp_widgets.model.question import Asked, Metric, Question
@@ -58,6 +58,38 @@ def test_a_row_keeps_the_metric_the_kl_the_rank_and_the_top_tokens(build: Any, p
             assert table.ranks[at] == int((logits > logits[17]).sum()) + 1
             assert table.top[at].tolist() == logits.topk(5).indices.tolist()
             np.testing.assert_allclose(table.probabilities[at], after.exp().topk(5).values, atol=1e-5)
+            assert table.chances[at] == pytest.approx(float(after[17].exp()), abs=1e-6)
+        assert table.baseline_chance == pytest.approx(float(before[17].exp()), abs=1e-6)
+        logits = plain.without_mlp(asked, 1)
+        after = logits.log_softmax(-1)
+        assert table.mlp_kl[1] == pytest.approx(float((before.exp() * (before - after)).sum()), abs=1e-5)
+        assert table.mlp_ranks[1] == int((logits > logits[17]).sum()) + 1
+        assert table.mlp_chances[1] == pytest.approx(float(after[17].exp()), abs=1e-6)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama, grouped queries", "mistral, sliding", "gptj, parallel"])
+@pytest.mark.parametrize("where", [[2, 5], [-1], [0, 8]])
+def test_at_chosen_positions_every_cell_is_what_the_one_row_path_gives(family: str, where: list[int]) -> None:
+    with opened(FAMILIES[family]()) as live:
+        asked = ask(live)
+        table = head_effects(live, asked, mode="mean", positions=where)
+        for layer, head in ((0, 1), (1, 3), (2, 0)):
+            logits = live.answer(asked, [Ablate(f"L{layer}H{head}", positions=where)]).logits
+            assert table.metrics[layer, head] == pytest.approx(float(logits[17] - logits[23]), abs=2e-5)
+        logits = live.answer(asked, [Ablate("L2.mlp", positions=where)]).logits
+        assert table.mlp_metrics[2] == pytest.approx(float(logits[17] - logits[23]), abs=2e-5)
+
+
+def test_at_positions_before_the_last_block_reads_the_last_heads_are_worth_nothing() -> None:
+    with opened(tiny_models.gpt2()) as live:
+        table = head_effects(live, ask(live), mode="zero", positions=[1, 4])
+        np.testing.assert_allclose(table.effects[-1], 0.0, atol=1e-6)
+        assert np.abs(table.effects[0]).max() > 1e-3
+
+
+def test_a_position_that_the_prompt_does_not_have_is_refused_in_a_sentence() -> None:
+    with opened(tiny_models.gpt2()) as live, pytest.raises(InterventionError, match="Position 40 does not exist"):
+        head_effects(live, ask(live), mode="zero", positions=[40])
 
 
 def test_mean_ablation_puts_the_mean_over_the_reference_there() -> None:
