@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from interp_widgets.methods.continuations import joined_text, plain_scores, repeated, written
-from interp_widgets.methods.dose_response import STRENGTHS, DoseResponse, as_steer, doses_of
+from interp_widgets.methods.dose_response import STRENGTHS, DoseResponse, as_steer, beside, doses_of, pushed_beside
 from interp_widgets.methods.steering import SteeringVector
 from interp_widgets.model.errors import InterventionError
 from interp_widgets.model.interventions import Intervention, Steer
@@ -87,7 +87,7 @@ def coherence(
         asked: the question; its prompt is continued.
         vector: a `SteeringVector`, or a `Steer` with its mode and positions.
         strengths: as in `dose_response`.
-        interventions: what is on beside it.
+        interventions: what is on; this very push, when it is among them, is tried in its place.
         tokens: how many tokens to generate.
         samples: how many plain samples make the range; at least 20.
         seed: of the first sample.
@@ -108,7 +108,8 @@ def coherence(
     plain = written(live, asked, [()] * samples, tokens, seeds, cancelled)
     losses = np.array([-np.mean(np.log([max(t.probability, 1e-30) for t in row.tokens])) for row in plain], np.float64)
     middle = int(np.argsort(losses)[samples // 2])
-    edits = [(*interventions, steer.at(c)) for c in doses]
+    around = beside(interventions, steer)
+    edits = [pushed_beside(around, steer, steer.vector.values, c) for c in doses]
     rows = written(live, asked, edits, tokens, [seeds[middle]] * len(doses), cancelled)
     scores = plain_scores(live, asked, [[t.id for t in row.tokens] for row in rows], cancelled)
     return Coherence(

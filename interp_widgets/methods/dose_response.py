@@ -137,7 +137,7 @@ def dose_response(
     doses = doses_of(STRENGTHS if strengths is None else strengths)
     if type(randoms) is not int or not 0 <= randoms <= 1000:
         raise InterventionError(f"randoms is a whole number from 0 to 1000, not {randoms!r}.")
-    around = [steer if _same(other, steer) else other for other in interventions]
+    around = beside(interventions, steer)
     if steer.positions.kind == "generated":
         return _of_text(live, asked, steer, doses, around, randoms, seed, cancelled)
     norm = visible_length(live, steer)
@@ -164,9 +164,9 @@ def doses_of(strengths: Sequence[float]) -> list[float]:
     return doses
 
 
-def _same(other: Intervention, steer: Steer) -> bool:
-    """Whether an intervention that is on is this very push, at whatever strength: then the curve is about it."""
-    return isinstance(other, Steer) and other.at(1.0) == steer
+def beside(interventions: Sequence[Intervention], steer: Steer) -> list[Intervention]:
+    """What is on, with `steer` itself in the place of this very push, at whatever strength that is on."""
+    return [steer if isinstance(i, Steer) and i.at(1.0) == steer else i for i in interventions]
 
 
 def visible_length(live: LiveModel, steer: Steer) -> float:
@@ -193,9 +193,7 @@ def _of_text(
     drawn = np.random.default_rng(seed).standard_normal((randoms, *own.shape))
     sizes = np.linalg.norm(drawn.reshape(randoms, -1), axis=-1).reshape(-1, *[1] * own.ndim)
     pushes = [own, *(drawn * (visible_length(live, steer) / sizes)).astype(np.float32)]
-    edits = [[replace_push(i, steer, v, c) for i in around] for v in pushes for c in doses]
-    if not any(i is steer for i in around):
-        edits = [[*around, replace_push(steer, steer, v, c)] for v in pushes for c in doses]
+    edits = [pushed_beside(around, steer, v, c) for v in pushes for c in doses]
     plain = [i for i in around if i is not steer]
     metric, kl, top, share = text_means(live, asked, edits, plain, cancelled)
     n = len(doses)
@@ -208,11 +206,13 @@ def _of_text(
     )  # fmt: skip
 
 
-def replace_push(other: Intervention, steer: Steer, values: FloatArray, strength: float) -> Intervention:
-    """`steer` with another vector and strength, anything else as it is."""
-    if other is not steer:
-        return other
-    return Steer(steer.site, values, strength, steer.mode, steer.positions, steer.name, steer.origin)
+def pushed_beside(
+    around: Sequence[Intervention], steer: Steer, values: FloatArray, strength: float
+) -> list[Intervention]:
+    """What is on, with `steer` at a strength (and with other numbers) in its place, or after the rest."""
+    push = Steer(steer.site, values, strength, steer.mode, steer.positions, steer.name, steer.origin)
+    placed = [push if i is steer else i for i in around]
+    return placed if any(i is steer for i in around) else [*placed, push]
 
 
 def text_means(

@@ -241,3 +241,9 @@ def test_the_map_is_the_curve_at_every_layer_the_last_ones_first(
         strength_map(live, asked, vector, [1.0], layers=[9])
     with pytest.raises(InterventionError, match="no layer"):
         strength_map(live, asked, vector, [1.0], layers=[])
+
+
+def test_coherence_tries_a_push_that_is_on_in_its_place(live: LiveModel, asked: Asked, vector: SteeringVector) -> None:
+    alone = coherence(live, asked, vector, [0.0, 2.0])
+    on = coherence(live, asked, vector, [0.0, 2.0], [Steer("L1", vector, 0.6)])
+    assert np.array_equal(alone.loss, on.loss)
