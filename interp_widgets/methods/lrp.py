@@ -29,9 +29,11 @@ from interp_widgets.model.errors import FeatureOffError
 from interp_widgets.model.gate import After, Args, Kwargs, Program, Tap, after_hook, before_hook
 from interp_widgets.model.live import LiveModel
 from interp_widgets.model.places import hidden_of, on_input
-from interp_widgets.model.reads import is_centred, norm_scale
+from interp_widgets.model.reads import is_centred
 
-_ACTIVATIONS = ("gelu", "silu", "relu", "swish", "mish", "tanh", "sigmoid", "laplace", "activation")
+_ACTIVATIONS = ("gelu", "silu", "relu", "elu", "swish", "mish", "tanh", "sigmoid", "laplace", "activation")
+_FEW = 8  # an activation may have a few learned numbers, a projection has more
+_LOUD = 64.0
 
 
 def cp_lrp(what: Explained, cancelled: Cancelled | None = None) -> tuple[Scores, float]:
@@ -122,7 +124,7 @@ def _rule_of(module: nn.Module, last: list[torch.Tensor]) -> After | None:
     name = type(module).__name__.lower()
     if "norm" in name:
         return norm_rule(module)
-    plain = next(module.parameters(), None) is None and any(part in name for part in _ACTIVATIONS)
+    plain = sum(p.numel() for p in module.parameters()) <= _FEW and any(part in name for part in _ACTIVATIONS)
     return _activation_rule(last) if plain else None
 
 
@@ -174,11 +176,13 @@ def _product_rule(last: list[torch.Tensor]) -> Callable[[torch.Tensor], torch.Te
     """Neurons that are not the activation's output itself are its product with a value: each of the two gets half."""
 
     def rule(neurons: torch.Tensor) -> torch.Tensor | None:
-        if (
-            last
-            and last[0].numel() == neurons.numel()
-            and torch.equal(last[0].reshape(neurons.shape), neurons.detach())
-        ):
+        if not last:
+            raise FeatureOffError(
+                "LRP has a rule for an activation that is a module of its own, and an MLP of this model has none; use "
+                "method='integrated_gradients'."
+            )
+        activated = last.pop()
+        if activated.numel() == neurons.numel() and torch.equal(activated.reshape(neurons.shape), neurons.detach()):
             return None
         return _carrying(neurons, neurons / 2)
 
@@ -194,11 +198,14 @@ def norm_rule(norm: nn.Module) -> After:
         centred = is_centred(norm)
         with torch.no_grad():
             gain, bias = affine(norm, x, centred)
-        sigma = norm_scale(norm, x.detach(), centred)[..., None]
         wide = x.float()
-        unit = (wide - wide.mean(-1, keepdim=True) if centred else wide) / sigma
-        slope = gain * unit
-        off = float(torch.dist(slope.detach() + bias, y.detach().float()) / y.detach().float().norm().clamp_min(1e-30))
+        shaped = gain * (wide - wide.mean(-1, keepdim=True) if centred else wide)
+        target = y.detach().float() - bias
+        per_sigma = (shaped.detach() * target).sum(-1, keepdim=True) / shaped.detach().square().sum(
+            -1, keepdim=True
+        ).clamp_min(1e-30)
+        slope = shaped * per_sigma  # 1/σ of this very run, whatever the norm adds under its root
+        off = float(torch.dist(slope.detach(), target) / target.norm().clamp_min(1e-30))
         if off > 64 * torch.finfo(y.dtype).eps ** 0.5:
             raise FeatureOffError(
                 f"LRP has no rule for {type(norm).__name__}, which is neither a LayerNorm nor an RMSNorm (off by "
@@ -211,8 +218,9 @@ def norm_rule(norm: nn.Module) -> After:
 
 def affine(norm: nn.Module, x: torch.Tensor, centred: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Gain and bias `[feature]` of a norm, from its answers to an input and to its opposite."""
-    probe = torch.where(torch.arange(x.shape[-1], device=x.device) % 2 == 0, 1.0, -1.0).to(x.dtype).expand(1, 1, -1)
-    scale = norm_scale(norm, probe, centred)[..., None]
-    unit = (probe.float() - probe.float().mean(-1, keepdim=True) if centred else probe.float()) / scale
+    signs = torch.where(torch.arange(x.shape[-1], device=x.device) % 2 == 0, 1.0, -1.0).to(x.dtype).expand(1, 1, -1)
+    probe = _LOUD * signs  # so loud that what a norm adds under its root does not count
+    unit = signs.float() - signs.float().mean(-1, keepdim=True) if centred else signs.float()
+    unit = unit / unit.square().mean(-1, keepdim=True).sqrt()
     up, down = norm.forward(probe).float(), norm.forward(-probe).float()
     return ((up - down) / (2 * unit))[0, 0], ((up + down) / 2)[0, 0]
