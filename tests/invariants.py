@@ -34,7 +34,7 @@ class Photograph:
     logits: bytes
     hooks: tuple[tuple[str, str, int], ...]
     modes: tuple[tuple[str, bool], ...]
-    gradients: tuple[tuple[str, bool, bool, str, str], ...]
+    gradients: tuple[tuple[str, bool, str, str, str], ...]
     config: str
     attention: tuple[tuple[str, str], ...]
     process: tuple[str, ...]
@@ -50,8 +50,8 @@ def photograph(model: Any) -> Photograph:
         logits=_logits(model),
         hooks=tuple(_foreign_hooks(model)),
         modes=tuple((name, module.training) for name, module in model.named_modules()),
-        gradients=tuple((n, p.requires_grad, p.grad is None, str(p.dtype), str(p.device)) for n, p in parameters),
-        config=json.dumps([model.config.to_dict(), _implementation(model)], sort_keys=True, default=str),
+        gradients=tuple((n, p.requires_grad, _bytes_of(p.grad), str(p.dtype), str(p.device)) for n, p in parameters),
+        config=_config(model),
         attention=tuple(_registry()),
         process=(str(torch.is_grad_enabled()), str(torch.is_inference_mode_enabled()), str(torch.get_default_dtype())),
         random=bytes(random.numpy().tobytes()),
@@ -63,14 +63,17 @@ def photograph(model: Any) -> Photograph:
 @contextmanager
 def untouched(model: Any, *, random: bool = True) -> Generator[None]:
     """Assert that the block leaves the model, and what is around it, exactly as they were; `random`: the seed too."""
-    before, threads = photograph(model), threading.active_count()
+    before = photograph(model)
+    threads = sum(one.name != "interp_widgets sender" for one in threading.enumerate())
     try:
         yield
     finally:
         compare(before, photograph(model), random=random)
         assert gate.active() is None, "a run of ours is still active here"
         # One worker may stay a while for the next wish; more would be a leak.
-        assert threading.active_count() <= threads + 1, f"threads left: {threading.enumerate()}"
+        # The one sender of the process rests for some seconds before it ends.
+        here = [one for one in threading.enumerate() if one.name != "interp_widgets sender"]
+        assert len(here) <= threads + 1, f"threads left: {here}"
 
 
 def compare(before: Photograph, after: Photograph, *, random: bool = True) -> None:
@@ -98,6 +101,18 @@ def _hash(model: Any) -> str:
     return digest.hexdigest()
 
 
+def _bytes_of(tensor: torch.Tensor | None) -> str:
+    return "" if tensor is None else hashlib.sha256(tensor.detach().cpu().float().numpy().tobytes()).hexdigest()
+
+
+def _config(model: Any) -> str:
+    # Saving the model, a user's own call, writes these two.
+    config = {k: v for k, v in model.config.to_dict().items() if k not in ("architectures", "dtype")}
+    generation = getattr(model, "generation_config", None)
+    told = [config, generation.to_dict() if generation is not None else None, _implementation(model)]
+    return json.dumps(told, sort_keys=True, default=str)
+
+
 def _logits(model: Any) -> bytes:
     with torch.no_grad():
         logits = model(torch.tensor([PROBE], device=model.device), use_cache=False).logits
@@ -116,6 +131,13 @@ def our_hooks(model: nn.Module) -> int:
     """How many hooks of ours are on a model: none once its last session is closed."""
     tables = [table for m in model.modules() for table in (m._forward_pre_hooks, m._forward_hooks)]
     return sum(str(getattr(hook, "__module__", "")).startswith(OURS) for table in tables for hook in table.values())
+
+
+def attention_registry() -> dict[str, Any]:
+    """Transformers' attention registry as it is now."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    return dict(ALL_ATTENTION_FUNCTIONS._global_mapping)
 
 
 def _implementation(model: Any) -> str:

@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     from interp_widgets.model.generate import GenerationRun, Options
 
 _REGISTRY: dict[int, weakref.ref[LiveModel]] = {}
-_registry_lock = threading.Lock()
+_REGISTRY_LOCK = threading.Lock()
 _RUN_BYTES = 256 << 20
 
 
 def _after_fork() -> None:
     # The thread that held a lock is not in the child, and would never release it there.
-    global _REGISTRY_LOCK
-    _registry_lock = threading.Lock()
+    global _REGISTRY_LOCK  # noqa: PLW0603
+    _REGISTRY_LOCK = threading.Lock()  # pyright: ignore[reportConstantRedefinition]
     for ref in list(_REGISTRY.values()):
         live = ref()
         if live is not None:
@@ -84,7 +84,7 @@ class LiveModel:
         self._probe = WeightProbe(self.anatomy)
         self._salt = 0
         self._users = 0
-        self.attention_implementation = attention_implementation(self.anatomy.root)
+        self.attention_implementation = attention_implementation(self.anatomy)
         self.report: Report = Report(())
 
     # ---- lifetime -------------------------------------------------------------------------------------------------
@@ -303,7 +303,7 @@ def open_model(
     """
     from interp_widgets.model.verify import verify
 
-    with _registry_lock:
+    with _REGISTRY_LOCK:
         known = _REGISTRY.get(id(module))
         live = known() if known is not None else None
         if live is not None and live.module is module:
@@ -329,9 +329,12 @@ def model_name(module: nn.Module) -> str:
     return str(getattr(config, "_name_or_path", "") or type(module).__name__)
 
 
-def attention_implementation(root: nn.Module) -> str:
-    """The attention implementation in use, by the registry's name."""
-    return str(getattr(getattr(root, "config", None), "_attn_implementation", None) or "eager")
+def attention_implementation(anatomy: Anatomy) -> str:
+    """The attention implementation in use, by the registry's name: the attention's own, which parts of one model may differ in."""
+    modules = [layer.attention.module for layer in anatomy.layers if layer.attention is not None]
+    configs = [getattr(module, "config", None) for module in (*modules, anatomy.root)]
+    names = [getattr(config, "_attn_implementation", None) for config in configs]
+    return str(next((name for name in names if name), "eager"))
 
 
 def context_length(root: nn.Module) -> int | None:

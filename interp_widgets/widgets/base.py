@@ -80,6 +80,7 @@ class View(Guarded):
 
     def refuse(self, key: str, message: str) -> None:
         """Show in the view why a setting was refused."""
+        del key
         self._mirror.complain(self, message)
 
     def _setting_changed(self, change: Any) -> None:

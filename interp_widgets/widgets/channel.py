@@ -149,7 +149,7 @@ class SessionWidget(Guarded):
                 return
             if again:
                 session.rewind(again[0].before)
-                self._order.take_back(again)
+                self._order.take_back(again, session.revision)
             self._do(session, intent)
             for one in again:
                 self._do(session, one.wish)

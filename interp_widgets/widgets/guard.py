@@ -25,15 +25,15 @@ def bundle(name: str) -> str | Path:
     return path if os.environ.get("ANYWIDGET_HMR") == "1" else path.read_text(encoding="utf-8")
 
 
-class Text(traitlets.Unicode[str, str]):
+class Text(traitlets.TraitType[str, str]):
     """A short text that can be sent: half of a surrogate pair in one widget would make a page lose all of them on reload."""
 
     def validate(self, obj: Any, value: Any) -> str:
-        """See `traitlets.Unicode`."""
-        text = super().validate(obj, value)
-        if len(text) > 1000 or any(0xD800 <= ord(letter) < 0xE000 for letter in text):
+        """See `traitlets.TraitType`."""
+        del obj
+        if not isinstance(value, str) or len(value) > 1000 or any(0xD800 <= ord(letter) < 0xE000 for letter in value):
             raise traitlets.TraitError("it is a text of at most 1000 whole characters.")
-        return text
+        return value
 
 
 class Guarded(anywidget.AnyWidget):

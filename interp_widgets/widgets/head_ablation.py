@@ -2,36 +2,71 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import traitlets
 
+from interp_widgets.methods.attention import attention
+from interp_widgets.methods.direct import direct_effects
+from interp_widgets.methods.head_card import copying_scores, head_card
 from interp_widgets.methods.head_effects import HeadEffects, head_effects
+from interp_widgets.model.costing import SAY
+from interp_widgets.model.errors import CancelledError, FeatureOffError, InterpError
+from interp_widgets.model.interventions import Ablate
+from interp_widgets.model.positions import Positions
 from interp_widgets.session import Session, Snapshot
+from interp_widgets.widgets.attention_patterns import heads_of, need_head
 from interp_widgets.widgets.base import View
 from interp_widgets.widgets.guard import bundle
+from interp_widgets.widgets.head_tables import card_of, direct_of, duration, effects_of, reference_words
 from interp_widgets.widgets.wire import Json
+from interp_widgets.worker import PANEL, worker_of
+
+log = logging.getLogger("interp_widgets")
+Cancelled = Callable[[], bool]
+SCORES = ("previous-token", "duplicate-token", "induction")
+COLOURS = ("total effect", "direct effect", *SCORES, "copying")
+READS = ("metric", "probability", "rank", "KL")
+KEPT = 8
 
 
 class HeadAblation(View):
     """The layer × head grid: each head coloured by its own exact effect on the question, a click switches it off.
 
+    Direct effects come first (one forward), then the exact sweep from the last layer down, the hovered head first. A sweep
+    that takes longer than 3 s says so, and its empty cells show direct effects meanwhile; one above 10 s asks.
+
     Args:
         session: from `iw.open`.
         mode: `"mean"` (over the named reference set), `"zero"` or `"resample"`; the session's mode follows.
+        colour: what the cells show: `"total effect"`, `"direct effect"`, `"previous-token"`, `"duplicate-token"`,
+            `"induction"` (Olsson et al. 2022) or `"copying"`.
+        read: of which number the total effect is: `"metric"`, `"probability"`, `"rank"` or `"KL"`.
+        positions: where heads are switched off, here and by a click; empty for everywhere.
 
     Example:
-        >>> iw.HeadAblation(session, mode="zero")  # doctest: +SKIP
+        >>> iw.HeadAblation(session, mode="zero", positions=[3, 4])  # doctest: +SKIP
     """
 
     _esm = bundle("head_ablation.js")
     _css = bundle("head_ablation.css")
-    settings: ClassVar[frozenset[str]] = frozenset({"mode"})
+    settings: ClassVar[frozenset[str]] = frozenset({"mode", "colour", "read", "positions"})
     mode = traitlets.Enum(("mean", "zero", "resample"), "mean").tag(sync=True, echo_update=False)
+    colour = traitlets.Enum(COLOURS, "total effect").tag(sync=True, echo_update=False)
+    read = traitlets.Enum(READS, "metric").tag(sync=True, echo_update=False)
+    positions = traitlets.List(traitlets.Int(min=0), maxlen=10_000).tag(sync=True, echo_update=False)
 
     def __init__(self, session: Session, **settings: Any) -> None:
+        self._swept: list[tuple[Any, HeadEffects]] = []
+        self._prompt: tuple[int, ...] | None = None
+        self._agreed = self._stopped = -1
+        self._status: tuple[str, float, str] = ("computing", 0.0, "")
+        self._hovered: tuple[int, int] | None = None
+        self._card: tuple[int, int] | None = None
+        self._drawn: tuple[int, tuple[int, int]] | None = None
         super().__init__(session, **({"mode": session.mode} | settings))
         if self.mode != session.mode:
             session.set_mode(self.mode)  # pyright: ignore[reportArgumentType]  (the trait allows these modes only)
@@ -41,16 +76,120 @@ class HeadAblation(View):
         if self.comm is not None and change["new"] != self.session.mode:
             self.session.set_mode(change["new"])
 
-    def compute(self, snapshot: Snapshot, cancelled: Callable[[], bool]) -> None:
-        """Sweep every head and MLP from the state on screen, the last layers first."""
-        assert snapshot.question is not None
-        self.publish(snapshot, "computing")
-        live = self.session.model
+    def _setting_changed(self, change: Any) -> None:
+        if change["name"] != "read":  # every reading is in the table already
+            super()._setting_changed(change)
 
-        words = reference_words(snapshot)
+    # ---- wishes ---------------------------------------------------------------------------------------------------
+
+    def act(self, action: str, args: Json) -> None:
+        """`first` measures a head before the others, `card` opens its card, `stop` ends a sweep, `compute` starts it.
+
+        Raises:
+            InterventionError: for a head that does not exist.
+        """
+        if action in ("first", "card"):
+            need_head(heads_of(self.session), args.get("layer"), args.get("head"))
+            site = (int(args["layer"]), int(args["head"]))
+            if action == "first":
+                self._hovered = site
+            else:
+                self._card = site
+                self._soon()
+        elif action == "stop":
+            self._stopped = self.session.revision
+        else:
+            self._agreed, self._stopped = self.session.revision, -1
+            super().act(action, args)
+
+    def publish(
+        self, snapshot: Snapshot, status: str, data: Json | None = None, progress: float = 0.0, message: str = ""
+    ) -> None:
+        """Send what this view shows, and remember how far it is, for a card that is drawn in between."""
+        self._status = (status, progress, message)
+        super().publish(snapshot, status, data, progress, message)
+
+    def _soon(self) -> None:
+        """Draw the card when the worker is free; a sweep that runs draws it between two of its chunks."""
+        snapshot, me = self.session.snapshot(), self.panel
+
+        def draw(cancelled: Cancelled) -> None:
+            if self.comm is not None and snapshot.revision == self.session.revision:
+                self._draw_card(snapshot, cancelled)
+
+        worker_of(self.session.model).submit((id(self.session), "panel", f"{me}, card"), draw, PANEL)
+
+    # ---- computing ------------------------------------------------------------------------------------------------
+
+    def compute(self, snapshot: Snapshot, cancelled: Cancelled) -> None:
+        """Direct effects, the scores that are asked for, and the sweep of every head and MLP from the state on screen."""
+        assert snapshot.question is not None
+        self._forget_positions(snapshot)
+        self.publish(snapshot, "computing")
+        self._tell_direct(snapshot, cancelled)
+        self._tell_scores(snapshot, cancelled)
+        try:
+            self._sweep(snapshot, lambda: cancelled() or self._stopped == snapshot.revision)
+        except CancelledError:
+            if cancelled():
+                raise
+            self.publish(snapshot, "asking", message="Stopped; what was measured so far stays")
+        self._draw_card(snapshot, cancelled)
+
+    def _forget_positions(self, snapshot: Snapshot) -> None:
+        """Positions were chosen in a prompt: in another one they are other tokens."""
+        assert snapshot.question is not None
+        ids = snapshot.question.first.ids
+        if self._prompt is not None and self._prompt != ids and self.positions:
+            self.positions = []
+        self._prompt = ids
+
+    def _where(self) -> Positions:
+        chosen = cast("list[int]", self.positions)
+        return Positions.of(chosen) if chosen else Positions.of("all")
+
+    def _tell_direct(self, snapshot: Snapshot, cancelled: Cancelled) -> None:
+        assert snapshot.question is not None
+        try:
+            data = direct_of(
+                direct_effects(self.session.model, snapshot.question, snapshot.interventions, cancelled=cancelled)
+            )
+        except FeatureOffError as error:
+            empty = {"direct": np.zeros((0, 0), np.float32), "direct_mlp": np.zeros(0, np.float32)}
+            data = {**empty, "direct_note": str(error)}
+        self.publish(snapshot, "partial", data)
+
+    def _tell_scores(self, snapshot: Snapshot, cancelled: Cancelled) -> None:
+        assert snapshot.question is not None
+        live, asked, on = self.session.model, snapshot.question.first, snapshot.interventions
+        try:
+            if self.colour in SCORES:
+                found = attention(live, asked, on, cancelled=cancelled)
+                scores = dict(zip(SCORES, (found.previous_token, found.duplicate_token, found.induction), strict=True))
+            elif self.colour == "copying":
+                scores = {"copying": copying_scores(live, asked, on, cancelled)}
+            else:
+                return
+        except FeatureOffError as error:
+            self.publish(snapshot, "partial", {"scores": {}, "scores_note": str(error)})
+            return
+        arrays = {name: np.asarray(values, np.float32) for name, values in scores.items()}
+        self.publish(snapshot, "partial", {"scores": arrays, "scores_note": ""})
+
+    def _sweep(self, snapshot: Snapshot, cancelled: Cancelled) -> None:
+        assert snapshot.question is not None
+        live, words = self.session.model, reference_words(snapshot)
+        state = (snapshot.question, snapshot.interventions, snapshot.mode, snapshot.reference)
+        key = (*state, self._where(), live.fingerprint())
+        kept = next((table for other, table in self._swept if other == key), None)
+        if kept is not None:
+            self.publish(snapshot, "done", self._told(kept, words), 1.0)
+            return
 
         def progress(part: HeadEffects, done: float) -> None:
-            self.publish(snapshot, "partial", effects_of(live, part, words), done)
+            part = self._with_hovered(snapshot, part, cancelled)
+            self._draw_card(snapshot, cancelled)
+            self.publish(snapshot, "partial", self._told(part, words), done, self._long(part))
 
         result = head_effects(
             live,
@@ -60,35 +199,68 @@ class HeadAblation(View):
             snapshot.reference,
             progress=progress,
             cancelled=cancelled,
+            first=self._hovered,
+            proceed=lambda _seconds: self._agreed == snapshot.revision,
+            positions=self._where(),
         )
-        self.publish(snapshot, "done", effects_of(live, result, words), 1.0)
+        if result.done:
+            self._swept = [*self._swept[1 - KEPT :], (key, result)]
+            self.publish(snapshot, "done", self._told(result, words), 1.0)
+        else:
+            self.publish(snapshot, "asking", self._told(result, words), 0.0, self._long(result))
 
+    def _told(self, table: HeadEffects, reference: str) -> Json:
+        long = not table.done and table.estimate >= SAY
+        return effects_of(self.session.model, table, reference) | {
+            "positions": list(self.positions),
+            "meanwhile": "direct" if long else "",
+            "estimate_seconds": table.estimate if long else None,
+        }
 
-def reference_words(snapshot: Snapshot) -> str:
-    """What stands beside the numbers: the reference's name, size, and how it is taken."""
-    reference = snapshot.reference
-    if reference is None or snapshot.mode == "zero":
-        return ""
-    if snapshot.mode == "resample":
-        return f"{reference.name} (aligned, {reference.digest[:6]})"
-    prompts = f"{reference.n} prompt{'s' if reference.n > 1 else ''}"
-    return (
-        f"{reference.name} ({prompts}, {'by position' if reference.by_position else 'pooled'}, {reference.digest[:6]})"
-    )
+    def _long(self, table: HeadEffects) -> str:
+        """How long the sweep takes, where that is worth a sentence."""
+        if not table.estimate >= SAY:
+            return ""
+        return f"All {sum(heads_of(self.session))} heads take about {duration(table.estimate)}"
 
+    def _with_hovered(self, snapshot: Snapshot, part: HeadEffects, cancelled: Cancelled) -> HeadEffects:
+        """The table with the head that the pointer is on, measured by itself when its chunk has not come yet."""
+        assert snapshot.question is not None
+        at, asked = self._hovered, snapshot.question.examples
+        if at is None or np.isfinite(part.effects[at]) or len(asked) > 1:
+            return part
+        site = f"L{at[0]}H{at[1]}"
+        if any(i.site.layer == at[0] and i.site.part in ("z", "pattern") for i in snapshot.interventions):
+            return (
+                part  # edited already: its effect is counted from the state without those edits, which the sweep knows
+            )
+        ablation = Ablate(site, snapshot.mode, snapshot.reference, self._where())
+        reading = self.session.model.answer(asked[0], (*snapshot.interventions, ablation), cancelled)
+        metric = float(asked[0].metric.of(reading.logits[None])[0])
+        part.metrics[at], part.effects[at] = metric, part.baseline - metric
+        return part
 
-def effects_of(live: Any, result: HeadEffects, reference: str) -> Json:
-    """Head effects as the browser is told them."""
-    return {
-        "mode": result.mode,
-        "baseline": result.baseline,
-        "floor": result.floor,
-        "reference": reference,
-        "effects": np.asarray(result.effects, dtype=np.float32),
-        "mlp": np.asarray(result.mlp, dtype=np.float32),
-        "metrics": np.asarray(result.metrics, dtype=np.float32),
-        "mlp_metrics": np.asarray(result.mlp_metrics, dtype=np.float32),
-        "kl": np.asarray(result.kl, dtype=np.float32),
-        "ranks": np.asarray(result.ranks, dtype=np.int32),
-        "top": [[[live.tokens.token(int(i)).text for i in head if i >= 0] for head in layer] for layer in result.top],
-    }
+    def _draw_card(self, snapshot: Snapshot, cancelled: Cancelled) -> None:
+        """The card that is open, once for every state."""
+        assert snapshot.question is not None
+        at, wanted = self._card, (snapshot.revision, self._card)
+        if at is None or self._drawn == wanted:
+            return
+        try:
+            card = card_of(
+                head_card(self.session.model, snapshot.question.first, *at, snapshot.interventions, cancelled)
+            )
+        except CancelledError:
+            raise
+        except InterpError as error:
+            card = {"layer": at[0], "head": at[1], "error": str(error)}
+        except Exception as error:
+            log.exception("the card of a head could not be made")
+            card = {
+                "layer": at[0],
+                "head": at[1],
+                "error": f"This card could not be made: {type(error).__name__}: {error}",
+            }
+        self._drawn = (snapshot.revision, at)
+        status, progress, message = self._status
+        self.publish(snapshot, status, {"card": card}, progress, message)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 CLIENTS = 64
 KEYS = 4096
 SEEN = 4096
-KEPT = 256
+KEPT = 1024
 
 Wish = TypeVar("Wish")
 State = TypeVar("State")
@@ -122,9 +122,11 @@ class Order(Generic[Wish, State]):
         if len(self._done) > KEPT:
             self._cut(self._done.pop(0))
 
-    def take_back(self, done: list[Done[Wish, State]]) -> None:
-        """Forget the last wishes: they are about to be done again."""
+    def take_back(self, done: list[Done[Wish, State]], revision: int) -> None:
+        """Forget the last wishes, which are about to be done again: what was before them is now `revision`."""
         del self._done[len(self._done) - len(done) :]
+        if self._done:
+            self._done[-1] = replace(self._done[-1], end=revision)
 
     def _forget_unless(self, revision: int) -> None:
         if self._done and self._done[-1].end != revision:

@@ -23,8 +23,8 @@ from interp_widgets.model.interventions import Ablate, Edit, Intervention, Patch
 from interp_widgets.model.live import LiveModel, open_model
 from interp_widgets.model.positions import tokens
 from interp_widgets.model.question import Asked, Metric
+from tests.invariants import attention_registry, our_hooks, untouched
 from tests.unit.tiny_models import gpt2, llama, tokenizer
-from tests.unit.whole import own_hooks, registry, untouched
 
 PROMPT = "w5 w9 w12 w5 w30 w7"
 MAKERS = {"gpt2": gpt2, "llama": llama}
@@ -33,13 +33,13 @@ MAKERS = {"gpt2": gpt2, "llama": llama}
 @pytest.fixture(params=list(MAKERS))
 def live(request: pytest.FixtureRequest) -> Iterator[LiveModel]:
     module = MAKERS[request.param]()
-    entries = registry()
+    entries = attention_registry()
     with untouched(module):
         opened = open_model(module, tokenizer())
         yield opened
         opened.release()
-        assert own_hooks(module) == 0
-        assert registry() == entries
+        assert our_hooks(module) == 0
+        assert attention_registry() == entries
 
 
 def ids(live: LiveModel, prompt: str = PROMPT) -> torch.Tensor:
@@ -412,7 +412,7 @@ def test_a_model_in_training_mode_with_dropout_is_refused() -> None:
     module = gpt2(resid_pdrop=0.1).train()
     with pytest.raises(ModelRefusedError, match=r"model\.eval"):
         open_model(module, tokenizer())
-    assert own_hooks(module) == 0
+    assert our_hooks(module) == 0
 
 
 def test_a_site_that_was_not_read_says_how_to_read_it(live: LiveModel) -> None:

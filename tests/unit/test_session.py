@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import interp_widgets as iw
+from tests.invariants import our_hooks, untouched
 from tests.unit.tiny_models import gpt2, llama, tokenizer
-from tests.unit.whole import own_hooks, untouched
 
 PROMPT = "w5 w9 w12 w5 w30 w7"
 OTHERS = ["w3 w4 w8 w11", "w20 w21 w22"]
@@ -28,7 +28,7 @@ def session(request: pytest.FixtureRequest) -> Iterator[iw.Session]:
         opened.ask(PROMPT, target="w11", foil="w13")
         yield opened
         opened.close()
-        assert own_hooks(module) == 0
+        assert our_hooks(module) == 0
 
 
 def vector(session: iw.Session, name: str = "push") -> iw.SteeringVector:
@@ -243,9 +243,9 @@ def test_own_code_is_never_loaded_from_json(session: iw.Session) -> None:
 def test_a_second_session_on_a_module_shares_the_model_and_closes_alone(session: iw.Session) -> None:
     other = iw.open(session.model.module, tokenizer())
     assert other.model is session.model
-    hooks = own_hooks(session.model.module)
+    hooks = our_hooks(session.model.module)
     other.close()
-    assert own_hooks(session.model.module) == hooks
+    assert our_hooks(session.model.module) == hooks
     assert session.answer is not None
 
 
@@ -266,7 +266,7 @@ def test_a_forgotten_session_lets_the_model_go() -> None:
     del session
     gc.collect()
     assert gone() is None
-    assert own_hooks(module) == 0
+    assert our_hooks(module) == 0
     freed = weakref.ref(module)
     del module
     gc.collect()

@@ -11,8 +11,8 @@ import torch
 
 import interp_widgets as iw
 from interp_widgets.model.live import LiveModel, open_model
+from tests.invariants import our_hooks
 from tests.unit.tiny_models import gpt2, llama, tokenizer
-from tests.unit.whole import own_hooks
 
 PROMPT = "w5 w9 w12 w5 w30 w7"
 EDITS: list[Callable[[], Any]] = [
@@ -61,7 +61,7 @@ def test_a_compiled_model_is_run_eagerly_and_its_edits_act(maker: Callable[[], A
     live = open_model(compiled, tokenizer())
     check(live, plain, 1e-5)
     assert torch.allclose(plain_logits(compiled), plain, atol=1e-5)
-    assert own_hooks(module) == 0
+    assert our_hooks(module) == 0
 
 
 def test_a_model_compiled_in_place_is_run_eagerly_and_its_own_call_under_interventions_is_refused() -> None:
@@ -77,7 +77,7 @@ def test_a_model_compiled_in_place_is_run_eagerly_and_its_own_call_under_interve
         pass
     check(open_model(module, tokenizer()), plain, 1e-5)
     session.close()
-    assert own_hooks(module) == 0
+    assert our_hooks(module) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
@@ -100,7 +100,7 @@ def test_a_peft_wrapped_model_is_edited_with_its_adapter_on() -> None:
     plain = plain_logits(module)
     live = open_model(module, tokenizer())
     check(live, plain, 1e-5)
-    assert own_hooks(module) == 0
+    assert our_hooks(module) == 0
 
 
 def test_an_int8_model_is_edited_through_its_quantised_projections() -> None:
@@ -112,7 +112,7 @@ def test_an_int8_model_is_edited_through_its_quantised_projections() -> None:
     plain = plain_logits(module)
     live = open_model(module, tokenizer())
     check(live, plain, 1e-4)
-    assert own_hooks(module) == 0
+    assert our_hooks(module) == 0
 
 
 def test_an_offloaded_model_never_lets_absent_weights_into_arithmetic() -> None:
@@ -125,4 +125,4 @@ def test_an_offloaded_model_never_lets_absent_weights_into_arithmetic() -> None:
     assert not live.readout.direct
     check(live, plain, 1e-5)
     assert all(p.is_meta for p in module.parameters())
-    assert own_hooks(module) == 0
+    assert our_hooks(module) == 0

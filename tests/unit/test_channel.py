@@ -1,0 +1,279 @@
+"""Floods, cancels and failures between a page and its session: the last value in time, and never a half one (group E)."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import interp_widgets as iw
+from interp_widgets.widgets import channel
+from interp_widgets.widgets.channel import mirror_of
+from interp_widgets.worker import worker_of
+from tests.unit.conftest import Bench
+
+FORWARD = 0.1
+STEP = 0.05
+
+
+class Slow:
+    """Own code that makes every forward take a known time, and notes when it ran."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.calls = seconds, list[float]()
+        self.called = threading.Condition()
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        with self.called:
+            self.calls.append(time.monotonic())
+            self.called.notify_all()
+        time.sleep(self.seconds)
+        return x * 1.5
+
+    def wait(self, n: int) -> None:
+        with self.called:
+            assert self.called.wait_for(lambda: len(self.calls) >= n, 20)
+
+
+def flood(send: Callable[[int], None], n: int, hertz: float) -> float:
+    """`n` events at a steady rate; when the last was sent."""
+    start = time.monotonic()
+    for event in range(n):
+        time.sleep(max(0.0, start + event / hertz - time.monotonic()))
+        send(event)
+    return time.monotonic()
+
+
+@pytest.mark.case("E01")
+@pytest.mark.timeout(120)
+def test_of_a_thousand_events_at_100_hz_the_last_is_painted_two_forwards_after_it(bench: Bench) -> None:
+    page, slow = bench.page, Slow(FORWARD)
+    for view in (bench.tokens, bench.sliders, bench.heads):
+        view.close()
+    view = iw.TokenAttribution(bench.session, method="occlusion")
+    page.hello()
+    bench.session.set(iw.Edit("L0", slow, name="slow"))
+    page.calm()
+    last = flood(lambda n: page.drag(n / 1000), 1000, 100) and time.monotonic()
+    page.wait(lambda: page.acknowledged and page.metric is not None and not page.state["busy"], "the last value")
+    painted = time.monotonic() - last
+    forward = page.state["answer"]["milliseconds"] / 1000
+    value = next(one["coefficient"] for one in page.state["interventions"] if one["kind"] == "steer")
+    runs = len(slow.calls)
+    print(f"flood: last of 1000 events painted {painted:.3f} s after it, forward {forward:.3f} s, {runs} forwards run")
+    assert value == pytest.approx(0.999)
+    assert page.metric == bench.session.answer.metric
+    assert painted <= 2 * forward + 0.05
+    assert runs < 600
+    assert len(bench.session.history.moments) < 20, "a drag is one step of the history"
+    view.close()
+    bench.session.clear()
+
+
+def test_a_handler_that_computes_where_it_receives_is_seconds_late() -> None:
+    """The negative control: the same flood, every event computed."""
+    done: list[int] = []
+    queue: list[int] = []
+    stop = threading.Event()
+
+    def kernel() -> None:
+        while not stop.is_set() or queue:
+            if queue:
+                time.sleep(FORWARD)
+                done.append(queue.pop(0))
+            else:
+                time.sleep(0.001)
+
+    thread = threading.Thread(target=kernel)
+    thread.start()
+    last = flood(queue.append, 30, 100)
+    stop.set()
+    thread.join()
+    assert time.monotonic() - last > 2 * FORWARD + 0.05
+    assert done[-1] == 29
+
+
+def generating(bench: Bench) -> Slow:
+    """A continuation under way, one slow step after the other."""
+    slow = Slow(STEP)
+    bench.tokens.close()
+    bench.heads.close()
+    bench.sliders.tokens = 100
+    bench.page.calm()
+    bench.session.set(iw.Edit("L0", slow, name="slow"))
+    bench.page.wait(lambda: len(edited(bench)) >= 3, "three tokens")
+    return slow
+
+
+def edited(bench: Bench) -> list[Any]:
+    return bench.page.panel(bench.sliders)["data"].get("continuation", {}).get("edited", [])
+
+
+def stop_by_button(bench: Bench) -> None:
+    bench.page.wish("panel", f"panel:{bench.sliders.panel}", panel=bench.sliders.panel, action="stop")
+
+
+def stop_by_closing(bench: Bench) -> None:
+    bench.sliders.close()
+
+
+def stop_by_interrupt(_bench: Bench) -> None:
+    channel.stop_all()
+
+
+def stop_by_tab(bench: Bench) -> None:
+    bench.page.comm.receive({"kind": "bye", "client": bench.page.client})
+
+
+def stop_by_closing_the_session(bench: Bench) -> None:
+    bench.session.close()
+
+
+@pytest.mark.case("E08", "E09")
+@pytest.mark.parametrize(
+    "stop", [stop_by_button, stop_by_closing, stop_by_interrupt, stop_by_tab, stop_by_closing_the_session]
+)
+def test_a_generation_stops_within_one_step_however_it_is_stopped(bench: Bench, stop: Callable[[Bench], None]) -> None:
+    slow = generating(bench)
+    asked = time.monotonic()
+    stop(bench)
+    time.sleep(STEP + 0.05)
+    if stop is stop_by_button:  # what is asked after the text, the curves, goes on; the text does not
+        count = len(edited(bench))
+        time.sleep(4 * STEP)
+        assert len(edited(bench)) <= count + 1
+        bench.page.wait(
+            lambda: bench.page.panel(bench.sliders)["data"]["continuation"]["note"] == "stopped", "the note"
+        )
+    else:
+        late = [at for at in list(slow.calls) if at > asked + STEP + 0.05]
+        time.sleep(4 * STEP)
+        assert len(slow.calls) <= len([at for at in slow.calls if at <= asked + STEP + 0.05]) + len(late)
+        assert late == [], f"it went on {late[-1] - asked:.2f} s"
+        assert not worker_of(bench.session.model).busy
+    if stop is not stop_by_closing_the_session:
+        bench.session.clear()
+        bench.page.hello()
+        if stop is not stop_by_closing:
+            bench.sliders.tokens = 6
+
+
+@pytest.mark.case("E08", "F08")
+def test_an_interrupt_says_in_every_view_that_it_was_stopped_and_the_next_change_computes_again(bench: Bench) -> None:
+    generating(bench)
+    channel.stop_all()
+    bench.page.wait(lambda: bench.page.panel(bench.sliders)["status"] == "failed", "the word in the view", 1.0)
+    assert "interrupted" in bench.page.panel(bench.sliders)["message"]
+    assert len(edited(bench)) >= 3, "the text so far is gone"
+    bench.sliders.tokens = 6
+    bench.session.clear()
+
+
+@pytest.mark.case("E06", "E08")
+def test_a_plain_text_that_was_cut_short_is_never_kept_as_the_whole(bench: Bench) -> None:
+    page = bench.page
+    page.calm()
+    for n in range(12):
+        bench.sliders.tokens = 30 + n % 2
+        page.drag(0.1 * n)
+        time.sleep(0.01 * (n % 4))
+    page.drag(1.0, final=True)
+    page.calm()
+    continuation = page.panel(bench.sliders)["data"]["continuation"]
+    live = bench.session.model
+    assert [t["id"] for t in continuation["plain"]] == [
+        t.id for t in live.generate(list(bench.session.question.first.ids), (), bench.sliders.tokens)
+    ]  # pyright: ignore[reportOptionalMemberAccess]
+    assert [t["id"] for t in continuation["edited"]] == [
+        t.id
+        for t in live.generate(
+            list(bench.session.question.first.ids), bench.session.interventions, bench.sliders.tokens
+        )  # pyright: ignore[reportOptionalMemberAccess]
+    ]
+    assert continuation["running"] is False
+    bench.sliders.tokens = 6
+
+
+@pytest.mark.case("E07")
+def test_start_and_stop_a_hundred_times_ends_stopped(bench: Bench) -> None:
+    page, panel = bench.page, bench.sliders.panel
+    for _ in range(100):
+        page.wish("panel", f"panel:{panel}", panel=panel, action="generate")
+        page.wish("panel", f"panel:{panel}", panel=panel, action="stop")
+    page.calm()
+    assert bench.sliders._stopped
+    assert worker_of(bench.session.model).wait(5)
+
+
+@pytest.mark.case("E10")
+def test_an_error_in_the_middle_of_a_text_keeps_what_there_is_and_says_why(bench: Bench) -> None:
+    calls: list[int] = []
+
+    def fifth(x: torch.Tensor) -> torch.Tensor:
+        if x.shape[0] == 1:
+            calls.append(1)
+            if len(calls) == 5:
+                raise ArithmeticError("the fifth step")
+        return x * 1.2
+
+    bench.page.calm()
+    bench.sliders.tokens = 20
+    bench.session.set(iw.Edit("L0", fifth, name="fifth"))
+    bench.page.wait(lambda: bench.page.panel(bench.sliders)["status"] == "failed", "the failure")
+    assert "the fifth step" in bench.page.panel(bench.sliders)["message"]
+    assert len(edited(bench)) >= 4
+    bench.sliders.tokens = 6
+    bench.session.clear()
+
+
+@pytest.mark.case("E13", "E14")
+def test_while_a_forward_is_long_the_page_is_answered_at_once_and_errors_too(bench: Bench) -> None:
+    slow = Slow(1.5)
+    bench.page.calm()
+    bench.session.set(iw.Edit("L0", slow, name="slow"))
+    slow.wait(1)
+    asked = time.monotonic()
+    bench.page.comm.receive({"kind": "ping", "client": "page", "id": 7})
+    seq = bench.page.ablate("L9H9")
+    bench.page.wait(lambda: bench.page.of("pong") and bench.page.refusal(seq), "the pong and the refusal", 1.0)
+    assert time.monotonic() - asked < 1.0
+    assert bench.page.of("pong")[-1].content == {"kind": "pong", "client": "page", "id": 7}
+    assert bench.page.state["busy"] is True
+    bench.session.clear()
+
+
+@pytest.mark.case("E02")
+def test_data_of_an_older_state_that_has_not_been_sent_is_not_lost_when_a_newer_one_begins(bench: Bench) -> None:
+    bench.page.calm()
+    mirror, panel, here = mirror_of(bench.session), bench.heads.panel, bench.session.revision
+    with channel.Outbox.__dict__ and mirror._showing:  # nothing is sent while both are said
+        mirror._show(panel, here + 1, "done", {"baseline": 41.0}, 1.0)
+        mirror._show(panel, here + 2, "computing", None, 0.0)
+        mirror._show(panel, here + 2, "partial", {"floor": 0.5}, 0.5)
+    bench.page.wait(lambda: bench.page.panel(bench.heads)["data"].get("floor") == 0.5, "the newer part")
+    last = bench.page.panel(bench.heads)
+    assert (last["revision"], last["status"], last["data"]["baseline"]) == (here + 2, "partial", 41.0)
+    told = [s.content["revision"] for s in bench.page.of("panel") if s.content["panel"] == panel]
+    assert told == sorted(told)
+    bench.session._revision = here + 2
+    bench.session.clear()
+
+
+def test_what_several_threads_change_at_once_is_never_lost(bench: Bench) -> None:
+    def clicks(layer: int) -> None:
+        for head in range(4):
+            bench.session.switch([f"L{layer}H{head}"], off=True, mode="zero")
+
+    threads = [threading.Thread(target=clicks, args=(layer,)) for layer in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {i.site.name for i in bench.session.interventions} == {
+        f"L{layer}H{head}" for layer in range(3) for head in range(4)
+    }
+    bench.session.clear()

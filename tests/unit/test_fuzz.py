@@ -1,0 +1,308 @@
+"""Whatever arrives on the wire: no uncaught exception, no other code, no other model, and a next wish that is answered (group D)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import anywidget
+import pytest
+import traitlets
+
+import interp_widgets as iw
+from interp_widgets.widgets.channel import mirror_of
+from tests.unit.comm import Json, NotStrictJsonError, RecordingComm, Wire, strict
+from tests.unit.conftest import Bench
+
+PROTECTED = (
+    "_esm",
+    "_css",
+    "_view_name",
+    "_view_module",
+    "_model_module",
+    "_model_name",
+    "layout",
+    "comm",
+    "keys",
+    "session",
+    "panel",
+)
+
+
+def deep(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def junk(rng: random.Random) -> Any:
+    """Any value that a page, or what poses as one, could send."""
+    choice = rng.randrange(16)
+    return [
+        None, True, False, 0, -1, 10**400, rng.random() * 10, float("nan"), float("inf"), "", "L1H2", "\ud83d", "x" * 10_000,
+        [], {"__proto__": {"x": 1}}, [1, ["a", {}], None],
+    ][choice]  # fmt: skip
+
+
+def message(rng: random.Random, widgets: list[Any]) -> tuple[Any, Json, list[Any]]:
+    """A random message for a random widget: custom, update, or nonsense."""
+    widget, kind = rng.choice(widgets), rng.randrange(10)
+    if kind == 0:
+        data: Any = {
+            "method": rng.choice(["update", None, 5, "backbone", "custom"]),
+            "state": junk(rng),
+            "content": junk(rng),
+        }
+    elif kind == 1:
+        data = rng.choice([{}, {"method": "request_state"}, {"method": "update"}, None, [], 7])
+    elif kind <= 4:
+        keys = rng.sample([*PROTECTED, "mode", "method", "steps", "tokens", "baseline", "no_such"], rng.randrange(1, 5))
+        data = {"method": "update", "state": {key: junk(rng) for key in keys}, "buffer_paths": []}
+        if rng.random() < 0.2:
+            data["buffer_paths"] = rng.choice([[["__proto__", "x"]], [["mode"]], [[]], 5])
+    else:
+        data = {"method": "custom", "content": content(rng)}
+    return widget, data, [memoryview(b"\x00\xff")] if rng.random() < 0.1 else []
+
+
+def content(rng: random.Random) -> Any:
+    if rng.random() < 0.15:
+        return {"kind": rng.choice(["hello", "ping", "bye", "closed", None, 3]), "client": junk(rng), "id": junk(rng)}
+    name = rng.choice(
+        ["ablate", "ablate_many", "mode", "strength", "vector", "ask", "clear", "undo", "redo", "panel", "eval", 5, []]
+    )
+    likely = {
+        "site": rng.choice(["L1H2", "L9H9", "L0", "nothing"]), "off": rng.choice([True, False]), "mode": rng.choice(["zero", "mean"]),
+        "sites": [rng.choice(["L0H0", "L1H1", "L7H7"]) for _ in range(3)], "name": rng.choice(["push", "nobody"]),
+        "value": rng.uniform(-3, 3), "final": True, "prompt": rng.choice(["w3 w4", "", "w5 " * 100]), "target": "w11", "foil": "w13",
+        "panel": rng.choice(["HeadAblation-1", "x"]), "action": rng.choice(["stop", "generate", "compute", "eval"]),
+    }  # fmt: skip
+    args = {key: junk(rng) if rng.random() < 0.3 else value for key, value in likely.items() if rng.random() < 0.9}
+    seq = rng.choice([rng.randrange(1, 20_000)] * 6 + [0, -1, True, 2**53, "1", None, 10**400])
+    client = rng.choice(["fuzz", "fuzz", "fuzz", f"c{rng.randrange(200)}", "", "x" * 100, junk(rng)])
+    key = rng.choice([f"head:{rng.randrange(5000)}", "k" * 2000, junk(rng), "strength:push"])
+    return {
+        "kind": "intent",
+        "client": client,
+        "seq": seq,
+        "name": name,
+        "key": key,
+        "args": rng.choice([args] * 9 + [junk(rng)]),
+    }
+
+
+def deliver(comm: RecordingComm, data: Any, buffers: list[Any]) -> None:
+    comm.handle_msg({"content": {"comm_id": comm.comm_id, "data": data}, "buffers": buffers, "metadata": {}})  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.case("D03", "D04", "D05", "D06", "D12")
+def test_ten_thousand_random_messages_change_nothing_but_what_they_may(
+    bench: Bench, wire: Wire, caplog: pytest.LogCaptureFixture
+) -> None:
+    rng = random.Random(6)
+    caplog.set_level("CRITICAL")
+    mirror = mirror_of(bench.session)
+    widgets = [mirror, mirror, mirror, bench.heads, bench.tokens, bench.sliders]
+    fixed = {widget: {key: getattr(widget, key, None) for key in PROTECTED} for widget in widgets}
+    escaped: list[BaseException] = []
+    refused = 0
+    for n in range(10_000):
+        widget, data, buffers = message(rng, widgets)
+        if n % 1000 == 0:
+            data = {"method": "update", "state": {"mode": deep(5000)}, "buffer_paths": []}
+        try:
+            deliver(wire.of(widget), data, buffers)
+        except BaseException as error:
+            escaped.append(error)
+        if n % 2000 == 1999:
+            for comm in wire.comms.values():
+                refused += sum(sent.content.get("kind") == "refused" for sent in comm.custom)
+    sent = wire.sent
+    for one in sent:
+        strict(one.data)
+    print(
+        f"fuzz: 10000 messages, {len(escaped)} exceptions escaped, {sum(w.dropped for w in set(widgets))} dropped, {len(sent)} sent"
+    )
+    assert escaped == []
+    assert all(
+        getattr(widget, key, None) is value or getattr(widget, key, None) == value
+        for widget, keys in fixed.items()
+        for key, value in keys.items()
+    )
+    assert max(one.size + sum(map(len, one.buffers)) for one in sent if one.kind == "comm_msg") <= 1_000_000
+    assert refused > 0, "nothing that was refused was answered"
+    bench.session.ask("w5 w9 w12 w5 w30 w7", "w11", "w13")
+    bench.heads.mode = "zero"
+
+
+@pytest.fixture
+def naive(wire: Wire) -> Iterator[Any]:
+    class Plain(anywidget.AnyWidget):
+        _esm = "export default {}"
+        strength = traitlets.Float(0.0).tag(sync=True)
+        text = traitlets.Unicode("").tag(sync=True)
+
+    yield Plain()
+
+
+def test_a_plain_widget_lets_the_page_replace_its_code_and_sends_what_is_no_json(naive: Any, wire: Wire) -> None:
+    """The negative control: what the same messages do to an ordinary widget."""
+    comm = wire.of(naive)
+    comm.receive_state(_esm="export default {render() { alert(1) }}")
+    assert "alert" in naive._esm
+    with pytest.raises((NotStrictJsonError, UnicodeEncodeError)):
+        comm.receive_state(text="\ud83d")
+    with pytest.raises(Exception, match="strength"):
+        comm.receive_state(strength="nothing")
+
+
+@pytest.mark.case("D01", "D02")
+@pytest.mark.parametrize("wrong", ["nothing", 5, None, ["zero"], True, {"a": 1}])
+def test_a_setting_that_makes_no_sense_is_answered_with_the_truth_and_a_sentence(
+    bench: Bench, wire: Wire, wrong: Any
+) -> None:
+    comm = wire.of(bench.tokens)
+    steps, method = bench.tokens.steps, bench.tokens.method
+    comm.receive_state(steps=7, method=wrong)
+    assert (bench.tokens.steps, bench.tokens.method) == (steps, method), "half of a wrong message was taken"
+    assert (comm.state["steps"], comm.state["method"]) == (steps, method), "the page was not told the truth"
+    bench.page.wait(
+        lambda: "Method cannot be" in bench.page.panel(bench.tokens).get("message", ""), "the sentence in the view", 1.0
+    )
+    assert bench.page.panel(bench.tokens)["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("steps", True), ("steps", 0), ("steps", 10**9), ("steps", 2.5), ("baseline", "\ud83d"), ("baseline", "x" * 2000)],
+)
+def test_a_value_that_a_trait_would_let_through_is_refused_all_the_same(
+    bench: Bench, wire: Wire, name: str, wrong: Any
+) -> None:
+    before = getattr(bench.tokens, name)
+    wire.of(bench.tokens).receive_state(**{name: wrong})
+    assert getattr(bench.tokens, name) == before
+
+
+@pytest.mark.case("D01")
+@pytest.mark.parametrize(
+    ("name", "key", "args", "words"),
+    [
+        ("ablate", "head:L9H9", {"site": "L9H9", "off": True, "mode": "zero"}, "L9H9"),
+        ("ablate", "head:L1H1", {"site": "L1H1", "off": "yes", "mode": "zero"}, "yes"),
+        ("ablate", "head:L1H1", {"site": "L1H1", "off": True, "mode": "median"}, "median"),
+        ("strength", "strength:push", {"name": "push", "value": float("nan"), "final": True}, "finite"),
+        ("strength", "strength:push", {"name": "push", "value": "nan", "final": True}, "nan"),
+        ("strength", "strength:push", {"name": "push", "value": 10**400, "final": True}, ""),
+        ("strength", "strength:push", {"name": "push", "value": True, "final": True}, "True"),
+        ("ask", "ask", {"prompt": "", "target": None, "foil": None}, "empty"),
+        ("ask", "ask", {"prompt": "w5", "target": "w5 w6", "foil": None}, "2 tokens"),
+        ("mode", "mode", {"mode": "loud"}, "loud"),
+        ("panel", "panel:x", {"panel": "x", "action": "generate"}, "closed"),
+    ],
+)
+def test_a_wish_that_makes_no_sense_is_refused_in_a_sentence_within_a_second(
+    bench: Bench, name: str, key: str, args: Any, words: str
+) -> None:
+    bench.page.calm()
+    before = bench.session.revision, bench.session.interventions, bench.page.metric
+    seq = bench.page.wish(name, key, **args)
+    bench.page.wait(lambda: bench.page.refusal(seq) is not None, "the refusal", 1.0)
+    sentence = bench.page.refusal(seq) or ""
+    assert words in sentence
+    assert sentence[0].isupper() or sentence[0] in "'\""
+    assert sentence.rstrip().endswith((".", "?", "'")), sentence
+    bench.page.wait(lambda: bench.page.acknowledged, "the acknowledgement", 1.0)
+    assert (bench.session.revision, bench.session.interventions, bench.page.metric) == before
+
+
+@pytest.mark.case("D07")
+def test_an_observer_of_the_users_that_raises_leaves_the_setting_as_it_was_and_says_so(
+    bench: Bench, wire: Wire
+) -> None:
+    def angry(_change: Any) -> None:
+        raise ValueError("not this one")
+
+    bench.tokens.observe(angry, names="steps")
+    wire.of(bench.tokens).receive_state(steps=9)
+    assert bench.tokens.steps == 4
+    assert wire.of(bench.tokens).state["steps"] == 4
+    bench.page.wait(lambda: "not this one" in bench.page.panel(bench.tokens).get("message", ""), "the sentence", 1.0)
+    bench.tokens.unobserve(angry, names="steps")
+    told: list[str] = []
+    stop = [
+        bench.session.listen(lambda _s, _w: 1 / 0 and None),
+        bench.session.listen(lambda _s, what: told.append(what)),
+    ]
+    bench.session.toggle("L0H0", mode="zero")
+    assert told == ["state"], "one listener that fails keeps the others from hearing"
+    for end in stop:
+        end()
+
+
+@pytest.mark.case("D08")
+def test_an_observer_that_sets_the_trait_again_does_not_loop(bench: Bench, wire: Wire) -> None:
+    seen: list[int] = []
+
+    def again(change: Any) -> None:
+        seen.append(change["new"])
+        bench.tokens.steps = 5
+
+    bench.tokens.observe(again, names="steps")
+    wire.of(bench.tokens).receive_state(steps=9)
+    assert seen == [9, 5]
+    assert bench.tokens.steps == 5
+    bench.tokens.unobserve(again, names="steps")
+
+
+@pytest.mark.case("D13")
+def test_a_message_for_a_closed_view_or_session_changes_nothing_and_is_answered(bench: Bench, wire: Wire) -> None:
+    view = iw.HeadAblation(bench.session, mode="zero")
+    comm, panel = wire.of(view), view.panel
+    view.close()
+    comm.receive_state(mode="mean")
+    assert view.mode == "zero"
+    seq = bench.page.wish("panel", f"panel:{panel}", panel=panel, action="compute")
+    bench.page.wait(lambda: "closed" in (bench.page.refusal(seq) or ""), "the refusal", 1.0)
+    bench.session.close()
+    bench.page.ablate("L0H0")
+    assert bench.page.of("closed")
+
+
+@pytest.mark.case("D11")
+def test_two_pages_and_one_that_opens_later_show_the_same_within_a_second(bench: Bench, wire: Wire) -> None:
+    from tests.unit.page import open_page
+
+    other = open_page(wire, bench.session, "other")
+    bench.page.ablate("L1H2")
+    other.drag(1.0, final=True)
+    bench.page.calm()
+    before = len(bench.page.comm.custom)
+    later = open_page(wire, bench.session, "later")
+    later.wait(lambda: len(later.comm.custom) >= before + 4, "all of it again", 1.0)
+    again = later.comm.custom[before:]
+    panels = {
+        sent.content["panel"]: set(sent.content["data"] or {}) for sent in again if sent.content["kind"] == "panel"
+    }
+    assert {"effects", "metrics"} <= panels[bench.heads.panel]
+    assert "scores" in panels[bench.tokens.panel]
+    assert {"vectors", "continuation"} <= panels[bench.sliders.panel]
+    states = [sent.content["state"] for sent in again if sent.content["kind"] == "state"]
+    assert states[-1]["answer"]["metric"] == bench.session.answer.metric
+
+
+@pytest.mark.case("D14")
+def test_a_view_answers_a_page_that_says_hello_before_anything_is_computed(wire: Wire, model: Any) -> None:
+    from tests.unit import tiny_models
+    from tests.unit.page import open_page
+
+    session = iw.open(model, tiny_models.tokenizer())
+    view = iw.HeadAblation(session)
+    page = open_page(wire, session)
+    page.wait(lambda: page.of("state"), "a state with no question", 1.0)
+    assert page.state["question"] is None
+    assert page.state["busy"] is False
+    assert view.comm is not None
+    session.close()

@@ -1,0 +1,318 @@
+"""Whatever goes wrong in a run, the model, its user's hooks and everything around it stay as they were (group A)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import interp_widgets as iw
+from interp_widgets.widgets.channel import mirror_of
+from tests.invariants import compare, our_hooks, photograph
+from tests.unit import tiny_models
+from tests.unit.conftest import Bench
+from tests.unit.page import PROMPT
+
+
+def fail(_x: torch.Tensor) -> torch.Tensor:
+    raise ZeroDivisionError("own code gave up")
+
+
+@pytest.mark.case("A01")
+def test_own_code_that_raises_at_a_layer_shows_its_error_and_no_number(bench: Bench) -> None:
+    bench.page.calm()
+    bench.session.set(iw.Edit("L1", fail, name="mine"))
+    bench.page.wait(lambda: bench.page.state.get("error"), "the error")
+    assert "own code gave up" in bench.page.state["error"]
+    assert bench.page.state["answer"] is None, "a result is shown as if it were good"
+    assert bench.page.state["busy"] is False
+    bench.session.clear()
+    bench.page.calm()
+    assert bench.page.state["error"] is None
+    assert bench.page.metric == pytest.approx(bench.plain(), abs=1e-5)
+
+
+@pytest.mark.case("A02")
+def test_an_error_of_the_model_itself_keeps_its_type_and_its_line(bench: Bench) -> None:
+    attention, original = bench.model.transformer.h[1].mlp, bench.model.transformer.h[1].mlp.forward
+
+    def broken(*_args: Any, **_kwargs: Any) -> Any:
+        raise ArithmeticError("inside the model")
+
+    bench.page.calm()
+    attention.forward = broken
+    bench.session.refresh()
+    with pytest.raises(ArithmeticError, match="inside the model") as caught:
+        _ = bench.session.answer
+    assert caught.traceback[-1].name == "broken"
+    bench.page.wait(lambda: bench.page.state.get("error"), "the error on the page")
+    assert "inside the model" in bench.page.state["error"]
+    attention.forward = original
+    del attention.forward
+    bench.session.refresh()
+
+
+@pytest.mark.case("A03", "A04", "A05", "A11")
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda: iw.Ablate("L9H0"), "L9"),
+        (lambda: iw.Ablate("L1H99"), "H99"),
+        (lambda: iw.Ablate("L-1H0"), "L-1H0"),
+        (lambda: iw.Ablate(5), "5"),  # pyright: ignore[reportArgumentType]
+        (lambda: iw.Ablate(True), "True"),  # pyright: ignore[reportArgumentType]
+        (lambda: iw.Ablate("L" + "9" * 400 + "H0"), "9"),
+        (lambda: iw.Steer("L1", [1.0] * 31), "31"),
+        (lambda: iw.Steer("L1", []), ""),
+        (lambda: iw.Steer("L1", [float("nan")] * 32), "finite"),
+    ],
+)
+def test_of_several_interventions_one_wrong_one_installs_none_and_says_why(
+    bench: Bench, wrong: Any, words: str
+) -> None:
+    before, hooks = (bench.session.revision, bench.session.interventions), our_hooks(bench.model)
+    with pytest.raises((iw.InterpError, TypeError)) as caught:
+        bench.session.set(iw.Ablate("L0H0", mode="zero"), iw.Ablate("L1H0", mode="zero"), wrong())
+    assert words in str(caught.value)
+    assert (bench.session.revision, bench.session.interventions) == before
+    assert our_hooks(bench.model) == hooks
+
+
+@pytest.mark.case("A05")
+def test_one_head_twice_is_once_and_all_heads_of_all_layers_are_finite(bench: Bench) -> None:
+    bench.session.set(iw.Ablate("L1H2", mode="zero"), iw.Ablate("L1H2", mode="zero"))
+    assert bench.session.answer.metric == pytest.approx(bench.zeroed(1, 2), abs=1e-4)
+    bench.session.set(*(iw.Ablate(f"L{layer}H{head}", mode="zero") for layer in range(3) for head in range(4)))
+    every = bench.session.answer
+    assert abs(every.metric) < 1e6
+    assert every.metric != every.plain_metric
+    assert {receipt.state for receipt in every.receipts} <= {"acted", "cannot reach"}
+
+
+@pytest.mark.case("A06")
+def test_two_interventions_at_one_place_act_in_their_order_bit_for_bit(bench: Bench) -> None:
+    push = iw.Steer("L1", torch.linspace(-1, 1, 32), 2.0, positions="all")
+    cut = iw.Steer("L1", torch.ones(32), 1.0, mode="project_out", positions="all")
+    read = [bench.session.model.run(PROMPT, order, read=["L1"])["L1"] for order in ((push, cut), (cut, push))]
+    x = bench.session.model.run(PROMPT, (), read=["L1"])["L1"]
+    v, unit = torch.linspace(-1, 1, 32), torch.ones(32) / torch.ones(32).square().sum().sqrt()
+
+    def projected(y: torch.Tensor) -> torch.Tensor:
+        return y - (y * unit).sum(-1, keepdim=True) * unit
+
+    assert torch.equal(read[0], projected(x + 2.0 * v))
+    assert torch.equal(read[1], projected(x) + 2.0 * v)
+    assert not torch.equal(read[0], read[1])
+
+
+@pytest.mark.case("A09")
+@pytest.mark.xfail(
+    strict=True,
+    reason="an edit after a block is made where the next block reads it; transformers records what the block gave before that",
+)
+@pytest.mark.parametrize("first", ["transformers", "ours"])
+def test_recorded_hidden_states_are_what_the_next_block_got_whoever_hooked_first(first: str) -> None:
+    model = tiny_models.gpt2()
+    ids = torch.tensor([[5, 9, 12]])
+    if first == "transformers":
+        with torch.no_grad():
+            model(ids, output_hidden_states=True)
+    session = iw.open(model, tiny_models.tokenizer())
+    session.set(iw.Steer("L0", torch.ones(32), 3.0, positions="all"))
+    with torch.no_grad(), session.applied():
+        states = model(ids, output_hidden_states=True).hidden_states
+    read = session.model.run([5, 9, 12], session.interventions, read=["L0"])["L0"]
+    assert torch.allclose(states[1][0], read, atol=1e-5), "the steered stream is invisible in hidden_states"
+    session.close()
+
+
+@pytest.mark.case("A14")
+def test_a_users_hook_that_writes_in_place_does_not_reach_what_we_read(bench: Bench) -> None:
+    first = bench.session.model.run(PROMPT, (), read=["L0"])["L0"]
+    copy = first.clone()
+
+    def wipe(_module: Any, args: Any) -> None:
+        args[0].mul_(0)
+
+    handle = bench.model.transformer.h[1].register_forward_pre_hook(wipe)
+    wiped = bench.session.model.run(PROMPT, (), read=["L0"])["L0"]
+    handle.remove()
+    assert not wiped.any()
+    assert torch.equal(first, copy)
+
+
+@pytest.mark.case("A16", "A17", "A18", "A19", "F07")
+def test_attribution_in_any_mode_of_the_caller_is_the_same_and_moves_no_gradient(bench: Bench) -> None:
+    expected = iw.attribute(bench.session, steps=4).scores
+    for mode in (torch.no_grad(), torch.inference_mode(), torch.enable_grad(), torch.autocast("cpu", torch.bfloat16)):
+        with mode:
+            again = iw.attribute(bench.session, steps=4).scores
+            state = bench.session.model.run(PROMPT, (), read=["L0"])["L0"]
+        assert again.tolist() == expected.tolist()
+        assert not state.is_inference()
+        assert not state.requires_grad
+    weight = torch.ones(32, requires_grad=True)
+    (state @ weight).sum().backward()
+    assert weight.grad is not None
+    bench.model.requires_grad_(requires_grad=False)
+    assert iw.attribute(bench.session, steps=4).scores.tolist() == expected.tolist()
+    bench.model.requires_grad_(requires_grad=True)
+    bench.model.transformer.h[0].mlp.c_fc.weight.requires_grad_(requires_grad=False)
+
+
+@pytest.mark.case("A20", "A21")
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+def test_gradient_checkpointing_changes_no_attribution_and_tied_weights_stay_tied(bench: Bench) -> None:
+    expected = iw.attribute(bench.session, steps=4).scores
+    pointer = bench.model.lm_head.weight.data_ptr()
+    bench.model.gradient_checkpointing_enable()
+    again = iw.attribute(bench.session, steps=4).scores
+    bench.model.gradient_checkpointing_disable()
+    assert again == pytest.approx(expected, abs=1e-5)
+    assert bench.model.lm_head.weight.data_ptr() == pointer == bench.model.transformer.wte.weight.data_ptr()
+
+
+@pytest.mark.case("A27")
+def test_a_model_moved_to_another_dtype_between_two_requests_is_answered_in_the_new_one() -> None:
+    model = tiny_models.gpt2()
+    session = iw.open(model, tiny_models.tokenizer())
+    session.ask(PROMPT, "w11", "w13")
+    single = session.answer.metric
+    model.to(torch.bfloat16)
+    half = session.answer.metric
+    assert half != single
+    assert half == pytest.approx(single, abs=1.0)
+    with torch.no_grad():
+        logits = model(torch.tensor([list(session.question.first.ids)])).logits[0, -1].float()  # pyright: ignore[reportOptionalMemberAccess]
+    assert half == pytest.approx(float(logits[11] - logits[13]), abs=0.1)
+    session.close()
+
+
+@pytest.mark.case("A28")
+def test_weights_that_are_loaded_while_a_view_is_open_give_another_answer_everywhere(bench: Bench) -> None:
+    bench.page.calm()
+    before, state = bench.session.answer.metric, {k: v.clone() for k, v in bench.model.state_dict().items()}
+    other = {
+        k: v + 0.05 * torch.sin(torch.arange(v.numel()).view(v.shape)) if v.is_floating_point() else v
+        for k, v in state.items()
+    }
+    bench.model.load_state_dict(other)
+    after = bench.session.answer.metric
+    assert after != before
+    assert after == pytest.approx(bench.plain(), abs=1e-4)
+    bench.page.calm()
+    assert bench.page.metric == after, "the page still shows the answer of the old weights"
+    bench.model.load_state_dict(state)
+    assert bench.session.answer.metric == before
+
+
+@pytest.mark.case("A13")
+def test_no_module_of_ours_edits_a_parameter() -> None:
+    import re
+    from pathlib import Path
+
+    package = Path(iw.__file__).parent
+    # Training writes weights; what opens a model of the user's never does.
+    files = [p for folder in ("model", "methods", "widgets") for p in (package / folder).rglob("*.py")]
+    edits = re.compile(
+        r"\.weight(\.data)?(\[[^\]]*\])?\s*([-+*/]?=)(?!=)|\.weight\.\w+_\(|\.(copy|mul|add|zero)_\(|\.backward\("
+    )
+    found = [
+        f"{p.name}:{n}"
+        for p in files
+        for n, line in enumerate(p.read_text("utf-8").splitlines(), 1)
+        if edits.search(line)
+    ]
+    assert edits.search("w.weight -= d"), "the search finds nothing"
+    assert found == []
+
+
+@pytest.mark.case("A34")
+def test_what_a_view_generates_draws_no_random_number_of_the_users(bench: Bench) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    bench.page.drag(1.0, final=True)
+    bench.page.calm()
+    texts = bench.page.panel(bench.sliders)["data"]["continuation"]["edited"]
+    assert len(texts) == 6
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.case("F16")
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried"),
+        MemoryError("no memory"),
+        RuntimeError("MPS backend out of memory"),
+    ],
+)
+def test_memory_that_runs_out_is_said_and_the_next_smaller_wish_works(bench: Bench, error: BaseException) -> None:
+    import sys
+
+    def hungry(_x: torch.Tensor) -> torch.Tensor:
+        raise error
+
+    bench.page.calm()
+    bench.session.set(iw.Edit("L2", hungry, name="hungry"))
+    bench.page.wait(lambda: bench.page.state.get("error"), "the sentence")
+    assert "memory" in bench.page.state["error"]
+    assert getattr(sys, "last_exc", None) is None, "the exception, and with it activations, is kept"
+    bench.session.clear()
+
+
+@pytest.mark.case("A30")
+def test_ten_thousand_random_interventions_many_of_them_wrong_leave_nothing() -> None:
+    import random
+
+    rng, model = random.Random(4), tiny_models.gpt2(n_layer=2, n_embd=16, n_head=2)
+    before = photograph(model)
+    session = iw.open(model, tiny_models.tokenizer())
+    session.ask("w5 w9", "w11", "w13")
+    plain = session.answer.metric
+    failed = 0
+    for _ in range(10_000):
+        try:
+            session.model.answer(session.question.first, [random_intervention(rng)])  # pyright: ignore[reportOptionalMemberAccess]
+        except (iw.InterpError, ZeroDivisionError, TypeError, ValueError, OverflowError):
+            failed += 1
+    print(f"random interventions: 10000, {failed} of them failed")
+    assert failed >= 3000
+    assert session.answer.metric == plain
+    session.close()
+    compare(before, photograph(model))
+    assert our_hooks(model) == 0
+
+
+def random_intervention(rng: Any) -> Any:
+    layer, head = rng.choice([0, 1, 1, 5, -1]), rng.choice([0, 1, 7])
+    kind = rng.randrange(4)
+    if kind == 0:
+        return iw.Ablate(f"L{layer}H{head}", mode=rng.choice(["zero", "zero", "nothing"]))
+    if kind == 1:
+        vector = [rng.choice([0.0, 1.0, -2.0])] * rng.choice([16, 16, 17])
+        return iw.Steer(f"L{layer}", vector, rng.choice([0.0, 1.0, 1e30, float("nan")]), name="v")
+    if kind == 2:
+        return iw.Edit(
+            f"L{abs(layer)}", rng.choice([fail, lambda x: x * 2, lambda x: x[:1], lambda x: None]), name="mine"
+        )
+    return iw.Patch(f"L{layer}", rng.choice(["w3 w4", "w3", ""]), positions=rng.choice(["all", 0, 9]))
+
+
+def test_the_same_ten_thousand_leave_hooks_where_they_are_removed_without_a_finally() -> None:
+    """The negative control: a naive intervention, one hook per call, fails the same figure."""
+    model = tiny_models.gpt2(n_layer=2, n_embd=16, n_head=2)
+    for n in range(50):
+        handle = model.transformer.h[0].register_forward_hook(lambda _m, _a, out, n=n: fail(out) if n % 3 == 0 else out)
+        try:
+            model(torch.tensor([[5, 9]]))
+            handle.remove()
+        except ZeroDivisionError:
+            pass
+    assert len(model.transformer.h[0]._forward_hooks) > 0
+
+
+def test_the_mirror_of_a_session_is_one(bench: Bench) -> None:
+    assert mirror_of(bench.session) is mirror_of(bench.session)

@@ -1,0 +1,172 @@
+"""What leaves for the browser: strict, small, never too fast, and always the last word (groups E and D)."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from interp_widgets.widgets.outbox import LIMIT, Outbox, pack
+from tests.unit.comm import strict
+
+
+class Wire:
+    """Keeps what was sent, with its time."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[float, Any, list[bytes]]] = []
+        self.came = threading.Condition()
+
+    def send(self, content: Any, buffers: list[bytes]) -> None:
+        strict(content)
+        with self.came:
+            self.sent.append((time.monotonic(), content, buffers))
+            self.came.notify_all()
+
+    def wait(self, holds: Any) -> None:
+        with self.came:
+            assert self.came.wait_for(holds, 20)
+
+    @property
+    def contents(self) -> list[Any]:
+        return [content for _, content, _ in self.sent]
+
+
+@pytest.mark.case("E11")
+def test_five_thousand_updates_go_out_below_sixty_a_second_and_the_last_value_arrives() -> None:
+    wire = Wire()
+    box = Outbox(wire.send)
+    for n in range(5000):
+        box.put("value", lambda n=n: {"kind": "state", "n": n})
+        if n % 50 == 0:
+            box.put(("other", n), lambda n=n: {"kind": "panel", "n": n})
+    wire.wait(
+        lambda: (
+            {"kind": "state", "n": 4999} in wire.contents and sum(c["kind"] == "panel" for c in wire.contents) == 100
+        )
+    )
+    times = [at for at, *_ in wire.sent]
+    most = max(sum(start <= at < start + 1.0 for at in times) for start in times)
+    print(f"wire: 5100 updates became {len(times)} messages, at most {most} in a second")
+    assert most <= 60
+    numbers = [c["n"] for c in wire.contents if c["kind"] == "state"]
+    assert numbers == sorted(numbers)
+
+
+def test_a_key_that_is_put_again_and_again_keeps_its_place_and_starves_nobody() -> None:
+    wire = Wire()
+    box = Outbox(wire.send)
+    stop = threading.Event()
+
+    def hammer() -> None:
+        n = 0
+        while not stop.is_set():
+            box.put("busy", lambda n=n: {"kind": "busy", "n": n})
+            n += 1
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=hammer)
+    thread.start()
+    for n in range(20):
+        box.put(("quiet", n), lambda n=n: {"kind": "quiet", "n": n})
+    wire.wait(lambda: sum(c["kind"] == "quiet" for c in wire.contents) == 20)
+    wire.wait(lambda: sum(c["kind"] == "busy" for c in wire.contents) >= 3)
+    stop.set()
+    thread.join()
+    assert [c["n"] for c in wire.contents if c["kind"] == "quiet"] == list(range(20))
+
+
+@pytest.mark.case("D07")
+def test_a_message_that_cannot_be_made_is_logged_and_the_others_still_go(caplog: pytest.LogCaptureFixture) -> None:
+    wire = Wire()
+    box = Outbox(wire.send)
+    box.put("bad", lambda: {"kind": "panel", "data": object()})
+    box.put("worse", lambda: 1 / 0)  # pyright: ignore[reportArgumentType]
+    box.put("good", lambda: [{"kind": "one"}, {"kind": "two"}])
+    wire.wait(lambda: len(wire.sent) == 2)
+    assert wire.contents == [{"kind": "one"}, {"kind": "two"}]
+    assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.case("D06", "E12")
+def test_what_is_over_a_megabyte_is_replaced_by_a_sentence_of_the_same_kind() -> None:
+    wire = Wire()
+    box = Outbox(wire.send)
+    state = {"question": "x" * LIMIT, "history": {"items": [1], "index": 0}, "busy": False}
+    box.put("state", lambda: {"kind": "state", "revision": 3, "acks": {}, "state": state})
+    box.put(
+        "panel", lambda: {"kind": "panel", "panel": "p", "status": "done", "data": {"a": np.zeros(LIMIT, np.float32)}}
+    )
+    wire.wait(lambda: len(wire.sent) == 2)
+    first, second = wire.contents
+    assert "1.0 MB" in first["state"]["error"]
+    assert (first["revision"], first["state"]["busy"]) == (3, False)
+    assert second["status"] == "failed"
+    assert "4.0 MB" in second["message"]
+    assert all(len(strict(content)) < 2000 and not buffers for _, content, buffers in wire.sent)
+
+
+@pytest.mark.parametrize(
+    ("value", "sent"),
+    [
+        (float("nan"), None),
+        (float("-inf"), None),
+        (np.float32(0.5), 0.5),
+        (np.int64(3), 3),
+        ("a\ud83d", "a\ufffd"),
+        ("\ud83d\ude00", "😀"),
+        ({1: (2, "\udc00")}, {"1": [2, "\ufffd"]}),
+        (True, True),
+        (10**30, 10**30),
+    ],
+)
+def test_every_value_leaves_as_strict_json(value: Any, sent: Any) -> None:
+    packed = pack(value, [])
+    assert packed == sent
+    strict({"value": packed})
+
+
+def test_arrays_leave_as_little_endian_buffers_of_their_own() -> None:
+    buffers: list[bytes] = []
+    packed = pack({"a": np.arange(6.0).reshape(2, 3), "b": np.array([1, 2], dtype=">i8")}, buffers)
+    assert packed == {
+        "a": {"$array": 0, "dtype": "float32", "shape": [2, 3]},
+        "b": {"$array": 1, "dtype": "int32", "shape": [2]},
+    }
+    assert np.frombuffer(buffers[0], "<f4").tolist() == [0, 1, 2, 3, 4, 5]
+    assert np.frombuffer(buffers[1], "<i4").tolist() == [1, 2]
+
+
+def test_closing_sends_what_waits_and_nothing_after() -> None:
+    wire = Wire()
+    box = Outbox(wire.send)
+    for n in range(30):
+        box.put(n, lambda n=n: {"n": n})
+    box.close()
+    assert sorted(c["n"] for c in wire.contents) == list(range(30))
+    box.put("late", lambda: {"n": "late"})
+    box.close()
+    other = Outbox(wire.send)
+    other.put("after", lambda: {"n": "after"})
+    wire.wait(lambda: {"n": "after"} in wire.contents)
+    assert {"n": "late"} not in wire.contents
+
+
+@pytest.mark.case("F14")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_forked_child_says_nothing_on_its_parents_connection() -> None:
+    read, write = os.pipe()
+    box = Outbox(lambda content, _buffers: os.write(write, content["who"].encode()) and None)
+    child = os.fork()
+    if child == 0:
+        box.put("x", lambda: {"who": "child"})
+        box.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    box.put("x", lambda: {"who": "parent"})
+    assert os.read(read, 100) == b"parent"
