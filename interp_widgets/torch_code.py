@@ -12,7 +12,7 @@ from torch import nn
 from interp_widgets.model.errors import InterventionError, PromptError
 from interp_widgets.model.interventions import Ablate, Edit, Intervention, Patch, Steer
 from interp_widgets.model.live import LiveModel
-from interp_widgets.model.places import layer_of, reader_of
+from interp_widgets.model.places import layer_of, output_of, reader_of
 from interp_widgets.model.question import Asked
 from interp_widgets.model.run import row_of
 from interp_widgets.model.values import resolve
@@ -126,12 +126,9 @@ def _aligned(ablate: Ablate) -> bool:
 
 def _placed(live: LiveModel, what: Intervention, n: int) -> list[str]:
     site, anatomy = what.site, live.anatomy
-    if site.part in ("attn", "mlp", "embed"):
-        layer = None if site.part == "embed" else layer_of(anatomy, site)
-        part = None if layer is None else layer.attention if site.part == "attn" else layer.mlp
-        write = part.write if part is not None else None
-        module = anatomy.embed if write is None else write.module
-        scale = 1.0 if write is None else write.scale
+    write = output_of(anatomy, site)
+    if write is not None:
+        module, scale = write.module, write.scale
         inner = f"change_{n}(x)" if scale == 1.0 else f"change_{n}(x * {scale!r}) / {scale!r}"
         return [
             f"def hook_{n}(module, args, out):",
@@ -172,5 +169,6 @@ def _input_of(live: LiveModel, what: Intervention, n: int) -> tuple[nn.Module, l
         ]
     if site.part in ("resid_pre", "resid_post"):
         module = layer.module if site.part == "resid_pre" else reader_of(anatomy, layer.index)
+        assert module is not None
         return module, [f"x = change_{n}(x)"]
     raise InterventionError(f"An edit at {site.name} cannot be written as plain hooks; use to_code('session').")

@@ -63,6 +63,7 @@ def find_anatomy(module: nn.Module) -> Anatomy:
         unembed=head.unembed,
         d_model=blocks[0].out.shape[-1],
         vocab=recording.logits.shape[-1],
+        between=head.between,
         softcap=head.cap,
         logit_scale=head.scale,
         hidden_scale=head.hidden_scale,
@@ -195,7 +196,7 @@ def _gaps(
 
 def _paths(anatomy: Anatomy) -> dict[str, nn.Module]:
     """The dotted name of every module of an anatomy."""
-    parts: list[nn.Module | None] = [anatomy.embed, anatomy.final_norm, anatomy.unembed]
+    parts: list[nn.Module | None] = [anatomy.embed, anatomy.final_norm, *anatomy.between, anatomy.unembed]
     for layer in anatomy.layers:
         parts += [layer.module, layer.middle, *layer.norms, *(w.module for w in layer.others)]
         if layer.attention:

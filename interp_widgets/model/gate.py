@@ -145,6 +145,8 @@ def watched(anatomy: Anatomy) -> tuple[dict[nn.Module, None], dict[nn.Module, No
                 after[layer.mlp.write.module] = None
     if anatomy.final_norm is not None:
         before[anatomy.final_norm] = None
+    elif anatomy.layers:
+        after[anatomy.layers[-1].module] = None
     before[anatomy.unembed] = None
     return before, after
 

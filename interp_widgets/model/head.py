@@ -20,7 +20,8 @@ from interp_widgets.model.residual import factor, same, wide
 class Head:
     """`logits = cap(scale * unembed(hidden_scale * norm(stream)))`, off by `error`.
 
-    `gap` says what else lies between; `reached` whether a norm (or nothing) and the unembedding are all there is.
+    `between` are modules behind the norm; `gap` says what else lies between; `reached` whether a norm (or nothing) and the
+    unembedding are all there is.
     """
 
     unembed: nn.Module
@@ -31,6 +32,7 @@ class Head:
     error: float
     gap: str | None
     reached: bool = True
+    between: tuple[nn.Module, ...] = ()
 
 
 def find_head(
@@ -58,10 +60,24 @@ def find_head(
             return Head(call.module, norm, hidden_scale, scale, cap, error, gap)
     scale, cap, error = _scale_and_cap(recording, inner, known, caps)
     between = [c for c in recording.calls if last.call.end < c.start and c.end < inner.start and c.gave is not None]
-    readers = [c for c in between if c.times == 1 and c.given is not None and same(c.given, last.out)]
-    norm = readers[0].module if readers else None
+    chain, hidden_scale = _chain(recording, last, inner)
+    once = bool(chain) and chain[0].times == 1  # a module that is called elsewhere too is no place of its own
+    norm = chain[0].module if once else None
+    behind = tuple(c.module for c in chain[once:])
     gap = f"{type(between[-1].module).__name__ if between else type(root).__name__} changes the stream before the unembedding"
-    return Head(inner.module, norm, 1.0, scale, cap, error, gap, reached=False)
+    return Head(inner.module, norm, hidden_scale, scale, cap, error, gap, reached=False, between=behind)
+
+
+def _chain(recording: Recording, last: Block, unembed: Call) -> tuple[list[Call], float]:
+    """The modules that the last stream goes through one after the other before the unembedding, and the factor behind them."""
+    chain: list[Call] = []
+    value, clock = last.out, last.call.end
+    for call in recording.calls:
+        if call.start > clock and call.end < unembed.start and same(call.given, value) and call.gave is not None:
+            chain.append(call)
+            value, clock = call.gave, call.end
+    scale = None if unembed.given is None else _factor(unembed.given, value)
+    return chain, 1.0 if scale is None else scale
 
 
 def _unembed_call(root: nn.Module, recording: Recording, blocks: Sequence[Block]) -> Call:

@@ -95,6 +95,7 @@ class Anatomy:
         layers: the blocks, in order.
         final_norm: the module whose input is the last residual stream.
         unembed: the unembedding (`lm_head`); its input is the normed stream.
+        between: modules that the stream goes through after the final norm, in order (nearly always none).
         softcap: logits are `softcap * tanh(x / softcap)`, or None.
         logit_scale: logits are multiplied by this before the cap.
         hidden_scale: the unembedding is given this times the final norm's output.
@@ -112,6 +113,7 @@ class Anatomy:
     unembed: nn.Module
     d_model: int
     vocab: int
+    between: tuple[nn.Module, ...] = ()
     softcap: float | None = None
     logit_scale: float = 1.0
     hidden_scale: float = 1.0

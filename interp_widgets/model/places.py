@@ -94,21 +94,26 @@ def on_input(program: Program, module: nn.Module, rows: Callable[[], int], touch
     def handler(args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
         x, where = hidden_of(args, kwargs)
         flat = x.dim() == 2 and rows() >= 1
-        new = touch(x.view(rows(), -1, x.shape[-1]) if flat else x)
+        new = touch(x.reshape(rows(), -1, x.shape[-1]) if flat else x)
         return None if new is None else put_hidden(args, kwargs, where, new.reshape(-1, *x.shape[1:]))
 
     program.on_before(module, handler)
 
 
-def on_output(program: Program, write: Write, rows: Callable[[], int], touch: Touch) -> None:
-    """Let `touch` see, and maybe replace, what `write` adds to the stream, `[row, pos, d_model]`; more rows may come back."""
+def on_output(program: Program, write: Write, rows: Callable[[], int], touch: Touch, *, flat: bool = False) -> None:
+    """Let `touch` see, and maybe replace, what `write` adds to the stream, `[row, pos, d_model]`; more rows may come back.
+
+    With `flat` only where the module gives rows and positions in one dimension.
+    """
 
     def handler(_args: Args, _kwargs: Kwargs, output: Any) -> Any:
         raw: Any = output if write.index is None else output[write.index]
         if isinstance(raw, tuple):
             raw = cast("tuple[torch.Tensor, ...]", raw)[0]
+        if flat and raw.dim() != 2:
+            return None
         x = raw if write.scale == 1.0 else raw * write.scale
-        new = touch(x.view(rows(), -1, x.shape[-1]) if x.dim() == 2 else x)
+        new = touch(x.reshape(rows(), -1, x.shape[-1]) if x.dim() == 2 else x)
         if new is None:
             return None
         new = (new if write.scale == 1.0 else new / write.scale).reshape(-1, *raw.shape[1:])
@@ -132,14 +137,17 @@ def _with_output(output: Any, index: int | None, new: torch.Tensor) -> Any:
 
 def place(program: Program, anatomy: Anatomy, site: Site, rows: Callable[[], int], touch: Touch) -> None:
     """Let `touch` act at `site`; `touch` gets the part in its own shape (`z`: `[row, pos, head, d_head]`, or one head's)."""
-    if site.part == "embed":
-        on_output(program, Write(anatomy.embed, None, 1.0), rows, touch)
+    write = output_of(anatomy, site)
+    if write is not None:
+        on_output(program, write, rows, touch)
         return
     layer = layer_of(anatomy, site)
     if site.part == "resid_pre":
         on_input(program, layer.module, rows, touch)
     elif site.part == "resid_post":
-        on_input(program, reader_of(anatomy, layer.index), rows, touch)
+        reader = reader_of(anatomy, layer.index)
+        assert reader is not None
+        on_input(program, reader, rows, touch)
     elif site.part == "z":
         assert layer.attention is not None
         heads = layer.attention.n_heads
@@ -152,21 +160,43 @@ def place(program: Program, anatomy: Anatomy, site: Site, rows: Callable[[], int
     elif site.part == "mlp_in":
         assert layer.mlp is not None
         on_input(program, layer.mlp.entry or layer.mlp.module, rows, touch)
-    elif site.part in ("attn", "mlp"):
-        part = layer.attention if site.part == "attn" else layer.mlp
-        assert part is not None and part.write is not None
-        on_output(program, part.write, rows, touch)
     elif site.part == "resid_mid":
         _place_mid(program, layer, rows, touch)
     else:
         raise SiteError(f"{site.name} can be read but not edited here.")
 
 
-def reader_of(anatomy: Anatomy, layer: int) -> nn.Module:
-    """The module that reads the stream after block `layer`: the next block, the final norm, or the unembedding."""
-    if layer + 1 < len(anatomy.layers):
-        return anatomy.layers[layer + 1].module
-    return anatomy.final_norm if anatomy.final_norm is not None else anatomy.unembed
+def output_of(anatomy: Anatomy, site: Site) -> Write | None:
+    """The module whose output `site` is; None where it is what a module is called with."""
+    if site.part == "embed":
+        return Write(anatomy.embed, None, 1.0)
+    if site.part in ("attn", "mlp"):
+        part = layer_of(anatomy, site).attention if site.part == "attn" else layer_of(anatomy, site).mlp
+        assert part is not None and part.write is not None
+        return part.write
+    if site.part == "resid_post" and reader_of(anatomy, layer_of(anatomy, site).index) is None:
+        last = anatomy.layers[-1]
+        return Write(last.module, last.output, 1.0)
+    return None
+
+
+def reader_of(anatomy: Anatomy, layer: int) -> nn.Module | None:
+    """The module that reads the stream after block `layer`: the next block or the final norm.
+
+    None after the last block of a model without a final norm: what that block gives is the stream.
+    """
+    return anatomy.layers[layer + 1].module if layer + 1 < len(anatomy.layers) else anatomy.final_norm
+
+
+def first_block(anatomy: Anatomy, site: Site) -> int:
+    """The first block that has to be called again when `site` is edited.
+
+    −1 for the embedding; the number of blocks for the final norm.
+    """
+    if site.layer is None:
+        return -1
+    read_later = site.part == "resid_post" and reader_of(anatomy, site.layer) is not None
+    return site.layer + 1 if read_later else site.layer
 
 
 def _by_part(touch: Touch, index: int | None, split: Callable[[torch.Tensor], torch.Tensor]) -> Touch:

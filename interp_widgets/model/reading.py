@@ -16,11 +16,11 @@ from interp_widgets.model.compile import Compiled, check_edge, compile_steps, pl
 from interp_widgets.model.errors import InterventionError
 from interp_widgets.model.gate import activate
 from interp_widgets.model.interventions import Intervention, Steer
+from interp_widgets.model.places import first_block
 from interp_widgets.model.question import Asked
 from interp_widgets.model.receipts import Receipt
 from interp_widgets.model.replay import Trace, finish, record, run_layers
 from interp_widgets.model.run import Batch, force_eager, forward, modes
-from interp_widgets.model.sites import Site
 from interp_widgets.model.steps import Frame, Step
 
 if TYPE_CHECKING:
@@ -40,13 +40,6 @@ def acts(step: Step) -> bool:
     intervention = step.intervention
     still = isinstance(intervention, Steer) and intervention.coefficient == 0 and intervention.mode != "clamp"
     return step.active and not still
-
-
-def first_block(site: Site) -> int:
-    """The first block that has to be called again when `site` is edited; -1 for the embedding."""
-    if site.layer is None:
-        return -1
-    return site.layer + 1 if site.part == "resid_post" else site.layer
 
 
 def plain_trace(live: LiveModel, asked: Asked, cancelled: Callable[[], bool] | None = None) -> Trace:
@@ -96,7 +89,7 @@ def edited_row(
     live: LiveModel, trace: Trace, batch: Batch, compiled: Compiled, moving: Sequence[Step], position: int
 ) -> torch.Tensor:
     """Logits `[1, vocab]` under the compiled steps: replayed where verified, else by the whole model."""
-    start = min(first_block(step.site) for step in moving)
+    start = min(first_block(live.anatomy, step.site) for step in moving)
     if start < 0 or "replay" in live.report.off or live.report.unverified:
         _, hidden = forward(live.caller, live.anatomy, batch, compiled.program, [position])
         column = hidden[:, -1] if hidden.shape[1] == 1 else hidden[:, position]

@@ -96,7 +96,8 @@ def run_layers(
     Must run under `activate(program)` and `modes(...)`; `dims` says which recorded tensors carry the batch.
     """
     for layer in anatomy.layers[start:stop]:
-        args, kwargs = trace.calls[layer.index].arguments(hidden, dims, hidden.shape[0])
+        # rows that are views of one row are made real: a block may reshape its input in place (openai-gpt)
+        args, kwargs = trace.calls[layer.index].arguments(hidden.contiguous(), dims, hidden.shape[0])
         out = layer.module(*args, **kwargs)
         hidden = out if layer.output is None else out[layer.output]
     return hidden
@@ -104,7 +105,11 @@ def run_layers(
 
 def finish(anatomy: Anatomy, hidden: torch.Tensor) -> torch.Tensor:
     """From the last stream to the unembedding's input."""
-    return hidden if anatomy.final_norm is None else stream_out(anatomy.final_norm(hidden))
+    if anatomy.final_norm is not None:
+        hidden = stream_out(anatomy.final_norm(hidden))
+    for module in anatomy.between:
+        hidden = stream_out(module(hidden))
+    return hidden if anatomy.hidden_scale == 1.0 else anatomy.hidden_scale * hidden
 
 
 def _label(path: Any) -> str:

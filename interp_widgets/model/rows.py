@@ -15,8 +15,9 @@ from interp_widgets.model.errors import ModelChangedError
 from interp_widgets.model.fingerprint import Fingerprint
 from interp_widgets.model.gate import activate
 from interp_widgets.model.interventions import Intervention
+from interp_widgets.model.places import first_block
 from interp_widgets.model.question import Asked, Metric
-from interp_widgets.model.reading import acts, finite, first_block, plain_trace
+from interp_widgets.model.reading import acts, finite, plain_trace
 from interp_widgets.model.receipts import Tally
 from interp_widgets.model.replay import Trace, finish, record, run_layers
 from interp_widgets.model.run import Batch, force_eager, forward, modes
@@ -108,7 +109,7 @@ def _record_edited(
     trace = record(program, live.anatomy)
     for step in steps:
         place_step(live, program, step, lambda: 1)
-    start = min(first_block(step.site) for step in steps)
+    start = min(first_block(live.anatomy, step.site) for step in steps)
     if start < 0 or not replays(live):
         _, hidden = forward(live.caller, live.anatomy, batch, program, [position])
         return trace, hidden[:, -1] if hidden.shape[1] == 1 else hidden[:, position]

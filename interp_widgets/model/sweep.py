@@ -14,8 +14,7 @@ import torch
 
 from interp_widgets.model.compile import place_step
 from interp_widgets.model.gate import Program, activate
-from interp_widgets.model.places import Touch, hidden_of, place, put_hidden
-from interp_widgets.model.reading import first_block
+from interp_widgets.model.places import Touch, first_block, hidden_of, on_output, place, put_hidden
 from interp_widgets.model.replay import finish, run_layers
 from interp_widgets.model.rows import Base, Cancelled, replays, same_model
 from interp_widgets.model.run import batch_of, force_eager, forward, modes
@@ -59,7 +58,7 @@ class Birth:
 
 def grows(live: LiveModel) -> bool:
     """Whether a batch of rows may grow from block to block."""
-    return replays(live) and "growing batch" not in live.report.off and live.anatomy.final_norm is not None
+    return replays(live) and "growing batch" not in live.report.off
 
 
 def splits(live: LiveModel) -> bool:
@@ -108,16 +107,22 @@ class Walk:
         modules = [layer.attention.output] if layer.attention is not None else []
         if layer.mlp is not None:
             modules.append(layer.middle or layer.mlp.entry or layer.mlp.module)
-        position = self.base.asked.position
+        position, width = self.base.asked.position, len(self.base.asked.tokens)
 
         def cut(args: tuple[object, ...], kwargs: dict[str, object]) -> tuple[tuple[object, ...], dict[str, object]]:
             x, where = hidden_of(args, kwargs)
-            whole = x.view(self.rows, -1, x.shape[-1]) if x.dim() == 2 else x
+            whole = x.reshape(self.rows, -1, x.shape[-1]) if x.dim() == 2 else x
             short = whole[:, position : position + 1] if whole.shape[1] > 1 else whole
             return put_hidden(args, kwargs, where, short.reshape(-1, *short.shape[2:]) if x.dim() == 2 else short)
 
+        def broadcast(x: torch.Tensor) -> torch.Tensor | None:
+            return x.expand(-1, width, -1) if x.shape[1] == 1 else None
+
         for module in modules:
             program.on_before(module, cut)
+        if layer.mlp is not None and layer.mlp.write is not None:
+            # rows and positions in one dimension do not broadcast by themselves
+            on_output(program, layer.mlp.write, lambda: self.rows, broadcast, flat=True)
 
     def call(self, layer: int, hidden: torch.Tensor, program: Program) -> torch.Tensor:
         """One block on `hidden`."""
@@ -204,7 +209,7 @@ class Walk:
         return torch.cat(parts)
 
     def _edited_at_end(self) -> bool:
-        return any(first_block(s.site) >= len(self.live.anatomy.layers) for s in self.base.steps)
+        return any(first_block(self.live.anatomy, s.site) >= len(self.live.anatomy.layers) for s in self.base.steps)
 
 
 def run_rows(live: LiveModel, base: Base, births: Sequence[Birth], cancelled: Cancelled | None = None) -> torch.Tensor:
@@ -222,7 +227,7 @@ def run_rows(live: LiveModel, base: Base, births: Sequence[Birth], cancelled: Ca
         if not grows(live) or any(b.layer < 0 for b in births):
             return _whole(live, base, births, cancelled)
         last = len(live.anatomy.layers) - 1
-        steady = all(first_block(s.site) < last for s in base.steps)
+        steady = all(first_block(live.anatomy, s.site) < last for s in base.steps)
         walk = Walk(live, base, cancelled, splits(live), narrows(live) and steady)
         with modes(live.device), force_eager(live.anatomy.root):
             return walk.run(births)

@@ -12,8 +12,9 @@ import torch
 from interp_widgets.model.chunks import row_limit, run_units
 from interp_widgets.model.compile import compile_steps
 from interp_widgets.model.interventions import Intervention, Steer
+from interp_widgets.model.places import first_block
 from interp_widgets.model.question import Asked
-from interp_widgets.model.reading import first_block, read_answer
+from interp_widgets.model.reading import read_answer
 from interp_widgets.model.rows import Base, Cancelled, FloatArray, Rows, base_of, read_rows, rows_of
 from interp_widgets.model.sites import Site
 from interp_widgets.model.steps import Frame, pushed
@@ -135,7 +136,7 @@ def _batched(
             x[:, :, site.index] = new[..., 0] if site.part == "neurons" else new
             return x
 
-        return [Birth(first_block(site), len(chunk), ((whole, edit),), after=after)]
+        return [Birth(first_block(live.anatomy, site), len(chunk), ((whole, edit),), after=after)]
 
     limit = row_limit(live, base)
     parts = [run_units(live, base, points[i : i + limit], births, cancelled) for i in range(0, len(points), limit)]

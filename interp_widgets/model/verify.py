@@ -9,9 +9,12 @@ import torch
 
 from interp_widgets.model.errors import InterpError
 from interp_widgets.model.gate import Program, Tap, activate, foreign_hooks
+from interp_widgets.model.parts import Layer
 from interp_widgets.model.places import place
-from interp_widgets.model.probe import probe_ids
+from interp_widgets.model.probe import Recording, probe_ids, quiet
+from interp_widgets.model.probe import record as watch
 from interp_widgets.model.question import Asked, Metric, Token
+from interp_widgets.model.reads import capture
 from interp_widgets.model.replay import batch_dims, finish, record, run_layers
 from interp_widgets.model.report import Check, Report
 from interp_widgets.model.run import Batch, batch_of, force_eager, forward, modes
@@ -20,6 +23,7 @@ from interp_widgets.model.sites import Site
 if TYPE_CHECKING:
     from interp_widgets.model.live import LiveModel
 
+_NO_ATTENTION = "no layer of this model has heads with softmax attention"
 _SLACK = 64  # errors up to this many times the dtype's epsilon are rounding
 
 
@@ -55,6 +59,7 @@ class _Verifier:
         self.logits, self.hidden = forward(live.caller, live.anatomy, self.one, program)
         self.scale = float(self.logits.float().abs().max()) or 1.0
         self.floor = 0.0
+        self._recording: Recording | None = None
 
     def _batch(self, prompts: list[list[int]]) -> Batch:
         return batch_of([tuple(Token(i, "x") for i in p) for p in prompts], self.live.device)
@@ -72,7 +77,7 @@ class _Verifier:
         self._try("growing batch", "a growing batch = one by one (relative)", self._growing)
         self._try("split block", "rows born inside a block = one by one (relative)", self._split)
         self._try("read position only", "the last block at the read position only = whole (relative)", self._narrow)
-        self._try("patterns read", "patterns: rows sum to 1, pattern · v = z", self._patterns)
+        self._try("patterns read", "patterns: nobody looks ahead, pattern · v = z", self._patterns)
         self._try("patterns written", "an edited pattern acts on its head only", self._pattern_edit)
         self._noise()
         return Report(
@@ -222,12 +227,10 @@ class _Verifier:
         return float((a.float() - b.float()).abs().max())
 
     def _patterns(self, feature: str, name: str) -> None:
-        from interp_widgets.model.reads import capture
-
         live, worst = self.live, 0.0
         layers = [layer for layer in live.anatomy.layers if layer.attention is not None]
         if not layers:
-            self.off.setdefault(feature, "no layer of this model has softmax attention")
+            self.off.setdefault(feature, _NO_ATTENTION)
             return
         for layer in (layers[0], layers[-1]):
             site = Site("pattern", layer.index)
@@ -241,16 +244,45 @@ class _Verifier:
                 )
                 self.checks.append(Check(name, False, None, feature, "no pattern came out"))
                 return
-            worst = max(worst, float((caught[site].sum(-1) - 1).abs().max()))
-            above = torch.triu(torch.ones(caught[site].shape[-2:], dtype=torch.bool, device=caught[site].device), 1)
-            worst = max(worst, float(caught[site].masked_select(above).abs().max()))
-            if live.patterns_wrapped and not layer.attention.gated:  # pyright: ignore[reportOptionalMemberAccess]
-                worst = max(worst, self._value_check(layer.index))
+            pattern = caught[site]
+            above = torch.triu(torch.ones(pattern.shape[-2:], dtype=torch.bool, device=pattern.device), 1)
+            worst = max(worst, float(pattern.masked_select(above).abs().max()), float((-pattern).clamp_min(0.0).max()))
+            worst = max(worst, self._sums_check(layer, pattern))
         self._add(name, worst, feature)
 
-    def _value_check(self, layer: int) -> float:
-        from interp_widgets.model.reads import capture
+    def _sums_check(self, layer: Layer, pattern: torch.Tensor) -> float:
+        """Whether pattern · v is what the heads give; where v is not seen, whether rows sum to 1.
 
+        A row may sum to less than 1 (an attention sink takes the rest), but then the values must say so.
+        """
+        assert layer.attention is not None
+        if self.live.patterns_wrapped and not layer.attention.gated:
+            return self._value_check(layer.index)
+        seen = None if self.live.patterns_wrapped else self._native_check(layer)
+        return float((pattern.sum(-1) - 1).abs().max()) if seen is None else seen
+
+    def _native_check(self, layer: Layer) -> float | None:
+        """The pattern that the module returns, times the values of its own product, against that product."""
+        assert layer.attention is not None
+        if self._recording is None:
+            with quiet(self.live.anatomy.root):
+                self._recording = watch(self.live.anatomy.root, probe_ids(self.live.anatomy.root))
+        calls = self._recording.calls
+        own = [s for s in self._recording.softmaxes if calls[s.call].module is layer.attention.module]
+        found = next((s for s in reversed(own) if s.values is not None and s.heads is not None), None)
+        if found is None:
+            return None
+        assert found.values is not None and found.heads is not None
+        site, program, caught = Site("pattern", layer.index), self.live.program(), dict[Site, torch.Tensor]()
+        capture(self.live, program, site, 2, caught)
+        self._run(program, self._batch(self._recording.ids.tolist()))
+        pattern, values = caught[site].cpu().float(), found.values.float()
+        if pattern.shape[1] != values.shape[1]:
+            return None
+        mine, heads = (pattern @ values).transpose(1, 2), found.heads.float()
+        return float((mine - heads).abs().max() / heads.abs().max().clamp_min(1e-12))
+
+    def _value_check(self, layer: int) -> float:
         caught: dict[Site, torch.Tensor] = {}
         program = self.live.program()
         sites = [Site("pattern", layer), Site("v", layer), Site("z", layer)]
@@ -265,14 +297,12 @@ class _Verifier:
     def _pattern_edit(self, feature: str, name: str) -> None:
         live = self.live
         if not live.patterns_wrapped:
-            why = (
-                f"attention of this model ({live.attention_implementation}) does not go through transformers' registry"
-            )
-            self.off.setdefault(feature, why)
-            self.checks.append(Check(name, False, None, feature, why))
+            self._unwritten(feature, name)
             return
-        layer = next(layer for layer in live.anatomy.layers if layer.attention is not None)
-        assert layer.attention is not None
+        layer = next((layer for layer in live.anatomy.layers if layer.attention is not None), None)
+        if layer is None or layer.attention is None:
+            self.off.setdefault(feature, _NO_ATTENTION)
+            return
         caught: dict[str, torch.Tensor] = {}
         program = live.program()
         place(program, live.anatomy, Site("z", layer.index), lambda: 1, lambda x: caught.update(z=x.clone()))
@@ -281,16 +311,27 @@ class _Verifier:
         program = live.program()
 
         def cut(_q: torch.Tensor, _k: torch.Tensor, _v: torch.Tensor, pattern: torch.Tensor) -> torch.Tensor:
-            new = pattern.clone()
+            caught["pattern"] = new = pattern.clone()
             new[:, 0] = 0.0
             return new
 
         program.attention[layer.attention.module] = [Tap(cut)]
         place(program, live.anatomy, Site("z", layer.index), lambda: 1, lambda x: caught.update(z=x.clone()))
         self._run(program)
-        others = float((caught["z"][:, :, 1:] - plain[:, :, 1:]).abs().max()) if layer.attention.n_heads > 1 else 0.0
+        if "pattern" not in caught:
+            self._unwritten(feature, name)
+            return
+        alone = layer.attention.n_heads == 1 or layer.attention.gated  # a norm over all heads moves the others too
+        others = 0.0 if alone else float((caught["z"][:, :, 1:] - plain[:, :, 1:]).abs().max())
         acted = not torch.equal(caught["z"][:, :, 0], plain[:, :, 0])
-        self._add(name, others + (0.0 if acted else 1.0), feature, slack=0.0)
+        note = "a gate or norm lies behind it: that it acts" if layer.attention.gated else ""
+        self._add(name, others + (0.0 if acted else 1.0), feature, slack=0.0, note=note)
+
+    def _unwritten(self, feature: str, name: str) -> None:
+        way = self.live.attention_implementation
+        why = f"attention of this model ({way}) does not go through transformers' registry, so no pattern can be put in place"
+        self.off.setdefault(feature, why)
+        self.checks.append(Check(name, False, None, feature, why))
 
     def _noise(self) -> None:
         """The same run rounded otherwise: half an epsilon of relative noise on the embeddings, from a fixed generator."""
