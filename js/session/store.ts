@@ -152,7 +152,12 @@ export function createStore(wire: Wire, abort: AbortSignal, time: Clock = clock)
   wire.on("comm_live_update", () => watch.commChanged());
   wire.on("comm:close", () => watch.closed());
   watchKernel(wire, { kernel: watch.kernel, socket: watch.socket, changed: watch.commChanged }, abort);
+  // A tab that is shut says goodbye, so that the kernel does not go on computing for nobody; one that comes back greets again.
+  const bye = (): void => send({ kind: "bye", client: channel.client });
+  globalThis.addEventListener?.("pagehide", bye, { signal: abort });
+  globalThis.addEventListener?.("pageshow", (event) => event.persisted && hello(), { signal: abort });
   abort.addEventListener("abort", () => {
+    bye();
     watch.closed();
     watch.stop();
     channel.drop();
