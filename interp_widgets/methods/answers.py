@@ -23,7 +23,7 @@ from interp_widgets.methods.explained import (
     gradients,
     numbers,
 )
-from interp_widgets.methods.gradients import along, nodes
+from interp_widgets.methods.gradients import along, nodes, small
 from interp_widgets.methods.lrp import linearised, refuse_parts
 from interp_widgets.methods.request import check_request
 from interp_widgets.model.errors import InterpError, PromptError
@@ -46,7 +46,8 @@ class AnswerAttribution:
         scores: `[output, input]`, in log-probability (nats); exactly 0 for inputs that are not before the output.
         metrics: `[output]`, log p(output | everything before); baseline_metrics: the same at the baseline.
         errors: `[output]`, sum of the row − (metric − baseline metric).
-        baseline, method, steps, explains: as in `Attribution`.
+        baseline, method, steps, explains: as in `Attribution`; the steps are those taken, twice those asked for where a row
+            left more than a hundredth of its numbers.
     """
 
     inputs: tuple[Token, ...]
@@ -132,7 +133,7 @@ def attribute_answer(
             scores, metrics, at_baseline = task.occluded(chosen)
             steps = 0
         else:
-            scores, metrics, at_baseline = task.integrated(chosen, steps)
+            scores, metrics, at_baseline, steps = task.integrated(chosen, steps)
     errors = scores.sum(1) - (metrics - at_baseline)
     return AnswerAttribution(
         what.tokens, outputs, len(asked.tokens), scores, metrics, at_baseline, errors, name, method, steps, explains
@@ -253,10 +254,17 @@ class _Task:
             refuse_parts(self.what.live)
         return self._slopes([1.0], [1.0], None, lrp), self._numbers(lambda own: own[None], 1)[0]
 
-    def integrated(self, baseline: Baseline, steps: int) -> tuple[Table, Table, Table]:
+    def integrated(self, baseline: Baseline, steps: int) -> tuple[Table, Table, Table, int]:
+        """Scores, metrics at the input and at the baseline, and the steps taken: twice as many where they left too much."""
         ends = self._numbers(_points(torch.tensor([1.0, 0.0]), baseline), 2)
         alpha, weight = nodes(steps)
-        return self._slopes(alpha.tolist(), weight.tolist(), baseline, lrp=False), ends[0], ends[1]
+        scores = self._slopes(alpha.tolist(), weight.tolist(), baseline, lrp=False)
+        errors = scores.sum(1) - (ends[0] - ends[1])
+        if not all(small(self.what.live, *row) for row in zip(errors, *ends, strict=True)):
+            steps *= 2
+            alpha, weight = nodes(steps)
+            scores = self._slopes(alpha.tolist(), weight.tolist(), baseline, lrp=False)
+        return scores, ends[0], ends[1], steps
 
     def occluded(self, baseline: Baseline) -> tuple[Table, Table, Table]:
         outputs, n = self.shape

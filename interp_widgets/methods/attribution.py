@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-import torch
-
 from interp_widgets.methods.baselines import Baseline, BaselineSpec, find_baseline, neutral
 from interp_widgets.methods.direct_tokens import DirectTokens, direct_by_source
 from interp_widgets.methods.explained import MEMORY, Cancelled, Progress, explained
-from interp_widgets.methods.gradients import Path, Scores, first_step, gradient_x_input, integrated_gradients
+from interp_widgets.methods.gradients import Path, Scores, first_step, gradient_x_input, integrated_gradients, small
 from interp_widgets.methods.lrp import cp_lrp
 from interp_widgets.methods.occlusion import occlusion
 from interp_widgets.methods.request import METHODS, Method, check_request
@@ -184,9 +182,8 @@ def _direct(parts: DirectTokens, position: int) -> Attribution:
 
 
 def converged(live: LiveModel, path: Path) -> bool:
-    """Whether the remainder is small beside the numbers that it is the remainder of (1 %; 5 % in half precision)."""
-    tolerance = 0.01 if live.dtype.is_floating_point and torch.finfo(live.dtype).bits >= 32 else 0.05
-    return abs(path.error) <= tolerance * max(abs(path.total), abs(path.metric), abs(path.baseline_metric), 1e-6)
+    """Whether the remainder is small beside the numbers that it is the remainder of."""
+    return small(live, path.error, path.metric, path.baseline_metric)
 
 
 def _converging(
@@ -213,5 +210,7 @@ def _converging(
     if converged(live, finer):
         said.append(f"{steps} steps left {path.error:+.2g}, so {2 * steps} were taken")
     else:
-        said.append(f"{2 * steps} steps leave {finer.error:+.2g}: take more, or another baseline")
+        jumps = any(layer.mlp is not None and layer.mlp.neurons is None for layer in live.anatomy.layers)
+        why = " (experts are switched on the way, and no number of steps sees a jump)" if jumps else ""
+        said.append(f"{2 * steps} steps leave {finer.error:+.2g}{why}: take more, or another baseline")
     return finer, chosen, 2 * steps, "; ".join(said)

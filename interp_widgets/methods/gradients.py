@@ -20,6 +20,7 @@ from interp_widgets.methods.explained import (
     gradients,
     numbers,
 )
+from interp_widgets.model.live import LiveModel
 
 Scores = npt.NDArray[np.float64]
 
@@ -111,6 +112,12 @@ def integrated_gradients(
     difference = own - baseline.rows(own)
     scores = (difference * total).sum(-1).numpy()
     return Path(scores, float(at_ends[0]) if metric is None else metric, float(at_ends[-1]))
+
+
+def small(live: LiveModel, error: float, metric: float, baseline_metric: float) -> bool:
+    """Whether a remainder is small beside what it is the remainder of: 1 %, in half precision 5 %."""
+    tolerance = 0.01 if live.dtype.is_floating_point and torch.finfo(live.dtype).bits >= 32 else 0.05
+    return abs(error) <= tolerance * max(abs(metric - baseline_metric), abs(metric), abs(baseline_metric), 1e-6)
 
 
 def nodes(steps: int) -> tuple[torch.Tensor, torch.Tensor]:
