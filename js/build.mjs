@@ -16,6 +16,7 @@ export const widgets = [
   "head_ablation",
   "steering_sliders",
   "attention_patterns",
+  "colored_tokens",
   "still",
 ];
 /** Every widget on a page carries its own copy, and a saved notebook may too. */

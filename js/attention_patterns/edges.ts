@@ -25,7 +25,7 @@ export function cellLine(
     const [now, head] = [patterns.value, drawn.value];
     const cell = hovered.value ?? locked.value;
     node.classList.toggle("iw-fixed-on", cell !== null);
-    if (cell === null || now === null || head === null) setText(words, CELL_HINT);
+    if (cell === null || now === null || head === null) setText(words, isStill(context) ? STILL_HINT : CELL_HINT);
     else setText(words, cellWords(now, head, cell.row, cell.column));
     const kept = locked.value;
     const possible = kept !== null && head !== null && now !== null && head.size === now.tokens.length;
@@ -37,6 +37,7 @@ export function cellLine(
   return node;
 }
 
+const STILL_HINT = "Hover a cell to read it; click to keep it.";
 const CELL_HINT = "Hover a cell to read it; click to keep it and to cut its edge.";
 
 /** Every edge that is cut, of whatever head, each with a way back. */

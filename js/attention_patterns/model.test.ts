@@ -2,14 +2,15 @@ import { expect, test } from "vitest";
 import { decode } from "../kit/codec.ts";
 import type { Panel } from "../session/panels.ts";
 import type { State } from "../session/protocol.ts";
-import { encode } from "../tests/fake_kernel.ts";
-import { madePatterns } from "../tests/patterns.ts";
+import { encode, f32 } from "../tests/fake_kernel.ts";
+import { largeOf, madePatterns } from "../tests/patterns.ts";
 import {
   blockOf,
   cellWords,
   edgesOf,
   fromThumb,
   lineOf,
+  nameOf,
   ordered,
   type Patterns,
   readPatterns,
@@ -85,6 +86,21 @@ test("a score that no repeated token supports is not called zero", () => {
   expect(scoreWords(read(), "L0H1")).toBe(
     "previous token 0.90 · duplicate token – (no token comes twice) · induction 0.01",
   );
+});
+
+test("a square pattern keeps what looks ahead, and heads may have names of their own", () => {
+  const patterns = read({
+    ...madePatterns(1, 2, 2),
+    square: true,
+    names: { L0H0: "Head 0", L0H1: "zwei" },
+    scores: {},
+    "thumbs:0": f32([255, 51, 0, 255, 0, 102, 255, 0], [2, 4]),
+    large: largeOf(0, 0, [1, 0.2, 0, 1], 2),
+  });
+  expect(fromThumb(patterns, "L0H1")?.at(0, 1)).toBeCloseTo(0.4, 6);
+  expect(patterns.large?.at(0, 1)).toBeCloseTo(0.2, 6);
+  expect([nameOf(patterns, "L0H1"), nameOf(patterns, "L5H5")]).toEqual(["zwei", "L5H5"]);
+  expect(scoreWords(patterns, "L0H1")).toBe("");
 });
 
 test("edges are the kernel's, with newer wishes on top", () => {

@@ -21,6 +21,10 @@ export type Patterns = {
   /** Cells of a thumbnail's side. */
   size: number;
   thumbs: ReadonlyMap<number, NdArray>;
+  /** Above the diagonal there are values too, and the arrays hold them. */
+  square: boolean;
+  /** What heads are called, where they have names of their own. */
+  names: ReadonlyMap<string, string>;
   large: Drawn | null;
   scores: ReadonlyMap<string, NdArray>;
   revision: number;
@@ -52,33 +56,47 @@ export function readPatterns(panel: Panel | null): Patterns | null {
     scale: { limit, knee: limit, max: limit, floor: 0 },
     size: Number(data.size ?? 0),
     thumbs,
-    large: readLarge(data.large),
+    square: data.square === true,
+    names: new Map(Object.entries(asRecord(data.names)).map(([site, name]) => [site, String(name)])),
+    large: readLarge(data.large, data.square === true),
     scores: readScores(data.scores),
     revision: panel.revisions.tokens ?? -1,
   };
 }
 
-function readLarge(value: Decoded | undefined): Drawn | null {
-  if (value === null || typeof value !== "object" || Array.isArray(value) || isNdArray(value)) return null;
-  const values = asArray(value?.values);
-  const [layer, head, size] = [value?.layer, value?.head, value?.size];
+function asRecord(value: Decoded | undefined): { readonly [key: string]: Decoded } {
+  const plain = value !== null && typeof value === "object" && !Array.isArray(value) && !isNdArray(value);
+  return plain ? (value as { [key: string]: Decoded }) : {};
+}
+
+function readLarge(value: Decoded | undefined, square: boolean): Drawn | null {
+  const { layer, head, size, values: raw } = asRecord(value);
+  const values = asArray(raw);
   if (values === null || typeof layer !== "number" || typeof head !== "number" || typeof size !== "number") return null;
-  return { site: siteOf({ layer, head }), size, exact: true, at: (row, column) => lower(values.data, row, column) };
+  const at = (row: number, column: number): number => {
+    const index = indexOf(row, column, size, square);
+    return index === null ? Number.NaN : (values.data[index] ?? Number.NaN);
+  };
+  return { site: siteOf({ layer, head }), size, exact: true, at };
 }
 
 function readScores(value: Decoded | undefined): Map<string, NdArray> {
   const found = new Map<string, NdArray>();
-  if (value === null || typeof value !== "object" || Array.isArray(value) || isNdArray(value)) return found;
-  for (const [name, scores] of Object.entries(value ?? {})) {
+  for (const [name, scores] of Object.entries(asRecord(value))) {
     const array = asArray(scores);
     if (array !== null) found.set(name, array);
   }
   return found;
 }
 
-/** A lower triangle stored row by row; above the diagonal there is nothing. */
-function lower(data: ArrayLike<number>, row: number, column: number): number {
-  return column > row ? Number.NaN : (data[(row * (row + 1)) / 2 + column] ?? Number.NaN);
+/** Where a cell is stored: a lower triangle row by row (above the diagonal there is nothing), or the whole square. */
+export function indexOf(row: number, column: number, size: number, square: boolean): number | null {
+  if (square) return row * size + column;
+  return column > row ? null : (row * (row + 1)) / 2 + column;
+}
+
+export function nameOf(patterns: Patterns | null, site: string): string {
+  return patterns?.names.get(site) ?? site;
 }
 
 export function siteOf({ layer, head }: HeadAt): string {
@@ -95,15 +113,15 @@ export function fromThumb(patterns: Patterns, site: string): Drawn | null {
   const where = headAt(site);
   const thumbs = where === null ? undefined : patterns.thumbs.get(where.layer);
   if (where === null || thumbs === undefined || where.head >= (thumbs.shape[0] ?? 0)) return null;
-  const { size, limit, signed } = patterns;
-  const start = (where.head * (size * (size + 1))) / 2;
+  const { size, limit, signed, square } = patterns;
+  const start = where.head * (thumbs.shape[1] ?? 0);
   return {
     site,
     size,
     exact: false,
     at(row, column) {
-      if (column > row) return Number.NaN;
-      const level = thumbs.data[start + (row * (row + 1)) / 2 + column] ?? Number.NaN;
+      const index = indexOf(row, column, size, square);
+      const level = index === null ? Number.NaN : (thumbs.data[start + index] ?? Number.NaN);
       return signed ? ((level - 128) / 127) * limit : (level / 255) * limit;
     },
   };
@@ -166,10 +184,12 @@ export function keyOf({ site, dest, src }: Edge): string {
 export function scoreWords(patterns: Patterns, site: string): string {
   const where = headAt(site);
   if (where === null) return "";
-  return SCORES.map((name) => {
-    const value = scoreOf(patterns, name, where);
-    return `${name.replace("-", " ")} ${Number.isNaN(value) ? "– (no token comes twice)" : num(value)}`;
-  }).join(" · ");
+  return SCORES.filter((name) => patterns.scores.has(name))
+    .map((name) => {
+      const value = scoreOf(patterns, name, where);
+      return `${name.replace("-", " ")} ${Number.isNaN(value) ? "– (no token comes twice)" : num(value)}`;
+    })
+    .join(" · ");
 }
 
 /** "␣to (14) looks at ␣Mary (2): 0.4312" */

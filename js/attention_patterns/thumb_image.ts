@@ -21,13 +21,14 @@ export function levels(ramp: Ramp, signed: boolean): Uint8ClampedArray {
 export function stripPixels(thumbs: NdArray, size: number, colours: Uint8ClampedArray): Uint8ClampedArray<ArrayBuffer> {
   const heads = thumbs.shape[0] ?? 0;
   const out = new Uint8ClampedArray(heads * size * size * 4);
+  const square = thumbs.shape[1] === size * size && size > 1;
   const source = new Uint32Array(colours.buffer, colours.byteOffset, 256);
   const target = new Uint32Array(out.buffer);
   let from = 0;
   for (let head = 0; head < heads; head += 1) {
     for (let row = 0; row < size; row += 1) {
       const start = row * heads * size + head * size;
-      for (let column = 0; column <= row; column += 1) {
+      for (let column = 0; column < (square ? size : row + 1); column += 1) {
         target[start + column] = source[thumbs.data[from] ?? 0] ?? 0;
         from += 1;
       }

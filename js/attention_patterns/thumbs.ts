@@ -6,7 +6,7 @@
 import "./thumbs.css";
 import { colourAt, css, type Ramp } from "../kit/colour.ts";
 import { el, setAttributes } from "../kit/dom.ts";
-import { type HeadAt, ordered, type Patterns, scoreOf, siteOf } from "./model.ts";
+import { type HeadAt, nameOf, ordered, type Patterns, scoreOf, siteOf } from "./model.ts";
 import { levels, strip } from "./thumb_image.ts";
 import { cornerOf, indexUnder, movedThumb, type ThumbLayout, thumbLayout } from "./thumb_layout.ts";
 
@@ -39,8 +39,13 @@ export function thumbs(actions: ThumbActions, abort: AbortSignal): Thumbs {
 
   function arrange(now: ThumbState): void {
     const { patterns, score, sorted } = now;
-    layout = thumbLayout(patterns.heads, frame.clientWidth || 420, score !== null, sorted && score !== null);
-    order = ordered(patterns, layout.flow ? score : null);
+    layout = thumbLayout(
+      patterns.heads,
+      frame.clientWidth || 420,
+      score !== null,
+      (sorted && score !== null) || patterns.names.size > 0,
+    );
+    order = ordered(patterns, sorted ? score : null);
     places = new Map(order.map((one, index) => [siteOf(one), index]));
     room.style.width = `${layout.width}px`;
     room.style.height = `${layout.height}px`;
@@ -179,7 +184,7 @@ export function thumbs(actions: ThumbActions, abort: AbortSignal): Thumbs {
       context.strokeRect(x + 0.5, y + 0.5, layout.cell - 1, layout.cell - 1);
       if (layout.name > 0) {
         context.fillStyle = text ?? "";
-        context.fillText(siteOf(one), x, y - 3);
+        context.fillText(nameOf(patterns, siteOf(one)), x, y - 3, layout.cell);
       }
       if (score !== null) {
         context.fillStyle = css(colourAt(ramp, scoreOf(patterns, score, one)));

@@ -13,7 +13,7 @@ import { isEdited } from "../session/derive.ts";
 import type { ViewContext } from "../session/shell.ts";
 import { cellLine, edgeList } from "./edges.ts";
 import { large } from "./large.ts";
-import { blockOf, lineOf, type Patterns, type Show, scoreWords, type Traits, tokenOf } from "./model.ts";
+import { blockOf, lineOf, nameOf, type Patterns, type Show, scoreWords, type Traits, tokenOf } from "./model.ts";
 import { followLock, isStill, type Shared, share } from "./shared.ts";
 import { thumbs } from "./thumbs.ts";
 
@@ -82,7 +82,7 @@ function tokenPart(context: ViewContext<Traits>, shared: Shared): HTMLElement {
       stale: ours && shared.stale.value,
     });
     const token = at === null ? undefined : tokens[at];
-    const what = drawn === null ? "" : drawn.site;
+    const what = drawn === null ? "" : nameOf(patterns, drawn.site);
     line.replaceChildren(
       ...(token === undefined || drawn === null
         ? ["Hover a token to see where it looks; click it to keep it, click again to let go."]
@@ -100,7 +100,12 @@ function tokenPart(context: ViewContext<Traits>, shared: Shared): HTMLElement {
     const mark = lock.value;
     show(unlock, mark !== null);
     const token = mark?.kind === "token" ? question.value?.tokens[mark.index] : undefined;
-    setText(unlock, mark === null ? "" : `Unlock ${mark.kind === "head" ? mark.site : token ? named(token) : ""}`);
+    setText(
+      unlock,
+      mark === null
+        ? ""
+        : `Unlock ${mark.kind === "head" ? nameOf(shared.patterns.peek(), mark.site) : token ? named(token) : ""}`,
+    );
   });
   watch(() => {
     direction.paint(
@@ -152,9 +157,10 @@ function thumbPart(context: ViewContext<Traits>, shared: Shared): HTMLElement {
   const [plain, diverging] = [sequentialLegend(), legend()];
   const about = honest();
   const failed = alertLine();
+  const tools = el("div", "iw-section-tools", {}, el("span", "iw-inline-check", {}, "Score"), scores.node, sortBox);
   if (!isStill(context)) part.aside.append(shows.node);
   part.body.append(
-    el("div", "iw-section-tools", {}, el("span", "iw-inline-check", {}, "Score"), scores.node, sortBox),
+    tools,
     grid.node,
     line,
     failed.node,
@@ -167,6 +173,7 @@ function thumbPart(context: ViewContext<Traits>, shared: Shared): HTMLElement {
   watch(() => {
     scores.paint(COLOURS, score.value);
     show(sortBox, score.value !== "");
+    show(tools, (shared.patterns.value?.scores.size ?? 0) > 0);
   });
   watch(() => {
     const [patterns, ramp] = [shared.patterns.value, theme.value.ramp];
@@ -182,8 +189,18 @@ function thumbPart(context: ViewContext<Traits>, shared: Shared): HTMLElement {
       ramp,
       patterns.show === "value-weighted" ? "attention × ‖value through W_O‖" : "attention",
     );
-    if (patterns.signed) diverging.paint(patterns.scale, ramp, "less ↔ more than in the plain run");
-    about.paint(aboutParts(patterns, state.value !== null && isEdited(state.value), question.value?.examples ?? 1));
+    if (patterns.signed)
+      diverging.paint(
+        patterns.scale,
+        ramp,
+        isStill(context) ? "below ↔ above zero" : "less ↔ more than in the plain run",
+      );
+    const edited = state.value !== null && isEdited(state.value);
+    about.paint(
+      isStill(context)
+        ? ["as given", "saved, not live", ...cellNote(patterns)]
+        : aboutParts(patterns, edited, question.value?.examples ?? 1),
+    );
   });
   watch(() => {
     const [hovered, locked] = [hover.value, lock.value].map((mark) => (mark?.kind === "head" ? mark.site : null));
@@ -191,7 +208,10 @@ function thumbPart(context: ViewContext<Traits>, shared: Shared): HTMLElement {
     const site = hovered ?? locked ?? null;
     line.classList.toggle("iw-fixed-on", site !== null);
     if (site === null || shared.patterns.value === null) setText(line, HINT);
-    else line.replaceChildren(strong(site), `: ${scoreWords(shared.patterns.value, site)}`);
+    else {
+      const words = scoreWords(shared.patterns.value, site);
+      line.replaceChildren(strong(nameOf(shared.patterns.value, site)), words === "" ? "" : `: ${words}`);
+    }
   });
   return part.node;
 }
@@ -199,15 +219,20 @@ function thumbPart(context: ViewContext<Traits>, shared: Shared): HTMLElement {
 const HINT = "Hover a head to see it large; click to keep it, click again to let go.";
 
 function aboutParts(patterns: Patterns, edited: boolean, examples: number): string[] {
-  const { size, tokens, show: shown } = patterns;
+  const { show: shown } = patterns;
   const run =
     shown === "difference" ? "this run less the plain run" : edited ? "under your interventions" : "plain run";
   return [
     shown === "difference" && !edited ? "nothing is changed, so the difference is zero everywhere" : run,
-    size < tokens.length ? `${size} × ${size} cells for ${tokens.length} tokens, each the largest it covers` : "",
+    ...cellNote(patterns),
     examples > 1 ? `first of ${examples} prompts` : "",
     "attention is not importance: cut an edge, or switch the head off, to see what it does",
   ].filter(Boolean);
+}
+
+function cellNote({ size, tokens }: Patterns): string[] {
+  const n = tokens.length;
+  return size < n ? [`${size} × ${size} cells for ${n} tokens, each the largest it covers`] : [];
 }
 
 function largePart(context: ViewContext<Traits>, shared: Shared): HTMLElement {
@@ -227,7 +252,7 @@ function largePart(context: ViewContext<Traits>, shared: Shared): HTMLElement {
       press(cell) {
         const now = locked.peek();
         const again = now !== null && now.row === cell.row && now.column === cell.column;
-        locked.value = again || cell.column > cell.row ? null : cell;
+        locked.value = again || Number.isNaN(drawn.peek()?.at(cell.row, cell.column)) ? null : cell;
         const site = drawn.peek()?.site;
         // Locking a cell locks its head: else the next head hovered would take its place.
         if (locked.value !== null && site !== undefined && lock.peek() === null) keep(site);
@@ -251,7 +276,7 @@ function largePart(context: ViewContext<Traits>, shared: Shared): HTMLElement {
     show(none, now === null || head === null);
     show(map.node, now !== null && head !== null);
     if (now === null || head === null) return;
-    setText(title, head.site);
+    setText(title, nameOf(now, head.site));
     setAttributes(title, { "data-exact": String(head.exact) });
     map.paint({ tokens: now.tokens, drawn: head, scale: now.scale, ramp: theme.value.ramp });
     map.node.classList.toggle("iw-stale", shared.stale.value);
