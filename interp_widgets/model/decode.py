@@ -7,7 +7,6 @@ made anew at the same positions. Gate, lock and modes are taken and released ins
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -114,7 +113,17 @@ class Decoder:
             every += steps
         return every
 
-    def step(self, every: bool = False) -> torch.Tensor:
+    def check(self, logits: torch.Tensor) -> None:
+        """Refuse logits that are not numbers; −inf at some ids is a model's way to rule them out.
+
+        Raises:
+            GenerationError: naming the first block whose output is not finite.
+        """
+        good = torch.isfinite(logits.amax(-1)).reshape(len(self.lines), -1).all(-1)
+        if not bool(good.all()):
+            raise GenerationError(self._blame(good))
+
+    def step(self, every: bool = False, check: bool = True) -> torch.Tensor:
         """The model's own logits, float32, at the last token of every row `[row, vocab]`; `every`: of every column.
 
         Raises:
@@ -133,13 +142,11 @@ class Decoder:
             with modes(live.device), force_eager(root) if self._compiled else nullcontext(), activate(self._program):
                 output = eager(root)(input_ids=ids, **kwargs)
                 logits = self._taken(logits_of(output), every).float()
-                # the sum alone says it for almost every model; some put -inf at ids that do not exist
-                good = math.isfinite(float(logits.sum())) or bool(torch.isfinite(logits.amax(-1)).all())
             self._fed = frame.offset + frame.width
             if self.use_cache:
                 self._cache = cache_of(output, self._names)
-        if not good:
-            raise GenerationError(self._blame(torch.isfinite(logits.amax(-1)).reshape(len(self.lines), -1).all(-1)))
+        if check:
+            self.check(logits)
         return logits
 
     @property
@@ -183,22 +190,18 @@ class Decoder:
         return ids + [filler] * (width - start - len(ids))
 
     def _arguments(self, ids: torch.Tensor, frame: Frame, every: bool) -> dict[str, Any]:
-        end, n = frame.offset + frame.width, len(self.lines)
-        columns = torch.arange(end, device=ids.device)
         possible: dict[str, Any] = {
-            "attention_mask": torch.ones(n, end, dtype=torch.long, device=ids.device),
             "use_cache": self.use_cache,
             "logits_to_keep": 1 if not every and self._flush else 0,
             **self._cache,
         }
-        if self.use_cache:
-            possible["cache_position"] = columns[frame.offset :]
-            possible["position_ids"] = columns[frame.offset :].expand(n, -1)
         if any(self._pads):
+            columns = torch.arange(frame.offset + frame.width, device=ids.device)
             pads = torch.tensor(self._pads, device=ids.device)[:, None]
             possible["attention_mask"] = (columns >= pads).long()
             possible["position_ids"] = (columns - pads).clamp_min(0)[:, frame.offset :]
         elif not self.use_cache:
+            columns = torch.arange(frame.width, device=ids.device)
             lengths = torch.tensor([len(line.tokens) for line in self.lines], device=ids.device)[:, None]
             possible["attention_mask"] = (columns < lengths).long()
         return {name: value for name, value in possible.items() if name in self._wanted}

@@ -181,9 +181,13 @@ class Gate:
         self._before, self._after = watched(anatomy)
         self._links = links(anatomy.root, anatomy.paths)
         self._handles: dict[tuple[str, nn.Module], RemovableHandle] = {}
+        self._placed: list[tuple[Mapping[int, Any], int]] = []  # a module's hooks, and the id of ours among them
 
     def install(self) -> None:
         """Install what is missing: the first time everything, later what somebody else removed."""
+        if self._placed and all(ours in hooks for hooks, ours in self._placed):
+            return
+        self._placed = []
         for module in self._before:
             self._ensure("before", module, module._forward_pre_hooks)
         for module in self._after:
@@ -191,13 +195,13 @@ class Gate:
 
     def _ensure(self, when: str, module: nn.Module, present: Mapping[int, Any]) -> None:
         handle = self._handles.get((when, module))
-        if handle is not None and handle.id in present:
-            return
-        if when == "before":
-            handle = module.register_forward_pre_hook(before_hook, prepend=True, with_kwargs=True)
-        else:
-            handle = module.register_forward_hook(after_hook, prepend=True, with_kwargs=True)
-        self._handles[when, module] = handle
+        if handle is None or handle.id not in present:
+            if when == "before":
+                handle = module.register_forward_pre_hook(before_hook, prepend=True, with_kwargs=True)
+            else:
+                handle = module.register_forward_hook(after_hook, prepend=True, with_kwargs=True)
+            self._handles[when, module] = handle
+        self._placed.append((present, handle.id))
 
     def check(self) -> None:
         """Raise when a watched module is no longer the one in the model.
@@ -219,6 +223,7 @@ class Gate:
         for handle in self._handles.values():
             handle.remove()
         self._handles.clear()
+        self._placed.clear()
 
     @property
     def count(self) -> int:

@@ -137,7 +137,7 @@ class Generation(Iterator[tuple[GeneratedToken | None, ...]]):
         return tuple(new)
 
     def _step(self, decoder: Decoder, rows: Sequence[int], new: list[GeneratedToken | None]) -> None:
-        logits = decoder.step()
+        logits = decoder.step(check=False)
         counts = [len(self.rows[r].continued) + len(self.rows[r].tokens) for r in rows]
         seeds = None if self.settings.seeds is None else [self.settings.seeds[r] for r in rows]
         chosen = self.settings.sampling.choose(logits, counts, seeds)
@@ -145,6 +145,8 @@ class Generation(Iterator[tuple[GeneratedToken | None, ...]]):
         best = probabilities.topk(min(N_TOP, logits.shape[-1]), dim=-1)
         ids, shares = best.indices.tolist(), best.values.tolist()
         tokens, own = chosen.tolist(), probabilities.gather(-1, chosen[:, None]).tolist()
+        if not all(0.0 <= p[0] <= 1.0 for p in own):  # a share of what is not a number is none
+            decoder.check(logits)
         for at, r in enumerate(rows):
             if self.rows[r].ended:
                 continue

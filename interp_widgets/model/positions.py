@@ -138,18 +138,16 @@ class Positions:
                 mask[i if i >= 0 else prompt + i] = True
         return mask
 
-    def tail(self, row: Row, start: int) -> Mask:
-        """`mask(row)[start:]`, without looking at the prompt again when `start` lies behind it."""
-        n, prompt = max(0, len(row) - start), row.n_prompt
-        if start < prompt or self.kind == "text":
-            return self.mask(row)[start:]
-        if self.kind in ("all", "content"):
-            free = self.kind == "all"
-            return np.fromiter((free or not s for s in row.special[start:]), dtype=bool, count=n)
-        if self.kind != "generated":
-            return np.zeros(n, dtype=bool)
-        chosen = range(*self._slice.indices(len(row) - prompt))
-        return np.fromiter((p in chosen for p in range(start - prompt, len(row) - prompt)), dtype=bool, count=n)
+    def holds(self, row: Row, position: int) -> bool:
+        """Whether the rule holds at one generated position: `mask(row)[position]`, without looking at the prompt again."""
+        at = position - row.n_prompt
+        if at < 0 or self.kind == "text":
+            return bool(self.mask(row)[position])
+        if self.kind == "content":
+            return not row.special[position]
+        if self.kind == "generated":
+            return at in range(*self._slice.indices(len(row) - row.n_prompt))
+        return self.kind == "all"
 
     @property
     def _slice(self) -> slice:

@@ -104,7 +104,8 @@ def modes(device: torch.device, grad: bool = False) -> Generator[None]:
     kind = device.type
     on = kind in ("cpu", "cuda", "mps", "xpu") and torch.is_autocast_enabled(kind)
     autocast = torch.autocast(kind, enabled=False) if on else nullcontext()
-    with torch.inference_mode(False), torch.set_grad_enabled(grad), autocast:
+    inference = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
+    with inference, torch.set_grad_enabled(grad), autocast:
         yield
 
 

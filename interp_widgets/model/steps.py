@@ -43,14 +43,25 @@ class Frame:
     def mask(self, step: Step) -> torch.Tensor | None:
         """Where `step` acts, `[row of the step, pos]`; None for everywhere."""
         chosen = step.chosen(len(self.rows))
+        if self.width == 1:  # one token more: no need to look at the whole text again
+            flags = [self._holds(step, r, self.offset - self.pad(r)) for r in chosen]
+            return None if all(flags) else torch.tensor(flags)[:, None]
         out = np.zeros((len(chosen), self.width), dtype=bool)
         for at, r in enumerate(chosen):
-            row, first = self.rows[r], self.offset - self.pad(r)  # the position of the first column
-            here = step.intervention.positions.tail(row, max(first, 0))[: self.width + min(first, 0)]
+            row, pad = self.rows[r], self.pad(r)
+            whole = np.zeros(max(pad + len(row), self.offset + self.width), dtype=bool)
+            here = whole[pad : pad + len(row)]
+            here[:] = step.intervention.positions.mask(row)
             if step.by_position:
-                here[max(step.length - max(first, 0), 0) :] = False
-            out[at, max(-first, 0) : max(-first, 0) + len(here)] = here
+                here[step.length :] = False
+            out[at] = whole[self.offset : self.offset + self.width]
         return None if out.all() else torch.from_numpy(out)
+
+    def _holds(self, step: Step, r: int, position: int) -> bool:
+        row = self.rows[r]
+        if not 0 <= position < len(row) or (step.by_position and position >= step.length):
+            return False
+        return step.intervention.positions.holds(row, position)
 
 
 @dataclass
@@ -63,6 +74,7 @@ class Step:
         rows: the batch rows that it acts on, None for all.
         mask: where it acts in this forward (`[row of the step, pos]`, None = everywhere); set from the frame.
         shifts: for each of its rows, the position of this forward's first column (negative: padding in front).
+        push: what a plain push adds, in the activation's dtype.
         tally: what it did.
     """
 
@@ -75,6 +87,7 @@ class Step:
     mask: torch.Tensor | None = None
     active: bool = True
     shifts: tuple[int, ...] = (0,)
+    push: torch.Tensor | None = None
     tally: Tally = field(default_factory=Tally)
 
     @property
@@ -131,9 +144,14 @@ def _replace(x: torch.Tensor, step: Step) -> torch.Tensor:
 
 def _steer(x: torch.Tensor, step: Step) -> torch.Tensor:
     steer = cast("Steer", step.intervention)
-    if step.value is None or step.value.device != x.device:
-        step.value = torch.from_numpy(steer.vector.values.copy()).to(x.device)
-    return pushed(x, step.value, steer.coefficient, steer.mode, steer.origin)
+    value = step.value
+    if value is None or value.device != x.device:
+        value = step.value = torch.from_numpy(steer.vector.values.copy()).to(x.device)
+    if steer.mode == "add":
+        if step.push is None or step.push.dtype != x.dtype or step.push.device != x.device:
+            step.push = (steer.coefficient * value).to(x.dtype)
+        return x + step.push
+    return pushed(x, value, steer.coefficient, steer.mode, steer.origin)
 
 
 def pushed(x: torch.Tensor, v: torch.Tensor, c: float | torch.Tensor, mode: str, origin: float = 0.0) -> torch.Tensor:
