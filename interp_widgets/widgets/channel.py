@@ -244,7 +244,8 @@ class SessionWidget(Guarded):
         if session is None:
             return None
         with session.held():
-            working = session.question is not None and session.peek() is None and self._failed != session.revision
+            waiting = session.question is not None and session.peek() is None and self._failed != session.revision
+            working = waiting and bool(self._panels)
             state = state_of(session, busy=working, error=self._error)
             return {"kind": "state", "revision": session.revision, "acks": self._order.acks, "state": state}
 
@@ -371,6 +372,8 @@ class SessionWidget(Guarded):
             return
         if snapshot.question is not None:
             error = self._asked(session, snapshot, cancelled)
+            if cancelled():
+                raise CancelledError
             if snapshot.revision != session.revision:
                 return
             self._error, self._failed = error, -1 if error is None else snapshot.revision
@@ -387,7 +390,7 @@ class SessionWidget(Guarded):
             return str(error)
         except Exception as error:
             log.exception("the answer could not be computed")
-            return f"The answer could not be computed: {type(error).__name__}: {error}"[:SENTENCE]
+            return _sentence("The answer", error)
         return None
 
     def compute_panel(self, view: View) -> None:
@@ -415,8 +418,7 @@ class SessionWidget(Guarded):
             if cancelled():
                 raise CancelledError from error  # a view that was closed under its own computation
             log.exception("%s could not be computed", type(view).__name__)
-            message = f"{type(view).__name__} could not be computed: {type(error).__name__}: {error}"
-            self.publish(panel, snapshot.revision, "failed", message=message[:SENTENCE])
+            self.publish(panel, snapshot.revision, "failed", message=_sentence(type(view).__name__, error))
         finally:
             self._turns.pop(panel, None)
 
@@ -437,6 +439,16 @@ class SessionWidget(Guarded):
         self._unlisten()
         self._outbox.close()
         super().close()
+
+
+def _sentence(what: str, error: Exception) -> str:
+    """What a page says of an error that nobody expected, and what to do where that is known."""
+    text = f"{what} could not be computed: {type(error).__name__}: {error}"[:SENTENCE]
+    if "device-side assert" in text or "CUDA error" in text or "illegal memory access" in text:
+        return f"{text.rstrip('.')}. The GPU has lost its state: restart the kernel; nothing that runs on it can be trusted any more."
+    if isinstance(error, MemoryError) or "out of memory" in text:
+        return f"{text.rstrip('.')}. Shorten the prompt, or free memory and try again; nothing was changed."
+    return text
 
 
 def _panel_messages(panel: str, shown: Shown, keys: Iterable[str]) -> list[Json]:

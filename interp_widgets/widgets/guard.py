@@ -51,6 +51,9 @@ class Guarded(anywidget.AnyWidget):
 
     def _handle_msg(self, msg: Any) -> None:
         try:
+            if self.comm is None:
+                self.dropped += 1  # closed, and the page does not know it yet
+                return
             data = msg["content"]["data"]
             method = data.get("method")
             if method == "update":

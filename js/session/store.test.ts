@@ -111,11 +111,11 @@ test("a panel whose arrays are damaged is dropped and the one before stays", () 
   expect(store.panels.value.get("p")?.message).toContain("needs 36 bytes");
 });
 
-test("when the model goes, the store is closed and silent", () => {
+test("when the model goes, the store says goodbye, and is closed and silent", () => {
   const { store, abort, kinds } = make();
   abort.abort();
   store.intent("undo", "undo", {});
-  expect([store.connection.value.status, kinds().length]).toEqual(["closed", 1]);
+  expect([store.connection.value.status, kinds()]).toEqual(["closed", ["hello", "bye"]]);
 });
 
 test("until a new answer comes the last one stays readable and counts as old", () => {

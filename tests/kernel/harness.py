@@ -68,11 +68,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Custom:
-    """A custom message that a widget sent, with its time of arrival (`time.monotonic`)."""
+    """A custom message that a widget sent, with its time of arrival (`time.monotonic`) and the kernel's own time of sending."""
 
     content: Json
     buffers: tuple[bytes, ...]
     time: float
+    sent: float
 
 
 class Comm:
@@ -111,12 +112,12 @@ class Comm:
         content = {"comm_id": self.id, "data": data}
         return self.kernel.send("comm_msg", content, buffers, subshell=not main)
 
-    def take(self, kind: str, data: Json, buffers: Sequence[bytes]) -> None:
+    def take(self, kind: str, data: Json, buffers: Sequence[bytes], sent: float) -> None:
         """Take in one message of the kernel (called by the reader)."""
         if kind == "comm_close":
             self.closed = True
         elif data.get("method") == "custom":
-            self.messages.append(Custom(data["content"], tuple(buffers), time.monotonic()))
+            self.messages.append(Custom(data["content"], tuple(buffers), time.monotonic(), sent))
         elif data.get("method") == "update_states":
             self.states = data["states"]
         elif "state" in data:
@@ -149,11 +150,12 @@ class Kernel:
 
     # --- cells ---------------------------------------------------------------------------------------------------
 
-    def start(self, code: str) -> Cell:
-        """Begin to run a cell and return at once; wait with `finish`."""
+    def start(self, code: str, cell_id: str | None = None) -> Cell:
+        """Begin to run a cell and return at once; wait with `finish`. `cell_id`: which cell of the notebook it is."""
+        metadata = {} if cell_id is None else {"cellId": cell_id}
         content = {"code": code, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": False}
         with self._sending:
-            message = self._session.msg("execute_request", content)
+            message = self._session.msg("execute_request", content, metadata=metadata)
             cell = Cell(code, message["header"]["msg_id"])
             self._cells[cell.id] = cell
             self._session.send(self._shell, message)
@@ -171,6 +173,10 @@ class Kernel:
     def run(self, code: str, timeout: float = 60.0) -> Cell:
         """Run a cell to its end; CellFailedError if it raised."""
         return self.finish(self.start(code), timeout)
+
+    def run_cell(self, code: str, cell_id: str, timeout: float = 60.0) -> Cell:
+        """Run a cell of the notebook, once more perhaps, to its end."""
+        return self.finish(self.start(code, cell_id), timeout)
 
     def value(self, expression: str, timeout: float = 60.0) -> Any:
         """The value of a Python expression in the kernel, through JSON."""
@@ -253,6 +259,12 @@ class Kernel:
     def interrupt(self) -> None:
         """What the stop button does."""
         os.killpg(self._process.pid, signal.SIGINT)
+
+    def shut_down(self, timeout: float = 20.0) -> float:
+        """Ask the kernel to end, as a restart does first; when its process was gone (`time.monotonic`)."""
+        self._session.send(self._control, "shutdown_request", {"restart": True})
+        self._process.wait(timeout)
+        return time.monotonic()
 
     def restart(self) -> None:
         """What the restart button does: a new process; every comm of the old one is dead."""
@@ -341,7 +353,8 @@ class Kernel:
         kind, content = message["msg_type"], message["content"]
         parent = message["parent_header"].get("msg_id", "")
         if kind.startswith("comm_"):
-            self._take_comm(kind, content, [bytes(buffer) for buffer in message["buffers"]])
+            sent = message["header"]["date"].timestamp()
+            self._take_comm(kind, content, [bytes(buffer) for buffer in message["buffers"]], sent)
         elif kind == "status" and content["execution_state"] == "idle":
             self._idle.add(parent)
             if parent in self._cells:
@@ -353,11 +366,11 @@ class Kernel:
             elif kind in {"stream", "display_data", "execute_result", "update_display_data"}:
                 cell.outputs.append(content)
 
-    def _take_comm(self, kind: str, content: Json, buffers: Sequence[bytes]) -> None:
+    def _take_comm(self, kind: str, content: Json, buffers: Sequence[bytes], sent: float) -> None:
         if kind == "comm_open":
             self._comms[content["comm_id"]] = Comm(self, content["comm_id"], content["target_name"])
         if (known := self._comms.get(content["comm_id"])) is not None:
-            known.take(kind, content["data"], buffers)
+            known.take(kind, content["data"], buffers, sent)
 
     def _matching(self, where: Callable[[Json], object]) -> list[Comm]:
         return [one for one in list(self._comms.values()) if not one.closed and where(one.state)]

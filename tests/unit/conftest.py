@@ -12,6 +12,7 @@ import torch
 
 import interp_widgets as iw
 from interp_widgets.model import gate
+from interp_widgets.widgets.channel import mirror_of
 from interp_widgets.worker import worker_of
 from tests.invariants import compare, our_hooks, photograph
 from tests.unit import tiny_models
@@ -65,6 +66,8 @@ class Bench:
         """V1 to V9 of the model and the page, with the session still open."""
         session, page = self.session, self.page
         assert gate.active() is None, "a run of ours is active outside of any run (V3)"
+        if not mirror_of(session).views():
+            iw.HeadAblation(session, mode="zero")
         page.calm()
         typed = None if session.question is None else session.question.first.prompt
         strengths = [(i.site.name, i.coefficient) for i in session.interventions if isinstance(i, iw.Steer)]

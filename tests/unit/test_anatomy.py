@@ -411,6 +411,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("make", "reason"), REFUSED.values(), ids=REFUSED.keys())
+@pytest.mark.case("A24", "A33")
 def test_a_model_that_cannot_be_opened_is_refused_before_any_hook(
     make: Callable[[], Any], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -425,6 +426,7 @@ def test_a_model_that_cannot_be_opened_is_refused_before_any_hook(
         find_anatomy(model)
 
 
+@pytest.mark.case("A15")
 def test_training_mode_without_dropout_is_opened_and_left_in_training_mode() -> None:
     model = tiny("llama").train()
     assert find_anatomy(model).layers

@@ -110,7 +110,15 @@ def generating(bench: Bench) -> Slow:
 
 
 def edited(bench: Bench) -> list[Any]:
-    return bench.page.panel(bench.sliders)["data"].get("continuation", {}).get("edited", [])
+    """The edited text of the present state, as far as the page was told."""
+    here = bench.session.revision
+    told = [sent.content for sent in bench.page.of("panel") if sent.content["panel"] == bench.sliders.panel]
+    texts = [
+        one["data"]["continuation"]["edited"]
+        for one in told
+        if one["revision"] == here and "continuation" in (one["data"] or {})
+    ]
+    return texts[-1] if texts else []
 
 
 def stop_by_button(bench: Bench) -> None:
@@ -230,6 +238,30 @@ def test_an_error_in_the_middle_of_a_text_keeps_what_there_is_and_says_why(bench
     bench.session.clear()
 
 
+@pytest.mark.case("F12")
+def test_no_token_is_lost_while_values_that_make_no_sense_arrive(bench: Bench) -> None:
+    page = bench.page
+    page.calm()
+    bench.sliders.tokens = 40
+    bench.session.set(
+        iw.Steer("L0", torch.linspace(-1, 1, 32), 1.0, positions="all"), iw.Edit("L1", Slow(0.005), name="slow")
+    )
+    for n in range(60):
+        page.wish("strength", "strength:push", name="push", value="nan", final=False)
+        bench.wire.of(bench.sliders).receive_state(tokens=-n)
+        time.sleep(0.005)
+    page.calm()
+    shown = [token["id"] for token in page.panel(bench.sliders)["data"]["continuation"]["edited"]]
+    ids = list(bench.session.question.first.ids)  # pyright: ignore[reportOptionalMemberAccess]
+    assert shown == [t.id for t in bench.session.model.generate(ids, bench.session.interventions, 40)]
+    lengths = [len(s.content["data"]["continuation"]["edited"]) for s in page.of("panel")
+               if s.content["panel"] == bench.sliders.panel and s.content["revision"] == bench.session.revision
+               and (s.content["data"] or {}).get("continuation", {}).get("running")]  # fmt: skip
+    assert lengths, "no token was shown on its way"
+    bench.sliders.tokens = 6
+    bench.session.clear()
+
+
 @pytest.mark.case("E13", "E14")
 def test_while_a_forward_is_long_the_page_is_answered_at_once_and_errors_too(bench: Bench) -> None:
     slow = Slow(1.5)
@@ -250,7 +282,7 @@ def test_while_a_forward_is_long_the_page_is_answered_at_once_and_errors_too(ben
 def test_data_of_an_older_state_that_has_not_been_sent_is_not_lost_when_a_newer_one_begins(bench: Bench) -> None:
     bench.page.calm()
     mirror, panel, here = mirror_of(bench.session), bench.heads.panel, bench.session.revision
-    with channel.Outbox.__dict__ and mirror._showing:  # nothing is sent while both are said
+    with mirror._showing:  # nothing is sent while both are said
         mirror._show(panel, here + 1, "done", {"baseline": 41.0}, 1.0)
         mirror._show(panel, here + 2, "computing", None, 0.0)
         mirror._show(panel, here + 2, "partial", {"floor": 0.5}, 0.5)

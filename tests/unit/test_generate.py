@@ -210,6 +210,7 @@ def test_side_by_side_with_nothing_on_never_diverges(live: LiveModel) -> None:
 # ---- sampling ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.case("A34")
 def test_sampling_repeats_with_its_seed_and_leaves_the_global_random_state_alone(live: LiveModel) -> None:
     before = torch.get_rng_state()
     one = generate(live, PROMPT, max_new_tokens=20, temperature=1.0, seed=11)
@@ -285,6 +286,7 @@ def test_the_contexts_end_stops_it_with_a_note(live: LiveModel) -> None:
         generate(live, [5] * 65)
 
 
+@pytest.mark.case("E09", "L05")
 def test_a_consumer_that_leaves_has_stopped_it_and_the_users_own_forward_is_untouched(live: LiveModel) -> None:
     ids = torch.tensor([PROMPT])
     with torch.no_grad():
@@ -319,6 +321,7 @@ def test_grad_and_inference_modes_of_the_caller_do_not_matter(live: LiveModel) -
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.case("E10")
 def test_an_exception_at_token_5_keeps_the_text_so_far_and_leaves_the_model_as_it_was(live: LiveModel) -> None:
     right = [t.id for t in generate(live, PROMPT, max_new_tokens=5)]
     calls = 0
@@ -343,6 +346,7 @@ def test_an_exception_at_token_5_keeps_the_text_so_far_and_leaves_the_model_as_i
     assert [t.id for t in generate(live, PROMPT, max_new_tokens=5)] == right
 
 
+@pytest.mark.case("E08")
 def test_cancelling_ends_it_within_one_step_and_keeps_the_text(live: LiveModel) -> None:
     asked = 0
 

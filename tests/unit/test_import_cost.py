@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 MEASURE = """
 import json, time
 start = time.process_time(); import torch; torch_seconds = time.process_time() - start
@@ -27,6 +29,7 @@ def measured(environment: dict[str, str]) -> list[float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.case("L09")
 def test_importing_costs_less_than_a_tenth_of_torchs_own_import_and_touches_nothing(tmp_path: Path) -> None:
     # as installed: with the bytecode of every module on the disk, which the first run writes
     environment = os.environ | {"PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": ""}

@@ -259,7 +259,20 @@ def test_memory_that_runs_out_is_said_and_the_next_smaller_wish_works(bench: Ben
     bench.session.set(iw.Edit("L2", hungry, name="hungry"))
     bench.page.wait(lambda: bench.page.state.get("error"), "the sentence")
     assert "memory" in bench.page.state["error"]
+    assert "try again" in bench.page.state["error"]
     assert getattr(sys, "last_exc", None) is None, "the exception, and with it activations, is kept"
+    bench.session.clear()
+
+
+@pytest.mark.case("F17")
+def test_a_gpu_that_has_lost_its_state_is_said_with_what_to_do(bench: Bench) -> None:
+    def asserted(_x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    bench.page.calm()
+    bench.session.set(iw.Edit("L2", asserted, name="asserted"))
+    bench.page.wait(lambda: bench.page.state.get("error"), "the sentence")
+    assert "restart the kernel" in bench.page.state["error"]
     bench.session.clear()
 
 

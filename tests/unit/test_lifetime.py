@@ -133,8 +133,8 @@ def test_a_session_whose_views_are_closed_and_that_nobody_holds_is_freed_with_it
     gc.collect()
     assert gone() is None, "a closed view, its mirror or a listener holds the session"
     assert our_hooks(hooks) == 0
-    comm.wait(lambda: comm.sent[-1].kind == "comm_close", "the goodbye to the page")
-    del hooks
+    comm.wait(lambda comm=comm: comm.sent[-1].kind == "comm_close", "the goodbye to the page")
+    del hooks, comm
     gc.collect()
     assert model() is None
     wire.comms.clear()
@@ -163,6 +163,7 @@ def test_a_cell_that_is_run_again_retires_its_old_views(bench: Bench, monkeypatc
 @pytest.mark.case("L05")
 def test_a_half_read_generation_holds_no_hook_active(bench: Bench) -> None:
     ids = torch.tensor([[5, 9, 12]])
+    bench.page.calm()
     with torch.no_grad():
         plain = bench.model(ids).logits
     run = bench.session.model.generate(PROMPT, [iw.Steer("L1", torch.ones(32), 5.0)], 50)

@@ -184,6 +184,7 @@ def test_in_the_last_block_an_edit_elsewhere_cannot_reach_the_last_position(live
     assert torch.equal(run.logits[-1], live.run(PROMPT).logits[-1])
 
 
+@pytest.mark.case("A10")
 def test_own_code_gets_one_head_and_must_give_its_shape_back(live: LiveModel) -> None:
     shapes: list[tuple[int, ...]] = []
 
@@ -248,6 +249,7 @@ def test_what_is_cached_notices_a_weight_changed_in_place_and_through_data(live:
     assert torch.equal(live.answer(question).logits, plain)
 
 
+@pytest.mark.case("A07")
 def test_a_users_hook_is_part_of_plain_and_is_noticed(live: LiveModel) -> None:
     question = asked(live)
     plain = live.answer(question).logits
@@ -260,6 +262,7 @@ def test_a_users_hook_is_part_of_plain_and_is_noticed(live: LiveModel) -> None:
     assert torch.equal(live.answer(question).logits, plain)
 
 
+@pytest.mark.case("A08")
 def test_hooks_that_somebody_cleared_are_back_at_the_next_run(live: LiveModel) -> None:
     edited = live.run(PROMPT, [Ablate("L1H2", mode="zero")]).logits
     for module in live.module.modules():
@@ -268,6 +271,7 @@ def test_hooks_that_somebody_cleared_are_back_at_the_next_run(live: LiveModel) -
     assert torch.equal(live.run(PROMPT, [Ablate("L1H2", mode="zero")]).logits, edited)
 
 
+@pytest.mark.case("A29")
 def test_a_replaced_module_is_named_at_the_next_run() -> None:
     module = gpt2()
     live = open_model(module, tokenizer())
@@ -277,6 +281,7 @@ def test_a_replaced_module_is_named_at_the_next_run() -> None:
     live.release()
 
 
+@pytest.mark.case("A01", "A02")
 def test_an_exception_in_own_code_or_in_the_model_leaves_nothing_behind(live: LiveModel) -> None:
     def fail(_x: torch.Tensor) -> torch.Tensor:
         raise ZeroDivisionError("mine")
@@ -295,6 +300,7 @@ def test_the_users_own_forward_is_plain_while_the_model_is_open(live: LiveModel)
         assert torch.equal(live.module(ids(live)).logits, before)
 
 
+@pytest.mark.case("A18")
 def test_the_callers_modes_are_neither_used_nor_moved(live: LiveModel) -> None:
     expected = live.run(PROMPT, [Ablate("L1H2", mode="zero")]).logits
     with torch.inference_mode():
@@ -307,6 +313,7 @@ def test_the_callers_modes_are_neither_used_nor_moved(live: LiveModel) -> None:
         assert torch.equal(live.run(PROMPT, [Ablate("L1H2", mode="zero")]).logits, expected)
 
 
+@pytest.mark.case("A31")
 def test_a_hooked_model_can_be_copied_and_saved(live: LiveModel, tmp_path: Any) -> None:
     twin = copy.deepcopy(live.module)
     with torch.no_grad():
@@ -334,6 +341,7 @@ def test_a_closed_model_says_so() -> None:
         live.run(PROMPT)
 
 
+@pytest.mark.case("A09")
 def test_what_is_read_is_what_the_next_block_gets(live: LiveModel) -> None:
     run = live.run(PROMPT, read=["L0", "L1.pre", "L0.attn", "L0.mlp", "L0.pre", "L0.mid", "L1.heads", "L1H2", "embed"])
     assert torch.equal(run["L0"], run["L1.pre"])
@@ -343,6 +351,7 @@ def test_what_is_read_is_what_the_next_block_gets(live: LiveModel) -> None:
     assert torch.equal(run["blocks.1.attn.hook_z"], run["L1.heads"])
 
 
+@pytest.mark.case("A32")
 def test_patterns_are_those_of_eager_attention(live: LiveModel) -> None:
     module = copy.deepcopy(live.module)
     module.set_attn_implementation("eager")
@@ -388,6 +397,7 @@ def test_a_pattern_can_be_patched_from_another_run(live: LiveModel) -> None:
         (lambda: Steer("L1", torch.ones(32), positions=99), InterventionError, "Position 99 does not exist"),
     ],
 )
+@pytest.mark.case("A03", "A11")
 def test_what_makes_no_sense_is_refused_in_a_sentence(intervention: Any, error: type[Exception], words: str) -> None:
     live = open_model(gpt2(), tokenizer())
     try:
@@ -408,6 +418,7 @@ def test_bad_prompts_are_refused_in_a_sentence(live: LiveModel) -> None:
             live.run(prompt)
 
 
+@pytest.mark.case("A15")
 def test_a_model_in_training_mode_with_dropout_is_refused() -> None:
     module = gpt2(resid_pdrop=0.1).train()
     with pytest.raises(ModelRefusedError, match=r"model\.eval"):

@@ -53,6 +53,7 @@ def _tokens() -> Any:
 
 
 @pytest.mark.parametrize("maker", [gpt2, llama], ids=["gpt2", "llama"])
+@pytest.mark.case("A22")
 def test_a_compiled_model_is_run_eagerly_and_its_edits_act(maker: Callable[[], Any]) -> None:
     module = maker()
     plain = plain_logits(module)
@@ -64,6 +65,7 @@ def test_a_compiled_model_is_run_eagerly_and_its_edits_act(maker: Callable[[], A
     assert our_hooks(module) == 0
 
 
+@pytest.mark.case("A22")
 def test_a_model_compiled_in_place_is_run_eagerly_and_its_own_call_under_interventions_is_refused() -> None:
     module = gpt2()
     plain = plain_logits(module)
@@ -81,6 +83,7 @@ def test_a_model_compiled_in_place_is_run_eagerly_and_its_own_call_under_interve
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+@pytest.mark.case("A12")
 def test_half_precision_keeps_its_dtype_and_its_edits_act(dtype: torch.dtype) -> None:
     module = llama().to(dtype)
     plain = plain_logits(module)
@@ -91,6 +94,7 @@ def test_half_precision_keeps_its_dtype_and_its_edits_act(dtype: torch.dtype) ->
     assert all(p.dtype == dtype for p in module.parameters())
 
 
+@pytest.mark.case("A26")
 def test_a_peft_wrapped_model_is_edited_with_its_adapter_on() -> None:
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(r=4, target_modules=["q_proj", "o_proj"], init_lora_weights=False)
@@ -103,6 +107,7 @@ def test_a_peft_wrapped_model_is_edited_with_its_adapter_on() -> None:
     assert our_hooks(module) == 0
 
 
+@pytest.mark.case("A25")
 def test_an_int8_model_is_edited_through_its_quantised_projections() -> None:
     quantisation = pytest.importorskip("torchao.quantization")
     module = llama()
@@ -115,6 +120,7 @@ def test_an_int8_model_is_edited_through_its_quantised_projections() -> None:
     assert our_hooks(module) == 0
 
 
+@pytest.mark.case("A23")
 def test_an_offloaded_model_never_lets_absent_weights_into_arithmetic() -> None:
     accelerate = pytest.importorskip("accelerate")
     module = gpt2()

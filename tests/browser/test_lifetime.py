@@ -1,0 +1,95 @@
+"""Views that come and go in a real page leave nothing behind, and a tab that is shut stops what computed for it (group L)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.browser.harness import Chromium, Lab, Notebook
+from tests.browser.test_truth import CALM, OPEN
+
+
+@pytest.fixture
+def shown(lab: Lab, chromium: Chromium) -> Iterator[Notebook]:
+    with chromium.open(lab, [OPEN + "heads = iw.HeadAblation(session, mode='zero')", "heads"], width=1200) as notebook:
+        notebook.run_all()
+        notebook.wait("() => document.querySelector('.iw-root [data-iw=metric]')", "the view", 60)
+        notebook.wait(CALM, "a calm view", 60)
+        yield notebook
+
+
+AGAIN = """async (times) => {
+    const panel = window.jupyterapp.shell.currentWidget, cell = panel.content.widgets[1], saved = cell.model.outputs.toJSON();
+    for (let n = 0; n < times; n++) {
+        cell.model.outputs.clear();
+        await new Promise((done) => setTimeout(done, 5));
+        cell.model.outputs.fromJSON(saved);
+        for (let k = 0; k < 200 && !cell.node.querySelector('.iw-root'); k++) await new Promise((done) => setTimeout(done, 5));
+    }
+}"""
+
+
+@pytest.mark.case("L07")
+def test_a_view_removed_and_shown_two_hundred_times_leaves_its_listeners_constant(shown: Notebook) -> None:
+    devtools = shown.page.context.new_cdp_session(shown.page)
+
+    def counters() -> dict[str, int]:
+        devtools.send("HeapProfiler.collectGarbage")
+        return devtools.send("Memory.getDOMCounters")
+
+    shown.page.evaluate(AGAIN, 20)
+    before = counters()
+    shown.page.set_default_timeout(120_000)
+    shown.page.evaluate(AGAIN, 200)
+    shown.wait(CALM, "a calm view", 60)
+    after = counters()
+    print(
+        f"200 views: listeners {before['jsEventListeners']} -> {after['jsEventListeners']}, nodes {before['nodes']} -> {after['nodes']}"
+    )
+    one = shown.page.evaluate("() => document.querySelectorAll('.iw-root *').length")
+    assert after["jsEventListeners"] <= before["jsEventListeners"] + 20
+    assert after["nodes"] <= before["nodes"] + 2 * one
+    assert shown.page.locator(".iw-root").count() == 1
+    shown.page.locator("button[aria-label=L1H1]").first.click()
+    shown.wait(
+        "() => document.querySelector('button[aria-label=L1H1]').getAttribute('aria-pressed') === 'true'", "a click"
+    )
+
+
+@pytest.mark.case("E09")
+def test_a_tab_that_is_shut_stops_what_the_kernel_computed_for_it(lab: Lab, chromium: Chromium) -> None:
+    code = [
+        OPEN
+        + """
+calls = []
+def slow(x):
+    calls.append(time.time()); time.sleep(0.05); return x * 1.5
+sliders = iw.SteeringSliders(session, vectors={"push": vector}, tokens=500)
+import threading
+def note():
+    while True:
+        open("calls.txt", "w").write(str(calls[-1] if calls else 0)); time.sleep(0.1)
+threading.Thread(target=note, daemon=True).start()
+""",
+        "session.set(iw.Edit('L0', slow, name='slow')); sliders",
+    ]
+    with chromium.open(lab, code, check=False) as notebook:
+        notebook.run_all()
+        notebook.wait(
+            "() => document.querySelector('.iw-root')?.getAttribute('aria-busy') === 'true'", "a view that computes", 60
+        )
+        notebook.page.wait_for_timeout(1500)
+        assert notebook.page.locator(".iw-root").first.get_attribute("aria-busy") == "true", (
+            "it has ended: the test shows nothing"
+        )
+        other = notebook.page.context.new_page()  # the browser stays open
+        shut = time.time()
+        notebook.page.close(run_before_unload=False)
+        time.sleep(1.5)
+        last = float((lab.folder / "calls.txt").read_text())
+        other.close()
+    print(f"tab shut: the last step began {last - shut:+.2f} s after it")
+    assert last > 0
+    assert last <= shut + 0.05 + 0.05 + 0.2  # one step, the bound, and what closing a page takes

@@ -1,0 +1,222 @@
+"""Twenty minutes of random use in a real JupyterLab: toggles, drags, prompts, generations, interrupts, reloads, restarts.
+
+`make soak` runs it and prints its figures; `IW_SOAK_MINUTES=5 IW_SOAK_SEED=3 make soak` for another length and another user.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.browser.harness import Chromium, Lab, Notebook
+
+MINUTES = float(os.environ.get("IW_SOAK_MINUTES", "20"))
+SEED = int(os.environ.get("IW_SOAK_SEED", "1"))
+CHECK_EVERY = 25
+PROMPTS = ("w5 w9 w12 w5 w30 w7", "w3 w4", "w8 w8 w8 w9 w10 w11 w12 w13", "w40 w41 w2")
+
+OPEN = """
+import gc, hashlib, json, os, threading, torch, psutil
+import interp_widgets as iw
+from interp_widgets.model import gate
+from tests.invariants import our_hooks
+from tests.unit import tiny_models
+model = tiny_models.gpt2()
+ids = torch.tensor([[5, 9, 12, 7]])
+def logits():
+    with torch.no_grad():
+        return model(ids).logits
+plain = logits()
+def weights():
+    return hashlib.sha256(b"".join(t.numpy().tobytes() for t in model.state_dict().values())).hexdigest()
+before = weights()
+session = iw.open(model, tiny_models.tokenizer())
+session.reference = ["w3 w4 w8 w11", "w20 w21 w22"]
+session.ask("w5 w9 w12 w5 w30 w7", "w11", "w13")
+vector = iw.steering_vector(session, ["w3 w4"], ["w7 w8"], "L1", name="push")
+session.add_vector(vector, "push")
+def look():
+    gc.collect()
+    mine = [t.name for t in threading.enumerate() if t.name.startswith("interp_widgets")]
+    return json.dumps({"plain": torch.equal(logits(), plain), "weights": weights() == before, "active": gate.active() is not None,
+        "grad": torch.is_grad_enabled(), "threads": len(mine), "hooks": our_hooks(model), "rss": psutil.Process().memory_info().rss,
+        "metric": session.answer.metric, "off": sorted(i.site.name for i in session.interventions if isinstance(i, iw.Ablate))})
+"""
+VIEWS = "heads = iw.HeadAblation(session, mode='zero'); heads"
+MORE = ["iw.TokenAttribution(session, steps=8)", "iw.SteeringSliders(session, tokens=16)"]
+LIVE = """() => { const roots = [...document.querySelectorAll('.iw-root')];
+  return roots.length >= 3 && roots.every((n) => ['live', 'busy'].includes(n.dataset.connection)); }"""
+CALM = "() => [...document.querySelectorAll('.iw-root')].every((n) => n.getAttribute('aria-busy') === 'false')"
+DRAG = """async ([label, values]) => {
+    const input = document.querySelector(`input[type=range][aria-label="${label}"]`);
+    if (!input || input.matches(':disabled')) return;
+    for (const value of values) {
+        input.value = String(value);
+        input.dispatchEvent(new Event('input', { bubbles: true }));
+        await new Promise((done) => setTimeout(done, 10));
+    }
+    input.dispatchEvent(new Event('change', { bubbles: true }));
+}"""
+CLICK = """(label) => { const node = document.querySelector(`.iw-root button[aria-label="${label}"]`);
+  if (node && !node.matches(':disabled')) node.click(); }"""
+PRESS = """(text) => { const all = [...document.querySelectorAll('.iw-root button')].filter((n) => n.innerText.includes(text)
+  && !n.matches(':disabled')); if (all.length) all[0].click(); }"""
+
+
+@dataclass
+class Soak:
+    """One random user at one notebook, and what was seen."""
+
+    notebook: Notebook
+    rng: random.Random
+    did: Counter[str] = field(default_factory=Counter[str])
+    memory: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
+    slowest: float = 0.0
+
+    def act(self) -> None:
+        """One random act."""
+        acts: list[tuple[int, Callable[[], Any]]] = [
+            (30, self.toggle), (20, self.drag), (8, self.undo), (6, self.ask), (8, self.generate), (4, self.run_again),
+            (2, self.interrupt), (2, self.cell), (1, self.reload), (1, self.restart),
+        ]  # fmt: skip
+        one = self.rng.choices([act for _, act in acts], [weight for weight, _ in acts])[0]
+        one()
+        self.did[one.__name__] += 1
+
+    def toggle(self) -> None:
+        self.notebook.page.evaluate(CLICK, f"L{self.rng.randrange(3)}H{self.rng.randrange(4)}")
+
+    def drag(self) -> None:
+        self.notebook.page.evaluate(DRAG, ["push", [self.rng.uniform(-2, 2) for _ in range(self.rng.randrange(1, 60))]])
+
+    def undo(self) -> None:
+        self.notebook.page.evaluate(PRESS, self.rng.choice(["Undo", "Redo", "Clear"]))
+
+    def ask(self) -> None:
+        prompt = self.rng.choice((*PROMPTS, ""))
+        self.notebook.page.evaluate(PRESS, "Edit question")
+        box = self.notebook.page.locator(".iw-root textarea:visible").first
+        if box.count():
+            box.fill(prompt)
+            self.notebook.page.evaluate(PRESS, "Ask")
+            self.notebook.page.evaluate(PRESS, "Cancel")
+
+    def generate(self) -> None:
+        self.notebook.page.evaluate(PRESS, self.rng.choice(["Generate", "Stop"]))
+
+    def run_again(self) -> None:
+        self.notebook.page.evaluate("() => { window.jupyterapp.shell.currentWidget.content.activeCellIndex = 1; }")
+        self.notebook.command("notebook:run-cell", timeout=60)
+
+    def interrupt(self) -> None:
+        self.notebook.interrupt_kernel()
+
+    def cell(self) -> None:
+        self.notebook.run(
+            "import time; end = time.monotonic() + 1\nwhile time.monotonic() < end: assert torch.equal(logits(), plain)"
+        )
+        self.tidy()
+
+    def reload(self) -> None:
+        self.notebook.save()
+        self.notebook.reload()
+        self.notebook.wait(LIVE, "live views after loading the page again", 60)
+
+    def restart(self) -> None:
+        self.notebook.page.evaluate(
+            "() => { window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart(); }"
+        )
+        self.notebook.wait(
+            "() => [...document.querySelectorAll('.iw-root')].every((n) => n.dataset.connection === 'restarted')",
+            "its word",
+            2,
+        )
+        self.notebook.wait(
+            "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'",
+            "an idle kernel",
+            60,
+        )
+        self.notebook.run_all()
+        self.notebook.wait(LIVE, "live views after a restart", 60)
+        self.memory.clear()  # another process
+
+    def tidy(self) -> None:
+        """Take the cells away that a check added."""
+        self.notebook.page.evaluate(
+            """() => { const cells = window.jupyterapp.shell.currentWidget.model.sharedModel;
+              while (cells.cells.length > 4) cells.deleteCell(cells.cells.length - 1); }"""
+        )
+
+    def check(self) -> None:
+        """Everything that must hold, whatever was done."""
+        begun = time.monotonic()
+        self.notebook.wait(LIVE, "live views", 60)
+        self.notebook.wait(CALM, "calm views", 60)
+        self.slowest = max(self.slowest, time.monotonic() - begun)
+        seen = json.loads(self.notebook.run("print(look())")[-1]["text"])
+        self.tidy()
+        assert seen["plain"], "the model's own numbers have changed"
+        assert seen["weights"]
+        assert not seen["active"]
+        assert seen["grad"]
+        assert seen["threads"] <= 2, f"{seen['threads']} threads of ours"
+        self.notebook.wait(CALM, "calm views", 60)
+        shown = self.notebook.page.evaluate(
+            """() => [...document.querySelectorAll('.iw-root')].map((n) => [n.querySelector('[data-iw=metric]')?.dataset.value,
+              [...n.querySelectorAll('button.iw-cell[aria-pressed=true]')].map((b) => b.getAttribute('aria-label')).sort()])"""
+        )
+        assert {float(value) for value, _ in shown} == {pytest.approx(seen["metric"], abs=1e-9)}, (
+            "a view shows another number"
+        )
+        grids = [off for _, off in shown if off]
+        assert all(off == seen["off"] for off in grids), f"a grid shows {grids}, the kernel holds {seen['off']}"
+        self.memory.append((time.monotonic(), seen["rss"]))
+
+    @property
+    def slope(self) -> float:
+        """Growth of the kernel's memory, MB a minute, since its last start."""
+        later = self.memory[1:]
+        if len(later) < 2:
+            return 0.0
+        return (later[-1][1] - later[0][1]) / 1e6 / max(1e-9, (later[-1][0] - later[0][0]) / 60)
+
+
+@pytest.mark.case("G14", "D12", "L03")
+@pytest.mark.timeout(MINUTES * 60 + 600)
+def test_a_random_user_finds_nothing_wrong(lab: Lab, chromium: Chromium) -> None:
+    with chromium.open(lab, [OPEN, VIEWS, *MORE], width=1400, height=2800, check=False) as notebook:
+        notebook.run_all()
+        notebook.wait(LIVE, "live views", 60)
+        soak = Soak(notebook, random.Random(SEED))
+        end, slopes = time.monotonic() + MINUTES * 60, list[float]()
+        n = 0
+        while time.monotonic() < end:
+            n += 1
+            soak.act()
+            if n % CHECK_EVERY == 0:
+                soak.check()
+                slopes.append(soak.slope)
+        soak.check()
+        notebook.run("session.close()")
+        left = int(notebook.run("our_hooks(model)")[-1]["data"]["text/plain"])
+        errors = [error for error in notebook.witness.errors if "Comm not found" not in error]
+        page = notebook.page.evaluate("() => performance.memory?.usedJSHeapSize ?? 0") / 1e6
+    figures = {
+        "minutes": MINUTES, "seed": SEED, "acts": sum(soak.did.values()), **soak.did, "checks": n // CHECK_EVERY + 1,
+        "slowest calm, s": round(soak.slowest, 2), "MB a minute at the end": round(slopes[-1] if slopes else 0.0, 2),
+        "page, MB": round(page), "console errors": len(errors), "free memory, GB": round(psutil.virtual_memory().available / 1e9, 1),
+    }  # fmt: skip
+    print("\nsoak: " + ", ".join(f"{name} {value}" for name, value in figures.items()))
+    assert errors == []
+    assert left == 0
+    if MINUTES >= 15:
+        assert soak.slope < 1.0, "memory grows"
