@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from interp_widgets.methods.explained import Cancelled, Explained, explained, read_logits
+from interp_widgets.methods.explained import Cancelled, Explained, explained, read_logits, refuse_gradients, watch
 from interp_widgets.methods.lrp import affine, also_hooked, norm_rule
 from interp_widgets.model.anatomy import Layer, Write
 from interp_widgets.model.compile import Compiled, place_step
@@ -110,6 +110,7 @@ def direct_by_source(
     """
     asked = question.first if isinstance(question, Question) else question
     _refuse(live)
+    refuse_gradients(live)
     what = explained(live, asked, interventions)
     with live.lock, modes(live.device):
         live.ready()
@@ -160,6 +161,10 @@ class _Graph:
     def place(self) -> None:
         """The interventions first, then what keeps and cuts, so that what is kept is what was edited."""
         live, program = self.what.live, self.compiled.program
+        for layer in live.anatomy.layers:
+            if layer.attention is not None and layer.attention.write is not None:
+                name = f"the attention of layer {layer.index}"
+                on_output(program, _raw(layer.attention.write), lambda: 1, watch(name))
         for step in self.compiled.steps:
             place_step(live, program, step, lambda: 1)
         self.norms = [
@@ -217,10 +222,11 @@ class _Graph:
                     "The metric is a function of your own that gives a plain number, which has no gradient; let it return a "
                     "tensor made from the logits."
                 )
+            joined = {name: x for name, x in self.kept.items() if x.requires_grad}
             slopes: Sequence[torch.Tensor | None] = torch.autograd.grad(
-                value.sum(), list(self.kept.values()), allow_unused=True
+                value.sum(), list(joined.values()), allow_unused=True
             )
-        self.slopes = dict(zip(self.kept, slopes, strict=True))
+        self.slopes = dict(zip(joined, slopes, strict=True))
         return value.detach()
 
     def _writers(self) -> list[nn.Module]:
@@ -265,7 +271,7 @@ class _Graph:
         assert layer.attention is not None
         n, slope = layer.attention.n_heads, self.slopes.get(("z", layer.index))
         pattern, value = self.seen[layer.index]
-        if slope is None:
+        if slope is None:  # an edit put something else in the place of what this layer's attention wrote
             return np.zeros((n, pattern.shape[-1])), np.zeros(n)
         direction = slope[0, q].double().unflatten(-1, (n, -1))
         wrote = (self.kept["z", layer.index][0, q].detach().double().unflatten(-1, (n, -1)) * direction).sum(-1)

@@ -19,7 +19,7 @@ from interp_widgets.model.errors import CancelledError, FeatureOffError, Interve
 from interp_widgets.model.gate import Program, activate
 from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.live import LiveModel
-from interp_widgets.model.places import on_input, place
+from interp_widgets.model.places import on_input, on_output, place
 from interp_widgets.model.question import Asked, Metric, Question, Token
 from interp_widgets.model.reading import acts
 from interp_widgets.model.run import Batch, batch_of, force_eager, modes
@@ -163,12 +163,14 @@ def _run(
     with live.lock, modes(live.device):  # also the batch: a tensor made in the caller's inference mode has no gradient
         live.ready()
         if grad:
-            _refuse(live)
+            refuse_gradients(live)
         compiled, batch = what.compiled(rows, cancelled)
         run: list[torch.Tensor] = []
         place(compiled.program, live.anatomy, Site("embed"), lambda: rows, _feeder(embed, run, grad))
         for step in compiled.steps:
             place_step(live, compiled.program, step, lambda: rows)
+        if grad:
+            _watch_gradients(what, compiled.program, rows)
         ruled = nullcontext() if rules is None else rules(live, compiled.program, rows)
         with ruled, modes(live.device, grad=grad), force_eager(live.anatomy.root), activate(compiled.program):
             value = what.score(read_logits(what, compiled, batch))
@@ -228,9 +230,47 @@ def _gradient(value: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
     return slope
 
 
-def _refuse(live: LiveModel) -> None:
-    """Refuse what would make a gradient silently wrong: blocks that are recomputed outside our run."""
+def _watch_gradients(what: Explained, program: Program, rows: int) -> None:
+    """Stop where a layer's kernel has no gradient: the stream around it would carry on, and the result be silently wrong."""
+    edited = min((-1 if i.site.layer is None else i.site.layer for i in what.interventions), default=None)
+
+    for layer in what.live.anatomy.layers:
+        if edited is not None and layer.index >= edited:
+            return  # what an edit puts there may well be a constant
+        if layer.attention is not None:
+            on_input(program, layer.attention.output, lambda: rows, watch(f"the heads of layer {layer.index}"))
+        for part, name in ((layer.attention, "attention"), (layer.mlp, "MLP")):
+            if part is not None and part.write is not None:
+                on_output(program, part.write, lambda: rows, watch(f"the {name} of layer {layer.index}"))
+        if layer.mlp is not None and layer.mlp.neurons is not None:
+            on_input(program, layer.mlp.neurons, lambda: rows, watch(f"the neurons of layer {layer.index}"))
+
+
+def watch(name: str) -> Callable[[torch.Tensor], None]:
+    """A look at a tensor of a graph: one without a gradient is refused by name."""
+
+    def see(x: torch.Tensor) -> None:
+        if not x.requires_grad:
+            raise FeatureOffError(
+                f"No gradient comes out of {name} (a quantised or compiled kernel without one), so a gradient through "
+                "the rest would be wrong; use method='occlusion', which needs none."
+            )
+
+    return see
+
+
+def refuse_gradients(live: LiveModel) -> None:
+    """Refuse a model whose gradients would fail, or be silently wrong.
+
+    Raises:
+        FeatureOffError: with gradient checkpointing on, or for weights that were made in inference mode.
+    """
     root = live.anatomy.root
+    if any(p.is_inference() for p in root.parameters()):
+        raise FeatureOffError(
+            "The weights of this model were made inside torch.inference_mode(), so it has no gradients; load it outside, or "
+            "use method='occlusion', which needs none."
+        )
     if any(m.training and getattr(m, "gradient_checkpointing", False) for m in root.modules()):
         raise FeatureOffError(
             "Gradient checkpointing is on, so blocks are computed a second time outside this run; call "

@@ -72,7 +72,9 @@ def _without_rule(layer: Layer) -> str:
         return layer.hole or "parts of another kind"
     if layer.attention.gated:
         return "a gate after its softmax"
-    return "a mixture of experts" if layer.mlp is None or layer.mlp.neurons is None else ""
+    if layer.mlp is None:
+        return "an MLP whose parts were not found"
+    return "a mixture of experts" if layer.mlp.neurons is None else ""
 
 
 @contextmanager
@@ -151,7 +153,12 @@ class _ConstantSoftmax(TorchFunctionMode):
 def _constant_pattern(query: torch.Tensor, key: torch.Tensor, _value: torch.Tensor, _pattern: torch.Tensor) -> None:
     for tensor in (query, key):
         if tensor.requires_grad:
-            tensor.register_hook(torch.zeros_like)
+            tensor.register_hook(_nothing)
+
+
+def _nothing(slope: torch.Tensor | None) -> torch.Tensor | None:
+    """No gradient; a quantised layer in between may give none to begin with."""
+    return None if slope is None else torch.zeros_like(slope)
 
 
 def _activation_rule(last: list[torch.Tensor]) -> After:

@@ -119,6 +119,7 @@ def same(a: Any, b: Any) -> bool:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("around", ["nothing", "no_grad", "inference_mode", "autocast", "train", "frozen"])
+@pytest.mark.case("A17", "A18")
 def test_the_model_and_the_modes_are_bit_identical_afterwards_and_change_no_number(method: str, around: str) -> None:
     built = model("llama")  # without dropout, so that training mode is no reason to refuse
     live = open_model(built, tokenizer())
@@ -254,6 +255,43 @@ def test_a_metric_of_ones_own_is_differentiated_where_it_returns_a_tensor(gpt2: 
     with pytest.raises(FeatureOffError, match="returns? a tensor|return a tensor"):
         attribute(gpt2, closed)
     assert abs(attribute(gpt2, closed, method="occlusion").scores).max() > 0
+
+
+class Cut(torch.nn.Linear):
+    """A projection whose kernel has no backward, as some quantised ones."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  (torch's own name)
+        return super().forward(input).detach()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_model_without_gradients_is_refused_in_a_sentence_and_occluded_all_the_same(method: str) -> None:
+    """Weights made in inference mode; one projection whose kernel has no gradient; blocks that would be recomputed."""
+    with torch.inference_mode():
+        made = model("llama")
+    cut = model("llama")
+    cut.model.layers[1].self_attn.o_proj.__class__ = Cut
+    recomputed = model("llama")
+    getattr(recomputed, "activation_checkpointing_enable", recomputed.gradient_checkpointing_enable)()
+    recomputed.train()
+    sentences = {"inference_mode": made, "of layer 1": cut, "checkpointing": recomputed}
+    for sentence, built in sentences.items():
+        live = open_model(built, tokenizer())
+        if method == "occlusion":
+            assert np.abs(attribute(live, asked(live), method=method).scores).max() > 0.01
+        else:
+            with pytest.raises(FeatureOffError, match=sentence):
+                attribute(live, asked(live), method=method)
+        live.release()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_leaves_a_remainder_that_is_shown(dtype: torch.dtype) -> None:
+    live = open_model(model("llama").to(dtype), tokenizer())
+    a = attribute(live, asked(live))
+    assert 0 < abs(a.error) < 0.05 * abs(a.metric)
+    assert f"{abs(a.error):.0e}" in a.line
+    live.release()
 
 
 def test_an_edit_that_cuts_the_gradient_is_said(gpt2: LiveModel) -> None:
