@@ -11,7 +11,20 @@ from nnsight import LanguageModel
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoTokenizer
 
-from tests.peers.perturbed import CLOSE, FAMILIES, OTHER, cases, direction, folder, hook_of, ids, live, module, ours, tokenizer
+from tests.peers.perturbed import (
+    CLOSE,
+    FAMILIES,
+    OTHER,
+    cases,
+    direction,
+    folder,
+    hook_of,
+    ids,
+    live,
+    module,
+    ours,
+    tokenizer,
+)
 
 PARTS = {
     "gpt2": (lambda m: m.transformer.h, lambda b: b.attn.c_proj, lambda m: m.lm_head),

@@ -8,9 +8,27 @@ from typing import Any
 import pytest
 import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
-from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights, convert_llama_weights, convert_neox_weights
+from transformer_lens.pretrained.weight_conversions import (
+    convert_gpt2_weights,
+    convert_llama_weights,
+    convert_neox_weights,
+)
 
-from tests.peers.perturbed import CLOSE, FAMILIES, HEADS, LAYERS, OTHER, VOCAB, WIDTH, cases, hook_of, ids, live, module, ours
+from tests.peers.perturbed import (
+    CLOSE,
+    FAMILIES,
+    HEADS,
+    LAYERS,
+    OTHER,
+    VOCAB,
+    WIDTH,
+    cases,
+    hook_of,
+    ids,
+    live,
+    module,
+    ours,
+)
 
 COMMON = {"n_layers": LAYERS, "d_model": WIDTH, "n_ctx": 64, "d_head": WIDTH // HEADS, "n_heads": HEADS, "d_vocab": VOCAB}
 OWN: dict[str, dict[str, Any]] = {
