@@ -102,6 +102,16 @@ class History:
         """The present draft is final."""
         self.moments[self.index] = replace(self.now, draft="")
 
+    def finish(self) -> None:
+        """The present draft is final; one that ended where it began is no step."""
+        now, before = self.now, self.moments[max(0, self.index - 1)]
+        if self.index > 0 and now.draft and (now.question, now.entries) == (before.question, before.entries):
+            self.index -= 1  # first, so that an interrupt leaves it inside the list
+            del self.moments[self.index + 1 :]
+            self.metrics.pop(self.index + 1, None)
+        else:
+            self.settle()
+
     def move(self, by: int) -> bool:
         """Undo (−1) or redo (+1); False at the end of the list."""
         if not 0 <= self.index + by < len(self.moments):

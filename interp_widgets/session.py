@@ -20,9 +20,11 @@ from interp_widgets.model.fingerprint import Fingerprint
 from interp_widgets.model.interventions import Ablate, AblateMode, Intervention, Steer, finite_strength
 from interp_widgets.model.live import LiveModel
 from interp_widgets.model.places import check_site
+from interp_widgets.model.positions import Positions, PositionSpec
 from interp_widgets.model.question import Asked, Example, Metric, MetricFn, Prompt, Question, Token
 from interp_widgets.model.receipts import Receipt
 from interp_widgets.model.reference import Reference
+from interp_widgets.model.run import row_of
 from interp_widgets.model.sites import Site
 from interp_widgets.moment import Entry, History, Moment
 from interp_widgets.worker import retire_worker, worker_of
@@ -144,11 +146,13 @@ class Session:
         """Put these interventions, and only these, in force, in this order.
 
         Raises:
-            SiteError, InterventionError, FeatureOffError: for one that this model cannot take; nothing is changed then.
+            SiteError, InterventionError, FeatureOffError: for one that this model cannot take, or an ablation named twice;
+                nothing is changed then.
         """
         self._open()
         for intervention in interventions:
             self._check(intervention)
+        _once([i for i in interventions if isinstance(i, Ablate)])
         entries: dict[str, Entry] = {}
         for n, intervention in enumerate(interventions):
             entry = Entry(intervention)
@@ -165,21 +169,37 @@ class Session:
         with self._lock:
             self.switch([where], off=self.now.ablated(where) is None, mode=mode)
 
-    def switch(self, sites: Sequence[str | Site], *, off: bool, mode: AblateMode | None = None) -> None:
-        """Switch several sites off, or on again, in one step."""
+    def switch(
+        self,
+        sites: Sequence[str | Site],
+        *,
+        off: bool,
+        mode: AblateMode | None = None,
+        positions: PositionSpec | Positions = "all",
+    ) -> None:
+        """Switch several sites off, everywhere or at some positions, or on again, in one step.
+
+        Raises:
+            SiteError: for a site that the model does not have. InterventionError: for a position that the prompt does not have.
+        """
         self._open()
-        ablations = [Ablate(Site.parse(s), mode or self._mode) for s in sites]
+        where = Positions.of(positions)
+        ablations = [Ablate(Site.parse(s), mode or self._mode, positions=where) for s in sites]
         for ablation in ablations:
             self._check(ablation)
+        _once(ablations)
         names = ", ".join(a.site.name for a in ablations[:3]) + (
             f" and {len(ablations) - 3} more" if len(ablations) > 3 else ""
         )
+        for asked in self.question.examples if off and self.question is not None else ():
+            where.mask(row_of(asked.tokens, len(asked.tokens)))
 
         def switched(moment: Moment) -> Moment:
             if not off:
                 return moment.without([Entry(a).key for a in ablations], f"{names} on")
             for ablation in ablations:
-                moment = moment.with_entry(Entry(ablation), f"{names} off")
+                at = "" if str(where) == "all" else f" at {where}"
+                moment = moment.with_entry(Entry(ablation), f"{names} off{at}")
             return moment
 
         self._step(switched)
@@ -236,10 +256,12 @@ class Session:
             old = entry.intervention if entry is not None else None
             steer = old.at(value) if isinstance(old, Steer) else Steer(vector.site, vector, value, name=name)
             self._check(steer)
-            moment = self.now.with_entry(Entry(steer, entry.on if entry else True), f"{name} {value:+.2f}")
-            self._step(lambda _now: replace(moment, draft=f"strength:{name}"))
+            changed = Entry(steer, entry.on if entry else True)
+            if changed != entry:
+                moment = self.now.with_entry(changed, f"{name} {value:+.2f}")
+                self._step(lambda _now: replace(moment, draft=f"strength:{name}"))
             if final:
-                self._history.settle()
+                self._history.finish()
 
     def steer_settings(
         self,
@@ -574,6 +596,16 @@ def _position(position: int, n: int) -> int:
             f"Position {position!r} does not exist: the prompt has {n} tokens (0 to {n - 1}, or -1 to -{n})."
         )
     return position % n
+
+
+def _once(ablations: Sequence[Ablate]) -> None:
+    keys = [Entry(a).key for a in ablations]
+    for n, key in enumerate(keys):
+        if key in keys[:n]:
+            name = ablations[n].label if ablations[n].edge is not None else ablations[n].site.name
+            raise InterventionError(
+                f"{name} is named twice; a part is ablated once: name it once, with all of its positions."
+            )
 
 
 def _remode(entry: Entry, mode: AblateMode) -> Entry:

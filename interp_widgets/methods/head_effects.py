@@ -206,7 +206,8 @@ class _Sweep:
         mlps: bool,
         positions: Positions,
     ) -> None:
-        self.live, self.asked, self.mode, self.reference, self.cancelled = live, asked, mode, reference, cancelled
+        self.live, self.asked, self.reference, self.cancelled = live, asked, reference, cancelled
+        self.mode: AblateMode = mode
         self.mlps, self.positions = mlps, positions
         self.mask = torch.from_numpy(positions.mask(row_of(asked.tokens, len(asked.tokens))))
         self.interventions = tuple(interventions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import traitlets
@@ -70,9 +70,9 @@ class HeadAblation(View):
         super().__init__(session, **({"mode": session.mode} | settings))
         if self.mode != session.mode:
             session.set_mode(self.mode)  # pyright: ignore[reportArgumentType]  (the trait allows these modes only)
-        self.observe(self._mode_changed, names="mode")
+        self.observe(self._follow_mode, names="mode")
 
-    def _mode_changed(self, change: Any) -> None:
+    def _follow_mode(self, change: Any) -> None:
         if self.comm is not None and change["new"] != self.session.mode:
             self.session.set_mode(change["new"])
 
@@ -145,8 +145,7 @@ class HeadAblation(View):
         self._prompt = ids
 
     def _where(self) -> Positions:
-        chosen = cast("list[int]", self.positions)
-        return Positions.of(chosen) if chosen else Positions.of("all")
+        return Positions.of(self.positions or "all")
 
     def _tell_direct(self, snapshot: Snapshot, cancelled: Cancelled) -> None:
         assert snapshot.question is not None
@@ -226,17 +225,15 @@ class HeadAblation(View):
     def _with_hovered(self, snapshot: Snapshot, part: HeadEffects, cancelled: Cancelled) -> HeadEffects:
         """The table with the head that the pointer is on, measured by itself when its chunk has not come yet."""
         assert snapshot.question is not None
-        at, asked = self._hovered, snapshot.question.examples
-        if at is None or np.isfinite(part.effects[at]) or len(asked) > 1:
+        at, asked = self._hovered, snapshot.question.first
+        if at is None or np.isfinite(part.effects[at]) or snapshot.question.n > 1:
             return part
         site = f"L{at[0]}H{at[1]}"
         if any(i.site.layer == at[0] and i.site.part in ("z", "pattern") for i in snapshot.interventions):
-            return (
-                part  # edited already: its effect is counted from the state without those edits, which the sweep knows
-            )
+            return part  # its effect is counted from the state without the edits to it, which the sweep knows
         ablation = Ablate(site, snapshot.mode, snapshot.reference, self._where())
-        reading = self.session.model.answer(asked[0], (*snapshot.interventions, ablation), cancelled)
-        metric = float(asked[0].metric.of(reading.logits[None])[0])
+        reading = self.session.model.answer(asked, (*snapshot.interventions, ablation), cancelled)
+        metric = float(asked.metric.of(reading.logits[None])[0])
         part.metrics[at], part.effects[at] = metric, part.baseline - metric
         return part
 
@@ -256,11 +253,8 @@ class HeadAblation(View):
             card = {"layer": at[0], "head": at[1], "error": str(error)}
         except Exception as error:
             log.exception("the card of a head could not be made")
-            card = {
-                "layer": at[0],
-                "head": at[1],
-                "error": f"This card could not be made: {type(error).__name__}: {error}",
-            }
+            why = f"This card could not be made: {type(error).__name__}: {error}"
+            card = {"layer": at[0], "head": at[1], "error": why}
         self._drawn = (snapshot.revision, at)
         status, progress, message = self._status
         self.publish(snapshot, status, {"card": card}, progress, message)

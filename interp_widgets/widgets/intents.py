@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from interp_widgets.widgets.channel import SessionWidget
 
 _TEXT = 1_000_000
+_POSITIONS = 100_000
 _MODES = ("mean", "zero", "resample")
 
 
@@ -81,14 +82,15 @@ def narrowed(intent: Intent, keys: list[str]) -> Intent | None:
 
 
 def _ablate(_mirror: SessionWidget, session: Session, intent: Intent) -> None:
-    session.switch([_text(intent, "site")], off=_flag(intent, "off"), mode=_mode(intent))
+    session.switch([_text(intent, "site")], off=_flag(intent, "off"), mode=_mode(intent), positions=_positions(intent))
 
 
 def _ablate_many(_mirror: SessionWidget, session: Session, intent: Intent) -> None:
     sites = intent.args.get("sites")
     if not isinstance(sites, list) or not sites or not all(isinstance(s, str) and len(s) < 100 for s in sites):
         raise InterventionError("Name at least one site to switch, such as L1H3.")
-    session.switch([str(s) for s in sites], off=_flag(intent, "off"), mode=_mode(intent))
+    where = _positions(intent)
+    session.switch([str(s) for s in sites], off=_flag(intent, "off"), mode=_mode(intent), positions=where)
 
 
 def _edge(_mirror: SessionWidget, session: Session, intent: Intent) -> None:
@@ -183,6 +185,16 @@ def _position(intent: Intent, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 31:
         raise InterventionError(f"The wish {intent.name!r} needs {name!r} to be a position from 0, not {brief(value)}.")
     return value
+
+
+def _positions(intent: Intent) -> str | list[int]:
+    """Where to switch something off: everywhere, or at these positions of the prompt."""
+    value = intent.args.get("positions", "all")
+    if value == "all":
+        return "all"
+    if isinstance(value, list) and 0 < len(value) <= _POSITIONS and all(type(v) is int and v >= 0 for v in value):
+        return [int(v) for v in value]
+    raise InterventionError(f'Positions are "all" or a list of positions from 0, not {brief(value)}.')
 
 
 def _mode(intent: Intent) -> Any:

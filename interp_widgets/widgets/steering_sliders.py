@@ -11,7 +11,7 @@ import traitlets
 from interp_widgets.methods.dose_response import DoseResponse, dose_response
 from interp_widgets.methods.steering import SteeringVector
 from interp_widgets.model.errors import CancelledError
-from interp_widgets.model.generate import GenerationRun, generate
+from interp_widgets.model.generate import GeneratedToken, GenerationRun, generate
 from interp_widgets.model.interventions import Intervention, Steer
 from interp_widgets.session import Session, Snapshot
 from interp_widgets.widgets.base import View
@@ -79,7 +79,7 @@ class SteeringSliders(View):
         note = ""
         run = generate(self.session.model, list(asked.ids), moving, self.tokens, cancelled=cancelled)
         for token in run:
-            edited.append({"id": token.id, "text": token.text, "probability": token.probability})
+            edited.append(written(token))
             if self._stopped:
                 note = "stopped"
                 break
@@ -96,7 +96,7 @@ class SteeringSliders(View):
         plain: list[Json] = []
         run = generate(live, list(asked.ids), (), self.tokens, cancelled=cancelled)
         for token in run:
-            plain.append({"id": token.id, "text": token.text, "probability": token.probability})
+            plain.append(written(token))
             if self._stopped:
                 return plain
             self.publish(snapshot, "partial", {"continuation": _continuation(plain, [], running=True)}, 0.2)
@@ -115,6 +115,11 @@ class SteeringSliders(View):
             )
             curves[name] = _curve(response)
             self.publish(snapshot, "partial", {"vectors": dict(curves)}, 0.5 + 0.5 * (n + 1) / len(names))
+
+
+def written(token: GeneratedToken) -> Json:
+    """A generated token as the browser is told it; its kind keeps a special one, or half a letter, from being printed as text."""
+    return {"id": token.id, "text": token.text, "kind": token.kind, "probability": token.probability}
 
 
 def refuse_half(run: GenerationRun) -> None:

@@ -14,6 +14,7 @@ from interp_widgets.session import Session
 from interp_widgets.version import __version__
 
 Json = dict[str, Any]
+EXAMPLES = 1000  # whose own numbers are sent beside the mean
 _LIMIT = 2.0  # sliders run from −2 to 2 times the vector as stored
 
 
@@ -116,6 +117,7 @@ def _answer(session: Session, answer: Answer) -> Json:
         "metric": answer.metric,
         "plain_metric": answer.plain_metric,
         "interval": answer.interval,
+        "values": list(answer.values[:EXAMPLES]),
         "target_probability": answer.target_probability,
         "rank": answer.rank,
         "kl": answer.kl,
