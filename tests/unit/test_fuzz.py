@@ -15,6 +15,27 @@ from interp_widgets.widgets.channel import mirror_of
 from tests.unit.comm import Json, NotStrictJsonError, RecordingComm, Wire, strict
 from tests.unit.conftest import Bench
 
+WRONG_VALUES: list[tuple[str, Any]] = [
+    ("steps", True),
+    ("steps", 0),
+    ("steps", 10**9),
+    ("steps", 2.5),
+    ("baseline", "\ud83d"),
+    ("baseline", "x" * 2000),
+]
+WRONG_WISHES: list[tuple[str, str, Json, str]] = [
+    ("ablate", "head:L9H9", {"site": "L9H9", "off": True, "mode": "zero"}, "L9H9"),
+    ("ablate", "head:L1H1", {"site": "L1H1", "off": "yes", "mode": "zero"}, "yes"),
+    ("ablate", "head:L1H1", {"site": "L1H1", "off": True, "mode": "median"}, "median"),
+    ("strength", "strength:push", {"name": "push", "value": float("nan"), "final": True}, "finite"),
+    ("strength", "strength:push", {"name": "push", "value": "nan", "final": True}, "nan"),
+    ("strength", "strength:push", {"name": "push", "value": 10**400, "final": True}, ""),
+    ("strength", "strength:push", {"name": "push", "value": True, "final": True}, "True"),
+    ("ask", "ask", {"prompt": "", "target": None, "foil": None}, "empty"),
+    ("ask", "ask", {"prompt": "w5", "target": "w5 w6", "foil": None}, "2 tokens"),
+    ("mode", "mode", {"mode": "loud"}, "loud"),
+    ("panel", "panel:x", {"panel": "x", "action": "generate"}, "closed"),
+]
 PROTECTED = (
     "_esm",
     "_css",
@@ -159,62 +180,38 @@ def test_a_plain_widget_lets_the_page_replace_its_code_and_sends_what_is_no_json
 
 
 @pytest.mark.case("D01", "D02")
-@pytest.mark.parametrize("wrong", ["nothing", 5, None, ["zero"], True, {"a": 1}])
-def test_a_setting_that_makes_no_sense_is_answered_with_the_truth_and_a_sentence(
-    bench: Bench, wire: Wire, wrong: Any
-) -> None:
+def test_a_setting_that_makes_no_sense_is_answered_with_the_truth_and_a_sentence(bench: Bench, wire: Wire) -> None:
     comm = wire.of(bench.tokens)
     steps, method = bench.tokens.steps, bench.tokens.method
-    comm.receive_state(steps=7, method=wrong)
-    assert (bench.tokens.steps, bench.tokens.method) == (steps, method), "half of a wrong message was taken"
-    assert (comm.state["steps"], comm.state["method"]) == (steps, method), "the page was not told the truth"
+    for wrong in ["nothing", 5, None, ["zero"], True, {"a": 1}]:
+        comm.receive_state(steps=7, method=wrong)
+        assert (bench.tokens.steps, bench.tokens.method) == (steps, method), "half of a wrong message was taken"
+        assert (comm.state["steps"], comm.state["method"]) == (steps, method), "the page was not told the truth"
+    for name, value in WRONG_VALUES:
+        before = getattr(bench.tokens, name)
+        comm.receive_state(**{name: value})
+        assert getattr(bench.tokens, name) == before
+    comm.receive_state(method="nothing")
     bench.page.wait(
-        lambda: "Method cannot be" in bench.page.panel(bench.tokens).get("message", ""), "the sentence in the view", 1.0
+        lambda: "Method cannot be 'nothing'" in bench.page.panel(bench.tokens).get("message", ""),
+        "the sentence in the view",
+        1.0,
     )
     assert bench.page.panel(bench.tokens)["status"] == "failed"
 
 
-@pytest.mark.parametrize(
-    ("name", "wrong"),
-    [("steps", True), ("steps", 0), ("steps", 10**9), ("steps", 2.5), ("baseline", "\ud83d"), ("baseline", "x" * 2000)],
-)
-def test_a_value_that_a_trait_would_let_through_is_refused_all_the_same(
-    bench: Bench, wire: Wire, name: str, wrong: Any
-) -> None:
-    before = getattr(bench.tokens, name)
-    wire.of(bench.tokens).receive_state(**{name: wrong})
-    assert getattr(bench.tokens, name) == before
-
-
 @pytest.mark.case("D01")
-@pytest.mark.parametrize(
-    ("name", "key", "args", "words"),
-    [
-        ("ablate", "head:L9H9", {"site": "L9H9", "off": True, "mode": "zero"}, "L9H9"),
-        ("ablate", "head:L1H1", {"site": "L1H1", "off": "yes", "mode": "zero"}, "yes"),
-        ("ablate", "head:L1H1", {"site": "L1H1", "off": True, "mode": "median"}, "median"),
-        ("strength", "strength:push", {"name": "push", "value": float("nan"), "final": True}, "finite"),
-        ("strength", "strength:push", {"name": "push", "value": "nan", "final": True}, "nan"),
-        ("strength", "strength:push", {"name": "push", "value": 10**400, "final": True}, ""),
-        ("strength", "strength:push", {"name": "push", "value": True, "final": True}, "True"),
-        ("ask", "ask", {"prompt": "", "target": None, "foil": None}, "empty"),
-        ("ask", "ask", {"prompt": "w5", "target": "w5 w6", "foil": None}, "2 tokens"),
-        ("mode", "mode", {"mode": "loud"}, "loud"),
-        ("panel", "panel:x", {"panel": "x", "action": "generate"}, "closed"),
-    ],
-)
-def test_a_wish_that_makes_no_sense_is_refused_in_a_sentence_within_a_second(
-    bench: Bench, name: str, key: str, args: Any, words: str
-) -> None:
+def test_a_wish_that_makes_no_sense_is_refused_in_a_sentence_within_a_second(bench: Bench) -> None:
     bench.page.calm()
     before = bench.session.revision, bench.session.interventions, bench.page.metric
-    seq = bench.page.wish(name, key, **args)
-    bench.page.wait(lambda: bench.page.refusal(seq) is not None, "the refusal", 1.0)
-    sentence = bench.page.refusal(seq) or ""
-    assert words in sentence
-    assert sentence[0].isupper() or sentence[0] in "'\""
-    assert sentence.rstrip().endswith((".", "?", "'")), sentence
-    bench.page.wait(lambda: bench.page.acknowledged, "the acknowledgement", 1.0)
+    for name, key, args, words in WRONG_WISHES:
+        seq = bench.page.wish(name, key, **args)
+        bench.page.wait(lambda seq=seq: bench.page.refusal(seq) is not None, f"the refusal of {name} {args}", 1.0)
+        sentence = bench.page.refusal(seq) or ""
+        assert words in sentence
+        assert sentence[0].isupper() or sentence[0] in "'\""
+        assert sentence.rstrip().endswith((".", "?", "'")), sentence
+        bench.page.wait(lambda: bench.page.acknowledged, "the acknowledgement", 1.0)
     assert (bench.session.revision, bench.session.interventions, bench.page.metric) == before
 
 
@@ -293,7 +290,7 @@ def test_two_pages_and_one_that_opens_later_show_the_same_within_a_second(bench:
     assert states[-1]["answer"]["metric"] == bench.session.answer.metric
 
 
-@pytest.mark.case("D14")
+@pytest.mark.case("D14", "D15")
 def test_a_view_answers_a_page_that_says_hello_before_anything_is_computed(wire: Wire, model: Any) -> None:
     from tests.unit import tiny_models
     from tests.unit.page import open_page
@@ -303,6 +300,7 @@ def test_a_view_answers_a_page_that_says_hello_before_anything_is_computed(wire:
     page = open_page(wire, session)
     page.wait(lambda: page.of("state"), "a state with no question", 1.0)
     assert page.state["question"] is None
+    assert page.state["version"] == iw.__version__, "a page of another version could not tell"
     assert page.state["busy"] is False
     assert view.comm is not None
     session.close()

@@ -14,6 +14,18 @@ from tests.unit import tiny_models
 from tests.unit.conftest import Bench
 from tests.unit.page import PROMPT
 
+WRONG: list[tuple[Any, str]] = [
+    (lambda: iw.Ablate("L9H0"), "L9"),
+    (lambda: iw.Ablate("L1H99"), "H99"),
+    (lambda: iw.Ablate("L-1H0"), "L-1H0"),
+    (lambda: iw.Ablate(5), "5"),  # pyright: ignore[reportArgumentType]
+    (lambda: iw.Ablate(True), "True"),  # pyright: ignore[reportArgumentType]
+    (lambda: iw.Ablate("L" + "9" * 400 + "H0"), "9"),
+    (lambda: iw.Steer("L1", [1.0] * 31), "31"),
+    (lambda: iw.Steer("L1", []), ""),
+    (lambda: iw.Steer("L1", [float("nan")] * 32), "finite"),
+]
+
 
 def fail(_x: torch.Tensor) -> torch.Tensor:
     raise ZeroDivisionError("own code gave up")
@@ -54,29 +66,14 @@ def test_an_error_of_the_model_itself_keeps_its_type_and_its_line(bench: Bench) 
 
 
 @pytest.mark.case("A03", "A04", "A05", "A11")
-@pytest.mark.parametrize(
-    ("wrong", "words"),
-    [
-        (lambda: iw.Ablate("L9H0"), "L9"),
-        (lambda: iw.Ablate("L1H99"), "H99"),
-        (lambda: iw.Ablate("L-1H0"), "L-1H0"),
-        (lambda: iw.Ablate(5), "5"),  # pyright: ignore[reportArgumentType]
-        (lambda: iw.Ablate(True), "True"),  # pyright: ignore[reportArgumentType]
-        (lambda: iw.Ablate("L" + "9" * 400 + "H0"), "9"),
-        (lambda: iw.Steer("L1", [1.0] * 31), "31"),
-        (lambda: iw.Steer("L1", []), ""),
-        (lambda: iw.Steer("L1", [float("nan")] * 32), "finite"),
-    ],
-)
-def test_of_several_interventions_one_wrong_one_installs_none_and_says_why(
-    bench: Bench, wrong: Any, words: str
-) -> None:
+def test_of_several_interventions_one_wrong_one_installs_none_and_says_why(bench: Bench) -> None:
     before, hooks = (bench.session.revision, bench.session.interventions), our_hooks(bench.model)
-    with pytest.raises((iw.InterpError, TypeError)) as caught:
-        bench.session.set(iw.Ablate("L0H0", mode="zero"), iw.Ablate("L1H0", mode="zero"), wrong())
-    assert words in str(caught.value)
-    assert (bench.session.revision, bench.session.interventions) == before
-    assert our_hooks(bench.model) == hooks
+    for wrong, words in WRONG:
+        with pytest.raises((iw.InterpError, TypeError)) as caught:
+            bench.session.set(iw.Ablate("L0H0", mode="zero"), iw.Ablate("L1H0", mode="zero"), wrong())
+        assert words in str(caught.value)
+        assert (bench.session.revision, bench.session.interventions) == before
+        assert our_hooks(bench.model) == hooks
 
 
 @pytest.mark.case("A05")
