@@ -1,13 +1,23 @@
 /** The traits of HeadAblation, and its sweep's table as the view reads it. */
 
 import { asArray, cell, type Decoded, type NdArray } from "../kit/codec.ts";
-import { named, num } from "../kit/format.ts";
+import { named, num, plural } from "../kit/format.ts";
 import { columnsOf, positionOf, type Shape } from "../kit/grid_geometry.ts";
 import { type Diverging, diverging } from "../kit/scale.ts";
 import type { Panel } from "../session/panels.ts";
 import type { Question, State } from "../session/protocol.ts";
+import type { Mark } from "../session/store.ts";
 
-export type Traits = { session: string; panel: string };
+export type Traits = {
+  session: string;
+  panel: string;
+  /** What the cells show. */
+  colour: string;
+  /** Of which number the total effect is. */
+  read: string;
+  /** Where heads are switched off; empty is everywhere. */
+  positions: number[];
+};
 
 export type Table = {
   mode: string;
@@ -26,6 +36,11 @@ export type Table = {
   scale: Diverging;
   mlpScale: Diverging;
   order: ReadonlyMap<number, number>;
+  /** "direct" while a long sweep has empty cells. */
+  meanwhile: string;
+  positions: readonly number[];
+  data: Panel["data"];
+  revisions: Panel["revisions"];
 };
 
 export function readTable(panel: Panel | null): Table | null {
@@ -50,6 +65,10 @@ export function readTable(panel: Panel | null): Table | null {
     scale: diverging(Array.from(effects?.data ?? []), floor),
     mlpScale: diverging(Array.from(mlp?.data ?? []), floor),
     order: ranking(effects),
+    meanwhile: typeof data.meanwhile === "string" ? data.meanwhile : "",
+    positions: Array.isArray(data.positions) ? data.positions.map(Number) : [],
+    data,
+    revisions: panel.revisions,
   };
 }
 
@@ -68,18 +87,6 @@ function ranking(effects: NdArray | null): ReadonlyMap<number, number> {
 
 export function shapeOf(heads: readonly number[]): Shape {
   return { heads, mlp: heads.length > 0 };
-}
-
-/** A site's effect; where the new table has none yet, the one of before, marked stale. */
-export function effectOf(
-  table: Table | null,
-  before: Table | null,
-  shape: Shape,
-  site: string,
-): { value: number; stale: boolean } {
-  const now = lookup(table, shape, site);
-  if (!Number.isNaN(now) || before === null) return { value: now, stale: false };
-  return { value: lookup(before, shape, site), stale: true };
 }
 
 function lookup(table: Table | null, shape: Shape, site: string): number {
@@ -161,14 +168,49 @@ function ahead(question: Question | null, metric: number): string {
 }
 
 /** "mean over names-corrupt (64, by position) · exact · cells do not add up to the answer" */
-export function honestParts(table: Table | null, state: State): string[] {
+export function honestParts(table: Table | null, state: State, colour = "total effect"): string[] {
+  if (colour === "direct effect")
+    return [note(table, "direct_note") || DIRECT, "cells and the rest add up to the answer"];
+  if (colour !== "total effect") return [note(table, "scores_note") || (SCORES[colour] ?? "")];
   const set = table?.reference || referenceName(state);
   const mode = table?.mode || state.mode;
-  const how = mode === "zero" ? "zero: a head's output replaced by zeros" : `${mode}${set ? ` over ${set}` : ""}`;
-  return [how, "exact", "cells do not add up to the answer"];
+  const how =
+    mode === "zero"
+      ? "zero: a head's output replaced by zeros"
+      : mode === "resample"
+        ? `resample from ${set}`
+        : `${mode}${set ? ` over ${set}` : ""}`;
+  const where =
+    table !== null && table.positions.length > 0 ? `at ${plural(table.positions.length, "chosen token")}` : "";
+  const hollow = table?.meanwhile === "direct" ? "hollow: direct effects, until the sweep has come to them" : "";
+  return [how, where, "exact", hollow, "cells do not add up to the answer"];
+}
+
+const DIRECT = "direct: its write through the final norm of this run, along target − foil, in one forward";
+const SCORES: Record<string, string> = {
+  "previous-token": "mean attention from each position to the one before (Olsson et al. 2022)",
+  "duplicate-token": "mean attention to earlier occurrences of the same token; empty where none comes twice",
+  induction: "mean attention to what followed an earlier occurrence (Olsson et al. 2022); empty where none comes twice",
+  copying:
+    "Σ attention · what the source's value does to its own token's logit, over the mean logit; purple suppresses",
+};
+
+function note(table: Table | null, key: string): string {
+  const said = table?.data[key];
+  return typeof said === "string" ? said : "";
 }
 
 function referenceName({ reference }: State): string {
   if (reference === null) return "";
   return `${reference.name} (${reference.n}, ${reference.pooled ? "pooled" : "by position"})`;
+}
+
+/** The head or MLP that a mark is on. */
+export function siteOf(mark: Mark): string | null {
+  return mark?.kind === "head" ? mark.site : null;
+}
+
+export function headOf(site: string): { layer: number; head: number } | null {
+  const [, layer, head] = /^L(\d+)H(\d+)$/.exec(site) ?? [];
+  return layer === undefined ? null : { layer: Number(layer), head: Number(head) };
 }

@@ -11,7 +11,7 @@ import {
   openPage,
   type Page,
 } from "../tests/harness.ts";
-import { nameOfSet } from "./view.ts";
+import { nameOfSet } from "./actions.ts";
 
 const line = (root: Element): string => find(root, '[data-iw="fixed"]').textContent ?? "";
 const keydown = (key: string, init = {}): void => {
@@ -214,4 +214,122 @@ test("48 × 64 heads are usable: one button, painted on a canvas, toggled by the
   click(proxy);
   expect(kernel.state.interventions.map((one) => one.site)).toEqual(["L1H1"]);
   expect(proxy.getAttribute("aria-pressed")).toBe("true");
+});
+
+const menu = (root: Element, name: string): HTMLSelectElement => find(root, `select[aria-label="${name}"]`);
+function choose(root: Element, name: string, value: string): void {
+  const select = menu(root, name);
+  select.value = value;
+  select.dispatchEvent(new Event("change", { bubbles: true }));
+}
+const cellColour = (view: Element, site: string): string => head(view, site).style.backgroundColor;
+
+test("the cells show what is chosen, and the legend and the honest line say what that is", async () => {
+  const { root, models, kernel } = await openPage(["HeadAblation"]);
+  const view = root("HeadAblation");
+  expect(view.textContent).toContain("cells do not add up to the answer");
+  choose(view, "colour", "direct effect");
+  expect(models.HeadAblation?.saved.at(-1)?.colour).toBe("direct effect");
+  expect(Number(head(view, "L2H6").dataset.effect)).toBeCloseTo(kernel.effect("L2H6") * 0.9, 5);
+  expect(view.textContent).toContain("cells and the rest add up to the answer");
+  choose(view, "colour", "induction");
+  expect(Number(head(view, "L2H6").dataset.effect)).toBeCloseTo(2.11 / 2.2, 5);
+  expect(view.textContent).toContain("induction score");
+  expect(head(view, "L2.mlp").className).toContain("iw-empty");
+});
+
+test("the same sweep is read as a probability, without the kernel", async () => {
+  const { root, session, kernel } = await openPage(["HeadAblation"]);
+  const view = root("HeadAblation");
+  const before = session.sent.length;
+  choose(view, "read", "probability");
+  expect(Number(head(view, "L2H6").dataset.effect)).toBeCloseTo(kernel.effect("L2H6") / 10, 5);
+  expect(session.sent.length).toBe(before);
+});
+
+test("while a long sweep is under way, direct effects stand in hollow, are no effects, and the pointer asks for its head", async () => {
+  const page = await openPage(["HeadAblation"], {}, (kernel) => {
+    kernel.sendPanel = () => {};
+  });
+  const view = page.root("HeadAblation");
+  const effects = page.kernel.effects.flat().map((effect, index) => (index < 24 ? Number.NaN : effect));
+  send(page, "partial", {
+    ...page.kernel.sweep(),
+    effects: f32(effects, [4, 8]),
+    meanwhile: "direct",
+    estimate_seconds: 12,
+  });
+  expect(head(view, "L0H2").className).toContain("iw-hollow");
+  expect(head(view, "L0H2").dataset.effect).toBeUndefined();
+  expect(head(view, "L3H1").className).not.toContain("iw-hollow");
+  expect(view.textContent).toContain("hollow: direct effects, until the sweep has come to them");
+  head(view, "L0H2").focus();
+  expect(lastIntent(page).args).toMatchObject({ action: "first", layer: 0, head: 2 });
+  click(buttonNamed(view, "Stop"));
+  expect(lastIntent(page).args).toMatchObject({ action: "stop" });
+});
+
+test("chosen tokens are where a click switches off, and a second click on a token lets it go", async () => {
+  const { root, models, kernel } = await openPage(["HeadAblation"]);
+  const view = root("HeadAblation");
+  click(buttonNamed(view, "At chosen tokens"));
+  click(find(view, '[data-token="4"]'));
+  click(find(view, '[data-token="2"]'));
+  expect(models.HeadAblation?.saved.at(-1)?.positions).toEqual([2, 4]);
+  expect(find(view, '[data-token="4"]').className).toContain("iw-token-chosen");
+  click(head(view, "L1H1"));
+  expect(lastIntent({ kernel }).args.positions).toEqual([2, 4]);
+  click(find(view, '[data-token="2"]'));
+  expect(models.HeadAblation?.saved.at(-1)?.positions).toEqual([4]);
+  click(buttonNamed(view, "Everywhere"));
+  click(head(view, "L1H2"));
+  expect(lastIntent({ kernel }).args.positions).toBe("all");
+});
+
+test("effects measured at other positions than those chosen are shown to be old", async () => {
+  const { root } = await openPage(["HeadAblation"]);
+  const view = root("HeadAblation");
+  click(buttonNamed(view, "At chosen tokens"));
+  click(find(view, '[data-token="4"]'));
+  expect(head(view, "L0H0").className).toContain("iw-cell-stale");
+});
+
+test("a head's card says what it reads and writes, colours the prompt by source, and follows the lock", async () => {
+  const { root, kernel } = await openPage(["HeadAblation"]);
+  const view = root("HeadAblation");
+  click(head(view, "L2H6"));
+  click(buttonNamed(view, "Open the card of L2H6"));
+  expect(lastIntent({ kernel }).args).toMatchObject({ action: "card", layer: 2, head: 6 });
+  const card = find(view, '[data-iw="card"]');
+  expect(card.textContent).toContain("direct +1.90 · copying +0.31");
+  expect(card.textContent).toContain("␣Mary +2.31");
+  expect(card.textContent).toContain("shares its keys and values with L2H7");
+  expect(Number(find(view, '[data-token="2"]').dataset.score)).toBeCloseTo(0.8 * 1.899, 3);
+  click(head(view, "L0H1"));
+  expect(kernel.handled.filter((one) => one.args.action === "card").at(-1)?.args).toMatchObject({ layer: 0, head: 1 });
+  click(buttonNamed(view, "Close"));
+  expect(find(view, '[data-token="2"]').dataset.score).toBeUndefined();
+});
+
+test("a prompt set shows every example, the mean and its interval; a dot shows one example's effects", async () => {
+  const { root, kernel } = await openPage(["HeadAblation"], { examples: 6 });
+  const view = root("HeadAblation");
+  expect(view.querySelectorAll(".iw-example-dot")).toHaveLength(6);
+  expect(view.textContent).toContain("mean of 6 prompts, 95 % interval ±0.42");
+  const mean = cellColour(view, "L2H6");
+  click(find(view, '[data-example="2"]'));
+  expect(Number(head(view, "L2H6").dataset.effect)).toBeCloseTo(
+    kernel.effect("L2H6") * (1 + 0.3 * Math.sin(2 * 2.4)),
+    4,
+  );
+  expect(find(view, '[data-iw="example"]').textContent).toContain("shown in the grid: example 3");
+  click(buttonNamed(view, "Mean of 6"));
+  expect(cellColour(view, "L2H6")).toBe(mean);
+});
+
+test("a layer that is off as a whole says what its cells mean", async () => {
+  const { root } = await openPage(["HeadAblation"]);
+  const view = root("HeadAblation");
+  click(head(view, "all heads of layer 1"));
+  expect(view.textContent).toContain("all heads of 1 layer are off");
 });

@@ -1,12 +1,14 @@
 /** Head ablation: switch heads off and on, and see what each was worth. */
 
 import "./view.css";
+import { choice } from "../kit/choice.ts";
+import { cell } from "../kit/codec.ts";
 import { colourAt, css } from "../kit/colour.ts";
-import { button, el, setText, show, strong } from "../kit/dom.ts";
+import { el, setText, show, strong } from "../kit/dom.ts";
 import { alertLine } from "../kit/errors.ts";
 import { plural } from "../kit/format.ts";
 import { honest, section } from "../kit/frame.ts";
-import { allHeads, type Shape } from "../kit/grid_geometry.ts";
+import type { Shape } from "../kit/grid_geometry.ts";
 import { type CellLook, headGrid } from "../kit/headgrid.ts";
 import { legend } from "../kit/legend.ts";
 import { place } from "../kit/scale.ts";
@@ -14,8 +16,23 @@ import { segment } from "../kit/segment.ts";
 import { modeOf } from "../session/derive.ts";
 import type { AblationMode } from "../session/protocol.ts";
 import type { ViewContext } from "../session/shell.ts";
-import type { Mark } from "../session/store.ts";
-import { effectOf, honestParts, preview, readTable, shapeOf, type Table, type Traits, type Words } from "./model.ts";
+import { ablations, selectionBar } from "./actions.ts";
+import { cardButton, cardPart } from "./card.ts";
+import { type Cells, COLOURS, cellsOf, numberOf, READS } from "./cells.ts";
+import { examplesPart } from "./examples.ts";
+import {
+  headOf,
+  honestParts,
+  preview,
+  readTable,
+  shapeOf,
+  siteOf,
+  type Table,
+  type Traits,
+  type Words,
+} from "./model.ts";
+import { promptPart } from "./prompt.ts";
+import { type Settings, settingsOf } from "./settings.ts";
 
 const MODES = [
   { value: "mean", text: "Mean" },
@@ -25,31 +42,35 @@ const MODES = [
 
 export function build(context: ViewContext<Traits>): void {
   const { frame } = context;
+  const settings = settingsOf(context);
   const question = section("Question", "what the model is asked");
   const form = context.parts.questionForm();
   question.aside.append(form.toggle);
-  question.body.append(form.node, context.parts.promptStrip());
-  const left = el("div", "iw-column", {}, gridPart(context));
-  const right = el("div", "iw-column", {}, ...context.parts.outcome());
+  question.body.append(form.node, ...promptPart(context, settings));
+  const left = el("div", "iw-column", {}, gridPart(context, settings));
+  const right = el("div", "iw-column", {}, cardPart(context, settings.card), ...context.parts.outcome());
+  right.append(examplesPart(context, settings));
   frame.content.append(
     el("div", "iw-top", {}, question.node, context.parts.answer()),
     el("div", "iw-columns", {}, left, right),
   );
 }
 
-function gridPart(context: ViewContext<Traits>): HTMLElement {
+function gridPart(context: ViewContext<Traits>, settings: Settings): HTMLElement {
   const { state, panel, watch, hover, lock, off, pending, refusals, snapshot, theme, intent, signal, derive, stable } =
     context;
   const part = section("Heads", "what each was worth");
   const selected = signal<readonly string[]>([]);
   const table = trackTable(context);
-  const stale = derive(() => (table.value.now?.revision ?? 0) < (snapshot.value?.revision ?? 0));
+  const now = derive(() => cellsOf(table.value.now, settings.choice.value));
+  const before = derive(() => cellsOf(table.value.before, settings.choice.value));
+  const stale = derive(() => isOld(now.value, table.value.now, settings, snapshot.value?.revision ?? 0));
   const modes = segment("mode", (mode) => intent("mode", "mode", { mode: mode as AblationMode }));
-  const wishes = ablations(context, (sites) => {
+  const wishes = ablations(context, settings, (sites) => {
     selected.value = sites;
   });
   const grid = headGrid(wishes, "heads by layer", context.abort);
-  const chosen = selectionBar(context, selected);
+  const chosen = selectionBar(context, selected, wishes.toggle);
   const line = el("div", "iw-fixed", { "aria-live": "polite", "data-iw": "fixed" });
   const [headKey, mlpKey] = [legend(), legend()];
   const about = honest();
@@ -59,9 +80,11 @@ function gridPart(context: ViewContext<Traits>): HTMLElement {
   });
   part.aside.append(modes.node);
   part.body.append(
+    choicesPart(context, settings),
     grid.node,
     chosen,
     line,
+    cardButton(context, settings),
     refused.node,
     failed.node,
     headKey.node,
@@ -74,40 +97,87 @@ function gridPart(context: ViewContext<Traits>): HTMLElement {
   const heads = stable(() => state.value?.model.heads ?? []);
   watch(() => {
     const shape = shapeOf(heads.value);
-    const { now, before } = table.value;
-    const look = looks(shape, now, before, context, new Set(selected.value), stale.value);
+    const look = looks(shape, now.value, before.value, context, new Set(selected.value), stale.value);
     grid.paint({ shape, look, isOff: (site) => off.value.has(site) });
   });
   watch(() => grid.mark(siteOf(hover.value), siteOf(lock.value)));
   watch(() => {
-    const { now } = table.value;
+    const cells = now.value;
     const ramp = theme.value.ramp;
-    for (const [key, scale, there] of [
-      [headKey, now?.scale, now?.effects],
-      [mlpKey, now?.mlpScale, now?.mlp],
-    ] as const) {
-      show(key.node, there != null);
-      if (scale !== undefined) key.paint(scale, ramp, key === headKey ? "lost without it" : "MLPs");
+    show(headKey.node, cells?.heads != null || cells?.meanwhile != null);
+    show(mlpKey.node, cells?.mlps != null);
+    if (cells !== null) headKey.paint(cells.scale, ramp, cells.meaning);
+    if (cells !== null) mlpKey.paint(cells.mlpScale, ramp, "MLPs");
+    if (state.value !== null) {
+      const whole = wholeLayers(heads.value, off.value);
+      about.paint([...honestParts(table.value.now, state.value, settings.choice.value.colour), whole]);
     }
-    if (state.value !== null) about.paint(honestParts(now, state.value));
     failed.paint(panel.value?.status === "failed" ? panel.value.message : null);
   });
   watch(() => refused.paint([...refusals.value.values()].find((one) => isAblation(one.key))?.message ?? null));
   watch(() => {
     const site = siteOf(hover.value) ?? siteOf(lock.value);
-    const now = state.value;
+    const here = state.value;
     line.classList.toggle("iw-fixed-on", site !== null);
-    if (site === null || now === null) setText(line, HINT);
-    else paintWords(line, preview(site, off.value.has(site), table.value.now, now));
+    if (site === null || here === null) setText(line, HINT);
+    else paintWords(line, preview(site, off.value.has(site), table.value.now, here));
   });
+  askForHovered(context, table);
   return part.node;
 }
 
-const HINT = "Hover or focus a head to see the answer without it; click to switch it off; drag to select several.";
-
-function siteOf(mark: Mark): string | null {
-  return mark?.kind === "head" ? mark.site : null;
+/** Old: measured at another revision, or at other positions than those chosen now. */
+function isOld(cells: Cells | null, table: Table | null, settings: Settings, revision: number): boolean {
+  if ((cells?.revision ?? 0) < revision) return true;
+  const elsewhere = JSON.stringify(table?.positions ?? []) !== JSON.stringify(settings.positions.value);
+  return settings.choice.value.colour === "total effect" && elsewhere;
 }
+
+function choicesPart({ watch, state }: ViewContext<Traits>, settings: Settings): HTMLElement {
+  const colour = choice("colour", (value) => settings.set("colour", value));
+  const read = choice("read", (value) => settings.set("read", value));
+  watch(() => {
+    const { colour: colourNow, read: readNow } = settings.choice.value;
+    const metric = state.value?.question?.label ?? "metric";
+    const named = (value: string): string => ({ metric, probability: "probability of the target" })[value] ?? value;
+    colour.paint(
+      COLOURS.map((value) => ({ value, text: value })),
+      colourNow,
+    );
+    read.paint(
+      READS.map((value) => ({ value, text: named(value) })),
+      readNow,
+    );
+    show(read.node, colourNow === "total effect");
+  });
+  return el("div", "iw-section-tools", {}, colour.node, read.node);
+}
+
+/** While a long sweep runs, the head under the pointer is measured next. */
+function askForHovered(context: ViewContext<Traits>, table: { readonly value: { now: Table | null } }): void {
+  const { hover, watch, intent, panelId, stable } = context;
+  const site = stable(() => siteOf(hover.value));
+  watch(() => {
+    const head = site.value === null ? null : headOf(site.value);
+    const now = table.value.now;
+    if (head === null || now?.meanwhile !== "direct" || now.effects === null) return;
+    if (Number.isNaN(cell(now.effects, head.layer, head.head)))
+      intent("panel", `first:${panelId}`, { panel: panelId, action: "first", ...head }, { throttled: true });
+  });
+}
+
+/** What a cell of a layer that is switched off as a whole means. */
+function wholeLayers(heads: readonly number[], off: ReadonlySet<string>): string {
+  const whole = heads.flatMap((count, layer) =>
+    count > 1 && Array.from({ length: count }, (_, head) => `L${layer}H${head}`).every((site) => off.has(site))
+      ? [layer]
+      : [],
+  );
+  if (whole.length === 0) return "";
+  return `all heads of ${plural(whole.length, "layer")} are off: there a cell says what that head alone would bring back`;
+}
+
+const HINT = "Hover or focus a head to see the answer without it; click to switch it off; drag to select several.";
 
 function isAblation(key: string): boolean {
   return key.startsWith("head:") || key.startsWith("heads:");
@@ -127,102 +197,26 @@ function trackTable({ panel, watch, signal }: ViewContext<Traits>) {
 
 function looks(
   shape: Shape,
-  now: Table | null,
-  before: Table | null,
+  now: Cells | null,
+  before: Cells | null,
   context: ViewContext<Traits>,
   selected: ReadonlySet<string>,
   stale: boolean,
 ): (site: string) => CellLook {
   const [off, ramp] = [context.off.value, context.theme.value.ramp];
   return (site) => {
-    const effect = effectOf(now, before, shape, site);
+    const one = numberOf(now, before, shape, site);
     const scale = site.endsWith(".mlp") ? now?.mlpScale : now?.scale;
-    const position = scale === undefined ? Number.NaN : place(scale, effect.value);
-    const colour = colourAt(ramp, position);
+    const colour = colourAt(ramp, scale === undefined ? Number.NaN : place(scale, one.value));
     return {
       colour: colour === null ? null : css(colour),
-      value: effect.value,
+      value: one.value,
       off: off.has(site),
-      stale: stale || effect.stale,
+      stale: stale || one.stale,
       selected: selected.has(site),
+      hollow: one.hollow,
     };
   };
-}
-
-/** Every wish names its set, so that two rows switched quickly are two wishes. */
-function ablations({ state, pending, point, lock, intent }: ViewContext<Traits>, select: (sites: string[]) => void) {
-  return {
-    toggle(sites: string[], off: boolean): void {
-      const now = state.peek();
-      if (now === null) return;
-      const mode = modeOf(now, pending.peek());
-      const [site] = sites;
-      if (sites.length === 1 && site !== undefined) {
-        lock.value = { kind: "head", site };
-        intent("ablate", `head:${site}`, { site, off, mode });
-      } else intent("ablate_many", `heads:${nameOfSet(sites)}`, { sites, off, mode });
-    },
-    hover(site: string | null): void {
-      point(site === null ? null : { kind: "head", site });
-    },
-    select,
-  };
-}
-
-/** "L1", "*H3", "*.mlp", or from the first to the last. */
-export function nameOfSet(sites: readonly string[]): string {
-  const layers = new Set(sites.map((site) => /^L\d+/.exec(site)?.[0]));
-  const columns = new Set(sites.map((site) => site.replace(/^L\d+/, "")));
-  if (columns.size === 1) return `*${[...columns][0]}`;
-  if (layers.size === 1) return [...layers][0] ?? "";
-  return `${sites[0]}-${sites.at(-1)}`;
-}
-
-function selectionBar(context: ViewContext<Traits>, selected: { value: readonly string[] }): HTMLElement {
-  const { state, pending, off, intent, watch } = context;
-  const text = el("span");
-  const actions: [string, () => void][] = [
-    ["Switch off", () => many(selected.value, true)],
-    ["Switch on", () => many(selected.value, false)],
-    ["Keep only these", keepOnly],
-  ];
-  const done = button("Done", "iw-link");
-  const node = el("div", "iw-selection", { role: "group", "aria-label": "selection" }, text);
-  for (const [name, run] of actions) {
-    const one = button(name);
-    one.addEventListener("click", run);
-    node.append(one);
-  }
-  node.append(done);
-  done.addEventListener("click", () => {
-    selected.value = [];
-  });
-
-  function many(sites: readonly string[], isOff: boolean): void {
-    const now = state.peek();
-    if (now === null || sites.length === 0) return;
-    intent("ablate_many", `heads:${nameOfSet(sites)}`, {
-      sites: [...sites],
-      off: isOff,
-      mode: modeOf(now, pending.peek()),
-    });
-  }
-
-  function keepOnly(): void {
-    const now = state.peek();
-    if (now === null) return;
-    const keep = new Set(selected.value);
-    const dark = [...keep].filter((site) => off.peek().has(site));
-    const rest = allHeads(shapeOf(now.model.heads)).filter((site) => !keep.has(site));
-    intent("ablate_many", "heads:all", { sites: rest, off: true, mode: modeOf(now, pending.peek()) });
-    for (const site of dark) intent("ablate", `head:${site}`, { site, off: false, mode: modeOf(now, pending.peek()) });
-  }
-
-  watch(() => {
-    show(node, selected.value.length > 0);
-    setText(text, `${plural(selected.value.length, "head")} selected`);
-  });
-  return node;
 }
 
 function paintWords(node: HTMLElement, words: Words): void {

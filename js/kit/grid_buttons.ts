@@ -110,10 +110,15 @@ function paintCell(one: HTMLButtonElement, site: string, look: CellLook, painted
   const key = JSON.stringify(look);
   if (painted.get(site) === key) return;
   painted.set(site, key);
-  one.style.backgroundColor = look.colour ?? "";
+  const hollow = look.hollow === true;
+  one.style.backgroundColor = hollow ? "" : (look.colour ?? "");
+  one.style.setProperty("--iw-hollow", hollow ? look.colour : null);
   one.setAttribute("aria-pressed", String(look.off));
-  setAttributes(one, { "data-effect": Number.isFinite(look.value) ? look.value : null });
+  setAttributes(one, {
+    "data-effect": Number.isFinite(look.value) && !hollow ? look.value : null,
+  });
   one.classList.toggle("iw-off", look.off);
+  one.classList.toggle("iw-hollow", hollow);
   one.classList.toggle("iw-empty", look.colour === null);
   one.classList.toggle("iw-cell-stale", look.stale);
   one.classList.toggle("iw-selected", look.selected);

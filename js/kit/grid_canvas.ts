@@ -150,7 +150,12 @@ function drawHeaders(context: CanvasRenderingContext2D, shape: Shape, layout: La
 function drawCell(context: CanvasRenderingContext2D, box: Box, look: CellLook, ink: Ink): void {
   const inset = 0.5;
   context.globalAlpha = look.stale ? 0.5 : 1;
-  if (look.colour !== null) {
+  if (look.colour !== null && look.hollow === true) {
+    const edge = Math.max(1.5, box.width / 5);
+    context.strokeStyle = look.colour;
+    context.lineWidth = edge;
+    context.strokeRect(box.x + edge / 2, box.y + edge / 2, box.width - edge, box.height - edge);
+  } else if (look.colour !== null) {
     context.fillStyle = look.colour;
     context.fillRect(box.x, box.y, box.width, box.height);
   }

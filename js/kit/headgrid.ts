@@ -27,6 +27,8 @@ export type CellLook = {
   off: boolean;
   stale: boolean;
   selected: boolean;
+  /** Drawn hollow: another quantity stands in until this one is there. */
+  hollow?: boolean;
 };
 
 export type Surface = {

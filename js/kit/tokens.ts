@@ -18,6 +18,8 @@ export type StripState = {
   /** The index that is read, marked ▲; null hides the mark. */
   position: number | null;
   stale: boolean;
+  /** Tokens that were picked for something, with an inner ring. */
+  chosen?: ReadonlySet<number>;
 };
 
 export type StripActions = { hover(index: number | null): void; lock(index: number): void };
@@ -138,11 +140,13 @@ function paintToken(node: HTMLElement, token: StripToken, index: number, state: 
   bar.style.backgroundColor = css(colour);
   node.classList.toggle("iw-token-special", token.kind !== "text");
   node.classList.toggle("iw-token-here", index === state.position);
+  const chosen = state.chosen?.has(index) ?? false;
+  node.classList.toggle("iw-token-chosen", chosen);
   const value = score === undefined || Number.isNaN(score) ? "" : `, ${signed(score)}`;
   const here = index === state.position ? ", the position read" : "";
   setAttributes(node, {
     "data-token": index,
     "data-score": score === undefined || Number.isNaN(score) ? null : score,
-    "aria-label": `${named(token)}${value}${here}`,
+    "aria-label": `${named(token)}${value}${here}${chosen ? ", chosen" : ""}`,
   });
 }

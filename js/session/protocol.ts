@@ -57,6 +57,12 @@ export type Answer = {
   revision: number;
   metric: number;
   plain_metric: number;
+  /** Half the 95 % interval of the mean over a prompt set. */
+  interval?: number | null;
+  /** The metric of every example. */
+  values?: number[];
+  /** Of the plain answer to this one, in nats. */
+  kl?: number;
   target_probability: number;
   rank: number;
   top: TopToken[];
@@ -101,8 +107,8 @@ export type KernelMessage =
 
 /** What a wish may say; every argument is absolute ("off: true"), never relative ("toggle"). */
 export type Intents = {
-  ablate: { site: string; off: boolean; mode: AblationMode };
-  ablate_many: { sites: string[]; off: boolean; mode: AblationMode };
+  ablate: { site: string; off: boolean; mode: AblationMode; positions?: "all" | number[] };
+  ablate_many: { sites: string[]; off: boolean; mode: AblationMode; positions?: "all" | number[] };
   edge: { site: string; dest: number; src: number; off: boolean };
   mode: { mode: AblationMode };
   strength: { name: string; value: number; final: boolean };

@@ -13,12 +13,22 @@ export type FakeOptions = {
   version: string;
   vectors: boolean;
   plain: boolean;
+  /** How many prompts the question is asked on. */
+  examples: number;
 };
 // biome-ignore lint/suspicious/noExplicitAny: what arrives is whatever the browser sent
 type Args = Record<string, any>;
 type Intent = { kind: string; client: string; seq: number; id: number; name: string; key: string; args: Args };
 
-const DEFAULTS: FakeOptions = { layers: 4, heads: 8, delay: 0, version: "test", vectors: true, plain: false };
+const DEFAULTS: FakeOptions = {
+  layers: 4,
+  heads: 8,
+  delay: 0,
+  version: "test",
+  vectors: true,
+  plain: false,
+  examples: 1,
+};
 const WORDS = [
   "<bos>",
   "When",
@@ -121,8 +131,8 @@ export class FakeKernel {
 
   #do({ name, args }: Intent): string | null {
     const before = JSON.stringify(this.state.interventions);
-    if (name === "ablate") this.#ablate([args.site], args.off, args.mode);
-    else if (name === "ablate_many") this.#ablate(args.sites, args.off, args.mode);
+    if (name === "ablate") this.#ablate([args.site], args.off, args.mode, args.positions);
+    else if (name === "ablate_many") this.#ablate(args.sites, args.off, args.mode, args.positions);
     else if (name === "mode") this.#setMode(args.mode);
     else if (name === "strength") {
       const refused = this.#strength(args.name, args.value);
@@ -131,7 +141,7 @@ export class FakeKernel {
     else if (name === "ask") return this.#ask(args.prompt, args.target);
     else if (name === "clear") this.state.interventions = [];
     else if (name === "undo" || name === "redo") this.#step(name);
-    else if (name === "panel") this.#generate(args.panel, args.action);
+    else if (name === "panel") this.#generate(args.panel, args.action, args);
     if (name !== "undo" && name !== "redo" && name !== "panel") this.#remember(before);
     return null;
   }
@@ -157,9 +167,9 @@ export class FakeKernel {
     }
   }
 
-  #ablate(sites: string[], off: boolean, mode: string): void {
+  #ablate(sites: string[], off: boolean, mode: string, positions: unknown = "all"): void {
     const kept = this.state.interventions.filter((one) => !sites.includes(one.site) || one.kind !== "ablate");
-    const added = off ? sites.map((site) => ablation(site, mode)) : [];
+    const added = off ? sites.map((site) => ({ ...ablation(site, mode), positions: String(positions) })) : [];
     this.state.interventions = [...kept, ...added];
   }
 
@@ -250,6 +260,9 @@ export class FakeKernel {
       receipts: interventions.map((one) => receipt(one, vectors)),
       milliseconds: 9.3,
       floor: 0.01,
+      kl: Math.abs(metric - 4.11) * 0.1,
+      interval: this.options.examples > 1 ? 0.42 : null,
+      values: Array.from({ length: this.options.examples }, (_, n) => metric * example(n)),
     };
     this.state.answer = this.state.question === null ? null : answer;
     const label = interventions.length === 0 ? "asked" : (interventions.at(-1)?.label ?? "");
@@ -322,6 +335,58 @@ export class FakeKernel {
         [layers, heads],
       ),
       reference: "names-corrupt (64, by position)",
+      positions: [],
+      meanwhile: "",
+      direct_mlp: f32(
+        Array.from({ length: layers }, (_, layer) => this.effect(`L${layer}.mlp`) * 0.8),
+        [layers],
+      ),
+      chance_effects: f32(
+        flat.map((effect) => effect / 10),
+        [layers, heads],
+      ),
+      scores: {
+        induction: f32(
+          flat.map((effect) => Math.min(1, Math.abs(effect) / 2.2)),
+          [layers, heads],
+        ),
+      },
+      ...(this.options.examples > 1
+        ? {
+            each: f32(
+              Array.from({ length: this.options.examples }, (_, n) => flat.map((effect) => effect * example(n))).flat(),
+              [this.options.examples, layers, heads],
+            ),
+          }
+        : {}),
+    };
+  }
+
+  /** A head's card: its direct effect, spread over the sources. */
+  card(layer: number, head: number): Record<string, unknown> {
+    const count = this.state.question?.tokens.length ?? 0;
+    const direct = this.effect(`L${layer}H${head}`) * 0.9;
+    const share = Array.from({ length: count }, (_, index) => (index === 2 ? 0.8 : 0.2 / (count - 1)));
+    const written = (text: string, logit: number): unknown => ({ id: 7, text, kind: "text", logit });
+    return {
+      layer,
+      head,
+      attention: f32(share, [count]),
+      carried: f32(
+        share.map(() => direct),
+        [count],
+      ),
+      contribution: f32(
+        share.map((one, index) => one * direct * (index === 4 ? -1 : 1)),
+        [count],
+      ),
+      direct,
+      copying: 0.31,
+      promotes: [written(" Mary", 2.31), written(" Maria", 1.2), written("\n", 0.8)],
+      suppresses: [written(" John", -1.61)],
+      siblings: head % 2 === 0 ? [`L${layer}H${head + 1}`] : [],
+      edited: false,
+      error: "",
     };
   }
 
@@ -365,7 +430,16 @@ export class FakeKernel {
     };
   }
 
-  #generate(panel: string, action: string): void {
+  #generate(panel: string, action: string, args: Args): void {
+    if (action === "card") {
+      const { json, buffers } = encode({ card: this.card(args.layer, args.head) });
+      this.model.receive(
+        { kind: "panel", panel, revision: this.revision, status: "done", progress: 1, message: null, data: json },
+        buffers,
+      );
+      this.#sendState();
+      return;
+    }
     if (action !== "generate" && action !== "stop") return;
     this.#running = action === "generate";
     this.sendPanel(panel, this.#views.get(panel) ?? "SteeringSliders");
@@ -394,7 +468,7 @@ export class FakeKernel {
         foil: find(" John"),
         label: "logit difference",
         unit: "logits",
-        examples: 1,
+        examples: this.options.examples,
       },
       interventions: [],
       vectors: this.options.vectors ? [vector("sentiment", 1), vector("french", 3)] : [],
@@ -407,6 +481,11 @@ export class FakeKernel {
       closed: false,
     };
   }
+}
+
+/** How strongly one prompt of the set shows what is asked. */
+function example(n: number): number {
+  return 1 + 0.3 * Math.sin(n * 2.4);
 }
 
 function vector(name: string, layer: number): Vector {

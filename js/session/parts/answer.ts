@@ -58,7 +58,7 @@ export function answerPart<T extends ViewTraits>({ watch, snapshot }: PartContex
     const edited = isEdited(now.state);
     setText(words, `${question?.label ?? "metric"}${unit(question)}${edited ? ", from " : ""}`);
     setText(before, edited ? num(answer.plain_metric) : "");
-    setText(honest, honestLine(question, answer));
+    setText(honest, honestLine(question, answer, edited));
     const old = answerIsStale(now);
     numbers.classList.toggle("iw-stale", old);
     setText(stale, old && !now.state.busy && now.state.error === null ? "measured before your last change" : "");
@@ -79,10 +79,14 @@ function unit(question: Question | null): string {
   return question?.unit && question.unit !== "logits" ? ` (${question.unit})` : "";
 }
 
-function honestLine(question: Question | null, answer: Answer): string {
+function honestLine(question: Question | null, answer: Answer, edited: boolean): string {
+  const interval = answer.interval == null ? "" : `, 95 % interval ±${num(answer.interval)}`;
   const examples =
-    question === null || question.examples === 1 ? "one prompt" : `mean of ${plural(question.examples, "prompt")}`;
+    question === null || question.examples === 1
+      ? "one prompt"
+      : `mean of ${plural(question.examples, "prompt")}${interval}`;
   const place = Number.isFinite(answer.rank) && answer.rank > 0 ? `rank ${answer.rank}` : "";
   const chance = Number.isFinite(answer.target_probability) ? `target at ${percent(answer.target_probability)} %` : "";
-  return [examples, chance, place].filter(Boolean).join(" · ");
+  const kl = edited && answer.kl !== undefined ? `KL ${num(answer.kl)} from the plain run` : "";
+  return [examples, chance, place, kl].filter(Boolean).join(" · ");
 }

@@ -13,8 +13,14 @@ export function panelNote<T extends ViewTraits>(
   const isStale = typeof old === "function" ? old : () => partIsStale(panel.value, old, snapshot.value?.revision ?? 0);
   const text = el("span");
   const go = button("Compute", "iw-btn iw-btn-main");
-  const node = el("div", "iw-honest iw-panel-note", { role: "status" }, text, go);
-  go.addEventListener("click", () => intent("panel", `panel:${panelId}`, { panel: panelId, action: "compute" }));
+  const stop = button("Stop", "iw-btn");
+  const node = el("div", "iw-honest iw-panel-note", { role: "status" }, text, go, stop);
+  for (const [one, action] of [
+    [go, "compute"],
+    [stop, "stop"],
+  ] as const) {
+    one.addEventListener("click", () => intent("panel", `panel:${panelId}`, { panel: panelId, action }));
+  }
   watch(() => {
     const now = panel.value;
     const stale = now !== null && now.status !== "failed" && isStale();
@@ -23,6 +29,7 @@ export function panelNote<T extends ViewTraits>(
     const estimate = now?.data.estimate_seconds;
     setText(go, typeof estimate === "number" ? `Compute (about ${duration(estimate)})` : "Compute");
     show(go, now?.status === "asking");
+    show(stop, now?.status === "partial" && typeof estimate === "number");
   });
   return node;
 }

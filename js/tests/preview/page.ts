@@ -31,6 +31,7 @@ async function main(): Promise<void> {
     heads,
     delay: Number(query.get("delay") ?? 15),
     version: query.get("version") ?? "0.1.0",
+    examples: Number(query.get("examples") ?? 1),
   });
   const tokens = Number(query.get("tokens") ?? 0);
   if (tokens > 0)

@@ -1,0 +1,113 @@
+/** What the cells show: one of several numbers per head, out of the panel's table, and on which scale. */
+
+import { asArray, cell, type NdArray } from "../kit/codec.ts";
+import { columnsOf, positionOf, type Shape } from "../kit/grid_geometry.ts";
+import { type Diverging, diverging } from "../kit/scale.ts";
+import type { Table } from "./model.ts";
+
+export const COLOURS = ["total effect", "direct effect", "previous-token", "duplicate-token", "induction", "copying"];
+export const READS = ["metric", "probability", "rank", "KL"];
+
+export type Choice = {
+  colour: string;
+  read: string;
+  /** Which example of a prompt set; −1 is the mean. */
+  example: number;
+};
+
+export type Cells = {
+  heads: NdArray | null;
+  mlps: NdArray | null;
+  /** What stands in for heads that the sweep has not come to: direct effects, drawn hollow. */
+  meanwhile: { heads: NdArray | null; mlps: NdArray | null } | null;
+  scale: Diverging;
+  mlpScale: Diverging;
+  /** Whether a sign has a meaning; attention scores have none. */
+  meaning: string;
+  revision: number;
+};
+
+const MEANINGS: Record<string, string> = {
+  metric: "lost without it",
+  probability: "probability of the target lost without it",
+  rank: "ranks that the target falls without it",
+  KL: "KL from the answer now, in nats",
+};
+
+/** The numbers of a choice. */
+export function cellsOf(table: Table | null, { colour, read, example }: Choice): Cells | null {
+  if (table === null) return null;
+  const { data, revisions } = table;
+  if (colour === "direct effect")
+    return built(asArray(data.direct), asArray(data.direct_mlp), "direct effect", 0, revisions.direct);
+  if (colour !== "total effect") {
+    const scores = (data.scores ?? {}) as Record<string, never>;
+    const meaning = colour === "copying" ? "copying ↔ suppressing" : `${colour} score`;
+    return built(
+      asArray(scores[colour]),
+      null,
+      colour === "copying" ? "copies what it attends to" : meaning,
+      0,
+      revisions.scores,
+    );
+  }
+  const name = { probability: "chance_effects", rank: "rank_effects", KL: "kl" }[read];
+  if (name !== undefined)
+    return built(asArray(data[name]), asArray(data[`mlp_${name}`]), MEANINGS[read] ?? "", 0, revisions.effects);
+  const one = exampleOf(asArray(data.each), example);
+  const cells = built(
+    one ?? table.effects,
+    one === null ? table.mlp : null,
+    MEANINGS.metric ?? "",
+    table.floor,
+    revisions.effects,
+  );
+  if (table.meanwhile !== "direct") return cells;
+  const meanwhile = { heads: asArray(data.direct), mlps: asArray(data.direct_mlp) };
+  return {
+    ...cells,
+    meanwhile,
+    scale: diverging([...numbers(cells.heads), ...numbers(meanwhile.heads)], table.floor),
+    mlpScale: diverging([...numbers(cells.mlps), ...numbers(meanwhile.mlps)], table.floor),
+  };
+}
+
+function built(heads: NdArray | null, mlps: NdArray | null, meaning: string, floor: number, revision = -1): Cells {
+  const there = heads !== null && heads.data.length > 0 ? heads : null;
+  const scale = diverging(numbers(there), floor);
+  return { heads: there, mlps, meanwhile: null, scale, mlpScale: diverging(numbers(mlps), floor), meaning, revision };
+}
+
+function numbers(array: NdArray | null): number[] {
+  return Array.from(array?.data ?? []);
+}
+
+function exampleOf(each: NdArray | null, example: number): NdArray | null {
+  const [count = 0, layers = 0, heads = 0] = each?.shape ?? [];
+  if (each === null || example < 0 || example >= count) return null;
+  const size = layers * heads;
+  return { shape: [layers, heads], data: Array.from(each.data).slice(example * size, (example + 1) * size) };
+}
+
+/** A site's number; where the new table has none yet, the one of before, marked stale, or what stands in for it. */
+export function numberOf(
+  now: Cells | null,
+  before: Cells | null,
+  shape: Shape,
+  site: string,
+): { value: number; stale: boolean; hollow: boolean } {
+  const value = at(now?.heads, now?.mlps, shape, site);
+  if (!Number.isNaN(value)) return { value, stale: false, hollow: false };
+  if (now?.meanwhile != null) {
+    const direct = at(now.meanwhile.heads, now.meanwhile.mlps, shape, site);
+    return { value: direct, stale: false, hollow: !Number.isNaN(direct) };
+  }
+  return { value: at(before?.heads, before?.mlps, shape, site), stale: true, hollow: false };
+}
+
+function at(heads: NdArray | null | undefined, mlps: NdArray | null | undefined, shape: Shape, site: string): number {
+  const position = positionOf(shape, site);
+  if (position === null) return Number.NaN;
+  if (position.column === columnsOf(shape)) return mlps?.data[position.row] ?? Number.NaN;
+  return heads == null ? Number.NaN : cell(heads, position.row, position.column);
+}

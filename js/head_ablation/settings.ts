@@ -1,0 +1,58 @@
+/** The view's own settings as signals: what the cells show, where heads are switched off, which card and example are open. */
+
+import type { ViewContext } from "../session/shell.ts";
+import type { Choice } from "./cells.ts";
+import type { Traits } from "./model.ts";
+
+export type Settings = {
+  readonly choice: { readonly value: Choice };
+  set(name: "colour" | "read", value: string): void;
+  example: { value: number; peek(): number };
+  /** Positions at which heads are switched off; empty is everywhere. */
+  readonly positions: { readonly value: readonly number[]; peek(): readonly number[] };
+  setPositions(positions: readonly number[]): void;
+  /** Whether a click on a token chooses it. */
+  choosing: { value: boolean; peek(): boolean };
+  /** The head whose card is open. */
+  card: { value: string | null; peek(): string | null };
+};
+
+export function settingsOf({ model, signal, derive, watch, question }: ViewContext<Traits>): Settings {
+  const read = <K extends keyof Traits>(name: K, otherwise: Traits[K]): Traits[K] => model.get(name) ?? otherwise;
+  const colour = signal(read("colour", "total effect"));
+  const reading = signal(read("read", "metric"));
+  const positions = signal<readonly number[]>(read("positions", []));
+  const example = signal(-1);
+  const choosing = signal(positions.peek().length > 0);
+  model.on("change:colour", () => {
+    colour.value = read("colour", "total effect");
+  });
+  model.on("change:read", () => {
+    reading.value = read("read", "metric");
+  });
+  model.on("change:positions", () => {
+    positions.value = read("positions", []);
+  });
+  watch(() => {
+    const count = question.value?.examples ?? 1;
+    if (example.peek() >= count || count === 1) example.value = -1;
+  });
+  return {
+    choice: derive(() => ({ colour: colour.value, read: reading.value, example: example.value })),
+    set(name, value) {
+      model.set(name, value);
+      model.save_changes();
+    },
+    example,
+    positions,
+    setPositions(next) {
+      model.set(
+        "positions",
+        [...next].sort((a, b) => a - b),
+      );
+      model.save_changes();
+    },
+    choosing,
+    card: signal<string | null>(null),
+  };
+}
