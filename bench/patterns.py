@@ -93,7 +93,8 @@ def rows() -> list[tuple[str, str, str, bool]]:
     found: list[tuple[str, str, str, bool]] = []
     for one in map(json.loads, run.stdout.splitlines()):
         what = f"patterns of {LAYERS} × {HEADS} heads, {one['tokens']} tokens"
-        small = f"{one['smaller']:.1f} × smaller than CircuitsVis ({one['bytes']['ours'] / 1e3:.0f} kB, {one['bytes']['theirs'] / 1e6:.1f} MB)"
+        weight = f"{one['bytes']['ours'] / 1e3:.0f} kB, {one['bytes']['theirs'] / 1e6:.1f} MB"
+        small = f"{one['smaller']:.1f} × smaller than CircuitsVis ({weight})"
         fast = f"{one['faster']:.0f} × faster ({one['faster_low']:.0f} to {one['faster_high']:.0f}; {one['seconds']['ours'] * 1e3:.1f} ms)"
         found.append((f"{what}: payload", small, "≥ 25", one["smaller"] >= 25))
         found.append((f"{what}: building it", fast, "≥ 100", one["faster"] >= 100))

@@ -47,6 +47,7 @@ from interp_widgets.model.sites import Site
 from interp_widgets.session import Session
 from interp_widgets.version import __version__
 from interp_widgets.widgets.attention_patterns import AttentionPatterns
+from interp_widgets.widgets.generation import Generation
 from interp_widgets.widgets.head_ablation import HeadAblation
 from interp_widgets.widgets.steering_sliders import SteeringSliders
 from interp_widgets.widgets.token_attribution import TokenAttribution
@@ -62,6 +63,7 @@ __all__ = [
     "Edit",
     "Example",
     "FeatureOffError",
+    "Generation",
     "HeadAblation",
     "HeadEffects",
     "InterpError",

@@ -16,6 +16,7 @@ export const widgets = [
   "head_ablation",
   "steering_sliders",
   "attention_patterns",
+  "generation",
   "colored_tokens",
   "still",
 ];

@@ -16,8 +16,8 @@ from interp_widgets.interop import circuitsvis as cv
 
 TOKENS = ["<|endoftext|>", "The", " cat", "\n", "</script><b>"]
 RNG = np.random.default_rng(0)
-CAUSAL = np.tril(RNG.random((3, 5, 5))).astype(np.float32)
-CAUSAL /= CAUSAL.sum(-1, keepdims=True)
+WEIGHTS = np.tril(RNG.random((3, 5, 5)))
+CAUSAL = (WEIGHTS / WEIGHTS.sum(-1, keepdims=True)).astype(np.float32)
 
 
 def scene(drawing: cv.Drawing) -> dict[str, Any]:
@@ -52,7 +52,8 @@ def test_the_calls_of_courses_draw_the_same_whatever_holds_the_numbers(kind: str
     first = cv.attention.attention_patterns(tokens=TOKENS, attention=given[kind], attention_head_names=names)
     second = cv.attention.attention_heads(attention=given[kind], tokens=TOKENS, attention_head_names=names)
     assert scene(first) == scene(second)
-    assert scene(cv.attention_heads(TOKENS, CAUSAL, names)) == scene(second)
+    older: Any = (TOKENS, CAUSAL, names)
+    assert scene(cv.attention_heads(*older)) == scene(second)
     data = panel(scene(first)["messages"][1])
     assert list(data["names"].values()) == names
     assert np.abs(data["thumbs:0"] / 255 - CAUSAL[:, *np.tril_indices(5)]).max() <= 0.5 / 255 + 1e-6
