@@ -344,6 +344,8 @@ class Seen:
         stream = stream if last.output is None else stream[last.output]
         with torch.no_grad():
             hidden = stream if a.final_norm is None else a.final_norm(stream)
+            for module in a.between:
+                hidden = module(hidden)
             raw = a.unembed(a.hidden_scale * hidden).double()[..., : a.vocab] * a.logit_scale
         raw = raw if a.softcap is None else a.softcap * torch.tanh(raw / a.softcap)
         return _off(raw, self.logits)
@@ -395,21 +397,3 @@ def layout_error(anatomy: Any, layer: Any, ids: torch.Tensor) -> float:
         unmoved = torch.equal(z[:, :, head], plain[:, :, head])
         worst = max(worst, min(own, moved) / float(plain.abs().max()), float(unmoved))
     return worst
-
-
-def markdown(rows: list[Row]) -> str:
-    """The table of the README: verified ones by name, every other one with its reason."""
-    verified = sorted(row.name for row in rows if row.status == "verified")
-    lines = [f"**{len(verified)} architectures verified**: {', '.join(f'`{name}`' for name in verified)}.", ""]
-    lines += ["| architecture | | why |", "|---|---|---|"]
-    rest = sorted((row for row in rows if row.status != "verified"), key=lambda row: (row.status, row.name))
-    return "\n".join([*lines, *(f"| `{row.name}` | {row.status} | {row.reason.replace('|', '/')} |" for row in rest)])
-
-
-if __name__ == "__main__":
-    import sys
-    from collections import Counter
-
-    rows = [examine(build(name)) for name in sys.argv[1:] or names()]
-    print(markdown(rows))
-    print(dict(Counter(row.status for row in rows)), file=sys.stderr)

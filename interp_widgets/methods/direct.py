@@ -118,6 +118,10 @@ class Frozen:
             )
         return frozen
 
+    def times(self, factor: float) -> Frozen:
+        """This norm with its output multiplied."""
+        return Frozen(self.gain * factor, self.bias * factor, self.scale, self.centred)
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """The share of the norm's output that `x [..., d_model]` makes, without the bias."""
         return self.gain * (x - x.mean(-1, keepdim=True) if self.centred else x) / self.scale
@@ -248,7 +252,7 @@ def components(
     Raises:
         FeatureOffError: when what is added to this model's stream was not found.
     """
-    for feature in ("heads", "writes", "stream"):
+    for feature in ("heads", "writes", "stream", "direct"):
         live.need(feature)
     layers, position = live.anatomy.layers, asked.position
     reads = [Site("resid_pre", layer.index) for layer in layers]
@@ -300,7 +304,7 @@ def _take_apart(
     size = size[:, None]
     return Components(
         whole * streams[0], heads * size[..., None], bias * size, mlps * size, other * size, _wide(last),
-        Frozen.at(live.anatomy.final_norm, last), hidden, logits,
+        Frozen.at(live.anatomy.final_norm, last).times(live.anatomy.hidden_scale), hidden, logits,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from interp_widgets.model.blocks import Block, find_blocks
+from interp_widgets.model.blocks import Block, find_blocks, is_norm
 from interp_widgets.model.head import Head, find_head
 from interp_widgets.model.heads import Heads, attention_count, find_heads, is_gated, settled
 from interp_widgets.model.parts import Anatomy, Attention, Layer, Mlp, Write
@@ -175,12 +175,8 @@ def _gaps(
     if not any(layer.mlp and layer.mlp.neurons for layer in layers):
         kinds = dict.fromkeys(type(layer.mlp.module).__name__ for layer in layers if layer.mlp)
         gaps["neurons"] = f"the MLPs ({', '.join(kinds) or 'none found'}) have no single down projection"
-    if any(layer.post_norm for layer in layers):
-        gaps["direct"] = (
-            "each layer normalises the stream after adding to it, so the last stream is no sum of what was added"
-        )
-    if head.gap is not None:
-        gaps["direct"] = head.gap
+    if unclear := head.gap or _no_sum(layers):
+        gaps["direct"] = unclear
     if not head.reached:
         gaps["lens"] = head.gap or "the unembedding is not reached"
     if head.error > 1e-2:
@@ -192,6 +188,17 @@ def _gaps(
     if breaks:
         gaps["stream"] = f"the stream that leaves {breaks[0]} is changed before the next block reads it"
     return gaps
+
+
+def _no_sum(layers: Sequence[Layer]) -> str | None:
+    """Why the last stream is no sum of what heads and MLPs add, though every block's own sum was found."""
+    for layer in layers:
+        norm = layer.attention.norm if layer.attention else None
+        if norm is not None and not is_norm(norm):
+            return f"{type(norm).__name__} lies between the heads and the stream in L{layer.index}, and it is no norm"
+    if any(layer.post_norm for layer in layers):
+        return "each layer normalises the stream after adding to it, so the last stream is no sum of what was added"
+    return None
 
 
 def _paths(anatomy: Anatomy) -> dict[str, nn.Module]:

@@ -51,13 +51,16 @@ def find_head(
         scale, cap, error = _scale_and_cap(recording, call, known, caps)
         if way is not None and error < 1e-2:
             norm, hidden_scale = way
-            linear = is_projection(call.module) and (norm is None or is_norm(norm))
+            normed = norm is None or is_norm(norm)
+            linear = is_projection(call.module) and normed
             gap = (
                 None
                 if linear
                 else f"{type(norm or call.module).__name__} before the logits is more than a norm and a matrix"
             )
-            return Head(call.module, norm, hidden_scale, scale, cap, error, gap)
+            # more than a norm may be given the read positions only, so the stream is not read at its input
+            behind = () if normed or norm is None else (norm,)
+            return Head(call.module, norm if normed else None, hidden_scale, scale, cap, error, gap, between=behind)
     scale, cap, error = _scale_and_cap(recording, inner, known, caps)
     between = [c for c in recording.calls if last.call.end < c.start and c.end < inner.start and c.gave is not None]
     chain, hidden_scale = _chain(recording, last, inner)

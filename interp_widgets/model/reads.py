@@ -107,12 +107,25 @@ def is_centred(norm: nn.Module) -> bool:
         return bool(torch.allclose(norm.forward(x), norm.forward(x + 3.0), atol=1e-3))
 
 
+def _epsilon(norm: nn.Module, like: torch.Tensor) -> float:
+    """What a norm adds to the variance, from how it treats a large and a small input of one direction."""
+    small = 1e-3
+    dtype = next((p.dtype for p in norm.parameters()), torch.float32)
+    one = torch.ones(like.shape[-1], device=like.device, dtype=dtype)
+    one[1::2] = -1.0
+    with torch.no_grad():
+        spans = [norm.forward(s * one[None, None]) - norm.forward(-s * one[None, None]) for s in (1.0, small)]
+    share = float((spans[1].float().norm() / spans[0].float().norm().clamp_min(1e-30)).square())
+    rest = share - small**2
+    return small**2 * (1 - share) / rest if rest > 0 and share < 1 else 0.0
+
+
 def norm_scale(norm: nn.Module, x: torch.Tensor, centred: bool) -> torch.Tensor:
     """What a norm divides by, float32 `[row, pos]`: the standard deviation (LayerNorm) or root mean square (RMSNorm)."""
     x = x.float()
-    eps = next(
-        (float(v) for n in ("eps", "variance_epsilon", "epsilon") if (v := getattr(norm, n, None)) is not None), 0.0
-    )
+    said = (getattr(norm, name, None) for name in ("eps", "variance_epsilon", "epsilon"))
+    eps = next((float(value) for value in said if value is not None), None)
+    eps = _epsilon(norm, x) if eps is None else eps
     if centred:
         x = x - x.mean(-1, keepdim=True)
     return (x.square().mean(-1) + eps).sqrt()

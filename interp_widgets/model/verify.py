@@ -74,6 +74,7 @@ class _Verifier:
         self._try("edits", "an edit acts and leaves no trace", self._edits)
         self._try("batch", "the batch dimension of every recorded tensor is known", self._dims)
         self._try("replay", "replay from any block = the whole model (relative)", self._replay)
+        self._try("stream alone", "a block reads the prompt from its stream alone (relative)", self._alone)
         self._try("growing batch", "a growing batch = one by one (relative)", self._growing)
         self._try("split block", "rows born inside a block = one by one (relative)", self._split)
         self._try("read position only", "the last block at the read position only = whole (relative)", self._narrow)
@@ -157,8 +158,9 @@ class _Verifier:
     def _replay(self, feature: str, name: str) -> None:
         live, worst = self.live, 0.0
         n = len(live.anatomy.layers)
-        for start in self._starts():
-            site = Site("resid_post", start)
+        sites = [Site("resid_pre", start) for start in self._starts()]  # all that a block hands on moves
+        for site in (*sites, Site("resid_post", n - 1)):
+            start = site.layer or 0
             whole = self._run(self._edit(site))
             with modes(live.device), force_eager(live.anatomy.root), activate(self._edit(site)):
                 stream = run_layers(live.anatomy, self.trace, self.trace.calls[start].hidden, start, n, live.dims)
@@ -166,6 +168,25 @@ class _Verifier:
             with modes(live.device):
                 worst = max(worst, self._relative(live.readout.logits(hidden[0]), whole[0]))
         self._add(name, worst, feature)
+
+    def _alone(self, feature: str, name: str) -> None:
+        """Another prompt's stream put in place after the first block must give that prompt's answer."""
+        if len(self.live.anatomy.layers) < 2:
+            return
+        other = self._batch([[int(i) for i in probe_ids(self.live.anatomy.root).flatten()[3:11]]])
+        site = Site("resid_post", 0)
+        caught: dict[Site, torch.Tensor] = {}
+        program = self.live.program()
+        capture(self.live, program, site, 1, caught)
+        expected = self._run(program, other)
+        program = self.live.program()
+        place(program, self.live.anatomy, site, lambda: 1, lambda _: caught[site])
+        off = self._relative(self._run(program), expected)
+        if not self._add(name, off, feature):
+            self.off[feature] = (
+                "later blocks also get the prompt by another way (per-layer inputs, the embedding, a state handed on), so the "
+                f"stream of another prompt does not give its answer: off by {off:.1e}"
+            )
 
     def _growing(self, feature: str, name: str) -> None:
         live = self.live

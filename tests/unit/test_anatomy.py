@@ -35,6 +35,7 @@ EXCEPTIONS: dict[str, tuple[str, str]] = {
     ),
     **dict.fromkeys(("falcon_mamba", "jetmoe", "mamba", "mamba2", "xlstm"), ("partly", "no layer has heads")),
     **dict.fromkeys(("modernbert-decoder", "nanochat"), ("partly", "changes the stream before the unembedding")),
+    "inkling_text": ("partly", "lies between the heads and the stream"),
     "longcat_flash": ("partly", "several attentions"),
     **dict.fromkeys(("deepseek_v4", "hy_v4", "gemma3n_text", "prophetnet"), ("refused", "several streams")),
     **dict.fromkeys(("cpmant", "xlm", "xlnet"), ("refused", "encoder-only")),

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 import interp_widgets as iw
+from interp_widgets.methods.direct import direct_effects
 from interp_widgets.methods.head_effects import head_effects
 from interp_widgets.model.live import LiveModel, open_model
 from interp_widgets.model.question import Asked, Metric
+from interp_widgets.model.reads import norm_scale
 from tests import architectures
 from tests.unit.tiny_models import gpt2, llama, tokenizer
 
@@ -96,6 +98,56 @@ def test_the_last_stream_of_a_model_without_a_final_norm_is_what_its_last_block_
         run = live.run(PROMPT, read=["L1"])
         handle.remove()
     assert torch.equal(run["L1"], caught[0][0])
+
+
+@pytest.mark.parametrize("name", ["bert", "electra"])
+def test_an_edit_before_a_head_that_is_given_one_position_only_acts_at_its_own_positions(name: str) -> None:
+    with opened(tiny(name)) as live:
+        edit = iw.Steer("L1", torch.ones(live.anatomy.d_model), 3.0, positions=[len(live.tokens.encode(PROMPT)) - 1])
+        answer = live.answer(asked(live), [edit])
+        assert answer.receipts[0].positions == 1
+        assert relative(answer.logits, live.run(PROMPT, [edit]).logits[-1]) < 2e-6
+
+
+def test_a_state_that_blocks_hand_on_beside_the_stream_is_noticed() -> None:
+    """Zaya's router passes a state from block to block, which a replay with recorded arguments would hold fixed."""
+    with opened(tiny("zaya")) as live:
+        assert {"replay", "stream alone"} <= set(live.report.off)
+        edit = iw.Ablate("L0H0", mode="zero")
+        assert relative(live.answer(asked(live), [edit]).logits, live.run(PROMPT, [edit]).logits[-1]) < 2e-6
+
+
+def test_inputs_of_every_layer_beside_the_stream_are_noticed() -> None:
+    assert "by another way" in off(tiny("gemma4_text"))["stream alone"]
+    assert "stream alone" not in off(tiny("gemma2"))
+
+
+# ---- direct effects ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["minicpm3", "olmo", "granite", "gpt2"])
+def test_direct_effects_close_also_behind_a_scaled_or_parameterless_norm(name: str) -> None:
+    with opened(tiny(name)) as live:
+        effects = direct_effects(live, asked(live))
+        assert abs(effects.remainder) < 1e-4
+        assert abs(effects.heads).max() > 1e-3
+
+
+@pytest.mark.parametrize(("name", "why"), [("bart", "normalises the stream"), ("inkling_text", "it is no norm")])
+def test_direct_effects_that_would_not_be_a_sum_are_off(name: str, why: str) -> None:
+    with opened(tiny(name)) as live, pytest.raises(iw.FeatureOffError, match=why):
+        direct_effects(live, asked(live))
+
+
+@pytest.mark.parametrize("eps", [1e-3, 1e-5, 1e-6])
+def test_what_a_norm_adds_to_the_variance_is_found_where_it_does_not_say(eps: float) -> None:
+    class Silent(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.layer_norm(x, x.shape[-1:], eps=eps)
+
+    x = torch.randn(1, 4, 64) * 0.01
+    expected = (x.var(-1, correction=0) + eps).sqrt()
+    assert torch.allclose(norm_scale(Silent(), x, centred=True), expected, rtol=1e-4)
 
 
 # ---- models without heads -------------------------------------------------------------------------------------------
