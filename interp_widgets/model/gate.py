@@ -151,6 +151,8 @@ def watched(anatomy: Anatomy) -> tuple[dict[nn.Module, None], dict[nn.Module, No
     return before, after
 
 
+LIBRARIES = ("transformers", "accelerate", "peft", "torch")  # whose hooks are no doing of the user's
+
 Link = tuple[Mapping[str, nn.Module | None], str, nn.Module, str]
 
 
@@ -232,10 +234,16 @@ class Gate:
 
 
 def foreign_hooks(root: nn.Module) -> list[tuple[str, str]]:
-    """Hooks that are not ours: `(module path, function name)`, the user's and transformers' own alike."""
+    """Hooks that are not ours: `(module path, name)`; one of a library is named as such, `transformers: output_capturing_hook`."""
     found: list[tuple[str, str]] = []
     for path, module in root.named_modules():
         for table in (module._forward_pre_hooks, module._forward_hooks):
             theirs = [hook for hook in table.values() if hook is not before_hook and hook is not after_hook]
-            found += [(path, getattr(hook, "__qualname__", type(hook).__name__)) for hook in theirs]
+            found += [(path, _hook_name(hook)) for hook in theirs]
     return found
+
+
+def _hook_name(hook: Any) -> str:
+    name = str(getattr(hook, "__qualname__", type(hook).__qualname__)).rpartition("<locals>.")[2]
+    library = str(getattr(hook, "__module__", "")).partition(".")[0]
+    return f"{library}: {name}" if library in LIBRARIES else name
