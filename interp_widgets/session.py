@@ -120,6 +120,26 @@ class Session:
         self._step(lambda now: replace(now, question=question, label="asked", draft=""))
         return question
 
+    def aim(self, target: TokenSpec) -> Question:
+        """Ask the present question for another target; a target that was the foil changes places with the old one.
+
+        Raises:
+            PromptError: when nothing has been asked, or for what is not one token; the old question stays.
+
+        Example:
+            >>> session.aim(" John")  # doctest: +SKIP
+        """
+        self._open()
+        aimed = self._live.tokens.many("target", target)
+        if not aimed:
+            raise PromptError("Name a target: the text of a token, such as ' Mary', or its id.")
+        with self._lock:
+            if self.question is None:
+                raise PromptError("Nothing has been asked yet; call session.ask(prompt, target, foil) first.")
+            question = Question(tuple(_aimed(asked, aimed) for asked in self.question.examples))
+            self._step(lambda now: replace(now, question=question, label=f"target {aimed[0].text!r}", draft=""))
+        return question
+
     def _asked(
         self, example: Example | _Raw, metric: MetricFn | None, position: int, bos: bool | None, n: int
     ) -> Asked:
@@ -596,6 +616,14 @@ def _position(position: int, n: int) -> int:
             f"Position {position!r} does not exist: the prompt has {n} tokens (0 to {n - 1}, or -1 to -{n})."
         )
     return position % n
+
+
+def _aimed(asked: Asked, target: tuple[Token, ...]) -> Asked:
+    same = {t.id for t in target} & {t.id for t in asked.foil}
+    foil = asked.target if same else asked.foil
+    _differ(target, foil)
+    own = Metric(tuple(t.id for t in target), tuple(t.id for t in foil), asked.metric.fn)
+    return replace(asked, target=target, foil=foil, metric=own)
 
 
 def _once(ablations: Sequence[Ablate]) -> None:

@@ -98,6 +98,23 @@ class Deletion:
         )
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What replacing the first k tokens of a ranking costs, and k random ones on average; see `evidence`."""
+
+    k: int
+    cost: float
+    random_cost: float
+    baseline: str
+
+    @property
+    def line(self) -> str:
+        """The evidence in one line, in the words of `Deletion.line`."""
+        return (
+            f"deleting its top {self.k} costs {self.cost:.2f}, random {self.k} costs {self.random_cost:.2f} (evidence)"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Deleted:
     """The real answer with some tokens replaced: logits `[vocab]` (float32) at the read position, and the metric."""
@@ -180,6 +197,39 @@ def deletion_test(
     down = np.array([[table[frozenset(o[:k])] for k in range(len(o) + 1)] for o in all_orders])
     up = np.array([[table[frozenset(o[k:])] for k in range(len(o) + 1)] for o in all_orders])
     return Deletion(order, down[0], up[0], down[1:], up[1:], chosen.name)
+
+
+def evidence(
+    live: LiveModel,
+    question: Asked | Question,
+    scores: npt.ArrayLike,
+    interventions: Sequence[Intervention] = (),
+    baseline: BaselineSpec = "auto",
+    *,
+    k: int = 3,
+    orders: int = ORDERS,
+    seed: int = 0,
+    cancelled: Cancelled | None = None,
+) -> Evidence:
+    """One point of the deletion test, `Deletion.cost(k)` and `Deletion.random_cost(k)`, in about `orders` rows.
+
+    Raises:
+        PromptError: when the scores are not one per token, or no token can be replaced.
+
+    Example:
+        >>> evidence(live, asked, scores).line  # doctest: +SKIP
+        'deleting its top 3 costs 2.50, random 3 costs 0.70 (evidence)'
+    """
+    asked = question.first if isinstance(question, Question) else question
+    order = ranking(asked, scores)
+    k = min(k, len(order))
+    what, chosen = explained(live, asked, interventions), _replacement(live, asked, baseline)
+    draw = np.random.default_rng(seed)
+    drawn = [frozenset(int(i) for i in draw.permutation(sorted(order))[:k]) for _ in range(orders)]
+    none, first = frozenset[int](), frozenset(order[:k])
+    table = _metrics(what, chosen, list(dict.fromkeys([none, first, *drawn])), MEMORY, None, cancelled)
+    random_cost = table[none] - float(np.mean([table[one] for one in drawn]))
+    return Evidence(k, float(table[none] - table[first]), random_cost, chosen.name)
 
 
 def delete(

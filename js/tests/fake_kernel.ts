@@ -301,6 +301,16 @@ export class FakeKernel {
         tokens.map((_, index) => (SCORES[index] ?? 0.05) * scale),
         [tokens.length],
       ),
+      groups: {
+        word: f32(
+          tokens.map((_, index) => Math.floor(index / 2)),
+          [tokens.length],
+        ),
+        sentence: f32(
+          tokens.map(() => 0),
+          [tokens.length],
+        ),
+      },
       line: "explains the edited run · baseline mean embedding (0.24) · sums to 2.73 ± 2e−4 (arithmetic) · deleting its top 3 costs 2.5, random 3 costs 0.7 (evidence)",
     };
   }

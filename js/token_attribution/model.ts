@@ -11,6 +11,8 @@ export type Traits = {
   panel: string;
   /** Which method explains; the kernel recomputes when it changes. */
   method: string;
+  /** Whether scores stand for tokens, words, sentences or lines. */
+  spans: string;
 };
 
 export type Attribution = {
@@ -21,7 +23,11 @@ export type Attribution = {
   methods: string[];
   line: string;
   revision: number;
+  /** The number of each token's word, sentence, line. */
+  groups: Readonly<Record<string, NdArray | null>>;
 };
+
+export const SPANS = ["token", "word", "sentence", "line"];
 
 export function readAttribution(panel: Panel | null): Attribution | null {
   if (panel === null) return null;
@@ -35,7 +41,40 @@ export function readAttribution(panel: Panel | null): Attribution | null {
     methods: Array.isArray(data.methods) ? data.methods.map(String) : [],
     line: text(data.line) || composeLine(data),
     revision: panel.revisions.scores ?? -1,
+    groups: groupsOf(data.groups),
   };
+}
+
+function groupsOf(data: Decoded | undefined): Record<string, NdArray | null> {
+  if (data === null || data === undefined || typeof data !== "object" || Array.isArray(data)) return {};
+  return Object.fromEntries(SPANS.map((by) => [by, asArray((data as Record<string, Decoded>)[by])]));
+}
+
+/** Tokens that are read as one, and the exact sum of their scores. */
+export type Span = { positions: number[]; score: number };
+
+/** For every token the span that it belongs to; by token each is its own. */
+export function spansOf({ scores, groups }: Attribution, by: string): Span[] {
+  const index = groups[by]?.data;
+  const found = new Map<number, Span>();
+  return Array.from(scores?.data ?? [], (score, position) => {
+    const key = index?.[position] ?? position;
+    const span = found.get(key) ?? { positions: [], score: 0 };
+    found.set(key, span);
+    span.positions.push(position);
+    span.score += score;
+    return span;
+  });
+}
+
+/** Tab-separated, one row per span, as a sheet or `pandas.read_clipboard` takes it. */
+export function tableOf(attribution: Attribution, by: string): string {
+  const rows = [...new Set(spansOf(attribution, by))].map(({ positions, score }) => {
+    const text = positions.map((position) => attribution.tokens[position]?.text ?? "").join("");
+    const ids = positions.map((position) => attribution.tokens[position]?.id ?? "").join(" ");
+    return [positions[0], JSON.stringify(text), ids, score].join("\t");
+  });
+  return [["position", by, "id", "score"].join("\t"), ...rows].join("\n");
 }
 
 /** The honest line, when the kernel sends only its parts. */
@@ -64,7 +103,7 @@ export function sameTokens(a: readonly Token[], b: readonly Token[]): boolean {
 
 const TITLES: Record<string, string> = {
   gradient: "Gradient",
-  gradient_x_input: "Gradient",
+  gradient_x_input: "Gradient × input",
   input_x_gradient: "Gradient",
   integrated_gradients: "Integrated",
   occlusion: "Occlusion",

@@ -1,7 +1,16 @@
 import { expect, test } from "vitest";
-import { buttonNamed, click, find, head, openPage } from "../tests/harness.ts";
-import { methodTitle, readAttribution } from "./model.ts";
+import { buttonNamed, click, find, head, lastIntent, openPage } from "../tests/harness.ts";
+import { methodTitle, readAttribution, tableOf } from "./model.ts";
 
+const EMPTY = {
+  panel: "p",
+  revision: 1,
+  status: "done" as const,
+  progress: null,
+  message: "",
+  data: {},
+  revisions: {},
+};
 const line = (root: Element): string => find(root, '[data-iw="fixed"]').textContent ?? "";
 
 test("each token carries its exact score, and the largest is the strongest colour", async () => {
@@ -40,6 +49,37 @@ test("until the chosen method has answered, the scores of the last one are half 
   const { root } = await openPage(["TokenAttribution"]);
   click(buttonNamed(root("TokenAttribution"), "Gradient"));
   expect(find(root("TokenAttribution"), ".iw-tokens").className).toContain("iw-stale");
+});
+
+test("scores are summed over words, and the fixed line says which tokens they are", async () => {
+  const { root, models } = await openPage(["TokenAttribution"]);
+  const view = root("TokenAttribution");
+  click(buttonNamed(view, "word"));
+  expect(models.TokenAttribution?.saved.at(-1)?.spans).toBe("word");
+  expect(Number(find(view, '[data-token="3"]').dataset.score)).toBeCloseTo(1.61 + 0.11, 5);
+  expect(find(view, '[data-token="2"]').dataset.score).toBe(find(view, '[data-token="3"]').dataset.score);
+  find(view, '[data-token="3"]').focus();
+  expect(line(view)).toContain("(positions 2 to 3): +1.720, toward the target · rank 1 of 8 · of it ␣and +0.110");
+});
+
+test("a likely next token becomes the target at a click", async () => {
+  const { root, kernel } = await openPage(["TokenAttribution"]);
+  const view = root("TokenAttribution");
+  click(find(view, '.iw-alternative[data-id="2"]'));
+  expect(lastIntent({ kernel }).args).toEqual({ panel: "panel-TokenAttribution", action: "target", id: 2 });
+});
+
+test("the table that is copied has a row per span, quoted, with exact sums", () => {
+  const scores = { shape: [3], data: [1, 2, 4] };
+  const tokens = [" a", "\t", "\n"].map((text, id) => ({ id, text, kind: "text" as const }));
+  const whole = { ...readAttribution(EMPTY), tokens, scores, groups: { word: { shape: [3], data: [0, 0, 1] } } };
+  expect(tableOf(whole as never, "token").split("\n")).toEqual([
+    "position\ttoken\tid\tscore",
+    '0\t" a"\t0\t1',
+    '1\t"\\t"\t1\t2',
+    '2\t"\\n"\t2\t4',
+  ]);
+  expect(tableOf(whole as never, "word").split("\n")[1]).toBe('0\t" a\\t"\t0 1\t3');
 });
 
 test("a head switched off elsewhere recolours the tokens", async () => {
