@@ -15,7 +15,7 @@ from interp_widgets.model.live import LiveModel
 
 log = logging.getLogger("interp_widgets")
 Cancelled = Callable[[], bool]
-Job = Callable[[Cancelled], None]
+Job = Callable[[Cancelled], object]
 _IDLE_SECONDS = 30.0
 
 ANSWER, PANEL, PREFETCH = 0, 1, 2

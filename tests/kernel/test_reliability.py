@@ -221,7 +221,7 @@ def test_wishes_that_overtake_each_other_between_the_shells_end_on_the_last(page
 def test_a_flood_leaves_the_users_next_cell_free_and_paints_the_last_value_in_time(page: Page) -> None:
     kernel = page.kernel
     kernel.run(
-        "slow = Slow(0.05); tokens.close(); heads.close(); sliders.close(); view = iw.TokenAttribution(session, method='occlusion')"
+        "slow = Slow(0.1); tokens.close(); heads.close(); sliders.close(); view = iw.TokenAttribution(session, method='occlusion')"
     )
     kernel.run("session.set(iw.Edit('L0', slow, name='slow'))")
     page.answered(page.drag(0.0))

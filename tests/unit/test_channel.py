@@ -39,7 +39,7 @@ class Slow:
             assert self.called.wait_for(lambda: len(self.calls) >= n, 20)
 
 
-def flood(send: Callable[[int], None], n: int, hertz: float) -> float:
+def flood(send: Callable[[int], object], n: int, hertz: float) -> float:
     """`n` events at a steady rate; when the last was sent."""
     start = time.monotonic()
     for event in range(n):
@@ -192,15 +192,13 @@ def test_a_plain_text_that_was_cut_short_is_never_kept_as_the_whole(bench: Bench
     page.drag(1.0, final=True)
     page.calm()
     continuation = page.panel(bench.sliders)["data"]["continuation"]
-    live = bench.session.model
+    live, question = bench.session.model, bench.session.question
+    assert question is not None
     assert [t["id"] for t in continuation["plain"]] == [
-        t.id for t in live.generate(list(bench.session.question.first.ids), (), bench.sliders.tokens)
-    ]  # pyright: ignore[reportOptionalMemberAccess]
+        t.id for t in live.generate(list(question.first.ids), (), bench.sliders.tokens)
+    ]
     assert [t["id"] for t in continuation["edited"]] == [
-        t.id
-        for t in live.generate(
-            list(bench.session.question.first.ids), bench.session.interventions, bench.sliders.tokens
-        )  # pyright: ignore[reportOptionalMemberAccess]
+        t.id for t in live.generate(list(question.first.ids), bench.session.interventions, bench.sliders.tokens)
     ]
     assert continuation["running"] is False
     bench.sliders.tokens = 6
@@ -252,7 +250,9 @@ def test_no_token_is_lost_while_values_that_make_no_sense_arrive(bench: Bench) -
         time.sleep(0.005)
     page.calm()
     shown = [token["id"] for token in page.panel(bench.sliders)["data"]["continuation"]["edited"]]
-    ids = list(bench.session.question.first.ids)  # pyright: ignore[reportOptionalMemberAccess]
+    question = bench.session.question
+    assert question is not None
+    ids = list(question.first.ids)
     assert shown == [t.id for t in bench.session.model.generate(ids, bench.session.interventions, 40)]
     lengths = [len(s.content["data"]["continuation"]["edited"]) for s in page.of("panel")
                if s.content["panel"] == bench.sliders.panel and s.content["revision"] == bench.session.revision

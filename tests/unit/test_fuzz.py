@@ -229,8 +229,12 @@ def test_an_observer_of_the_users_that_raises_leaves_the_setting_as_it_was_and_s
     bench.page.wait(lambda: "not this one" in bench.page.panel(bench.tokens).get("message", ""), "the sentence", 1.0)
     bench.tokens.unobserve(angry, names="steps")
     told: list[str] = []
+
+    def fails(_session: iw.Session, _what: str) -> None:
+        raise ZeroDivisionError
+
     stop = [
-        bench.session.listen(lambda _s, _w: 1 / 0 and None),
+        bench.session.listen(fails),
         bench.session.listen(lambda _s, what: told.append(what)),
     ]
     bench.session.toggle("L0H0", mode="zero")

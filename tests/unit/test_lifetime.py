@@ -67,7 +67,7 @@ def test_a_thousand_views_opened_and_closed_leave_no_object_and_no_memory(wire: 
 
     def cycle(n: int) -> weakref.ref[Any]:
         view = kinds[n % 3](session)
-        view.payload = bytearray(100_000)  # a view that is not freed shows in the memory
+        setattr(view, "payload", bytearray(100_000))  # noqa: B010  # a view that is not freed shows in the memory
         gone = weakref.ref(view)
         view.close()
         return gone
@@ -129,7 +129,8 @@ def test_a_session_whose_views_are_closed_and_that_nobody_holds_is_freed_with_it
         view.close()
     gone, model, hooks = weakref.ref(made.session), weakref.ref(made.model), made.model
     comm = made.page.comm
-    del made, view
+    del made
+    view = None
     gc.collect()
     assert gone() is None, "a closed view, its mirror or a listener holds the session"
     assert our_hooks(hooks) == 0

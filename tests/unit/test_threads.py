@@ -8,7 +8,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -32,7 +32,7 @@ def forward(model: Any, ids: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def beside(work: Callable[[], None]) -> Iterator[None]:
+def beside(work: Callable[[], None]) -> Generator[None]:
     """Do `work` over and over on another thread."""
     stop, wrong = threading.Event(), []
 
