@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from interp_widgets.model.chunks import chunked, layers_at_once, row_limit, run_units
+from interp_widgets.model.chunks import chunked, halved, layers_at_once, row_limit, run_units
 from interp_widgets.model.errors import InterventionError, PromptError
 from interp_widgets.model.interventions import Intervention
+from interp_widgets.model.packed import Suffix, packs, run_packed
 from interp_widgets.model.question import Asked, Question
 from interp_widgets.model.rows import Base, Cancelled, FloatArray, base_of, read_metric, read_rows
 from interp_widgets.model.sites import Site
@@ -195,20 +196,36 @@ class _Pair:
         if not cells:
             report(1.0)
 
-        def births(chunk: Sequence[Cell]) -> list[Birth]:
-            return [
-                self._birth(direction, layer, [c.at for c in chunk if c.layer == layer], source)
-                for layer in sorted({c.layer for c in chunk})
-            ]
-
-        for chunk in chunked(cells, lambda c: c.layer, row_limit(self.live, base), layers=layers_at_once(self.live)):
-            hidden = run_units(self.live, base, chunk, births, self.cancelled)
+        packed = self.over == "resid" and packs(self.live, base)
+        limit = row_limit(self.live, base)
+        for chunk in chunked(cells, lambda c: c.layer, limit, layers=layers_at_once(self.live, 2 if packed else 3)):
+            run = self._packed if packed else self._whole
+            hidden = run(base, source, chunk, direction)
             metric = read_metric(self.live, base, hidden)
             metric = read_rows(self.live, base, hidden).metric if metric is None else metric
             for cell, value in zip(chunk, metric, strict=True):
                 table[cell] = value
             done += sum(len(self.layers) - c.layer for c in chunk)
             report(done / total)
+
+    def _whole(self, base: Base, source: Base, chunk: Sequence[Cell], direction: str) -> torch.Tensor:
+        def births(part: Sequence[Cell]) -> list[Birth]:
+            layers = sorted({c.layer for c in part})
+            return [self._birth(direction, n, [c.at for c in part if c.layer == n], source) for n in layers]
+
+        return run_units(self.live, base, chunk, births, self.cancelled)
+
+    def _packed(self, base: Base, source: Base, chunk: Sequence[Cell], direction: str) -> torch.Tensor:  # noqa: ARG002
+        """The rows of a chunk, each from its position on."""
+
+        def run(cells: Sequence[Cell]) -> torch.Tensor:
+            suffixes: list[Suffix] = []
+            for layer in sorted({c.layer for c in cells}):
+                at = tuple(c.at for c in cells if c.layer == layer)
+                suffixes.append(Suffix(layer, at, source.trace.calls[layer].hidden[0, list(at)]))
+            return run_packed(self.live, base, suffixes, self.cancelled)
+
+        return halved(self.live, base, chunk, run)
 
     def _cells(self, direction: str, base: Base, source: Base, table: FloatArray) -> list[Cell]:
         """The cells that need a run; where both runs hold the same numbers, patching changes nothing."""
@@ -223,8 +240,9 @@ class _Pair:
                 same = (ours == theirs).all(-1).all(0).tolist()
             else:
                 continue
+            unseen = base.asked.position if self.over == "resid" and packs(self.live, base) else len(same)
             for at, equal in enumerate(same):
-                if equal:
+                if equal or at > unseen:  # what comes after the read position cannot be seen there
                     table[layer.index, at] = here
                 else:
                     cells.append(Cell(layer.index, at))

@@ -33,8 +33,19 @@ def run_units(
     Raises:
         InterpError: when not even one row fits.
     """
+    return halved(live, base, units, lambda part: sweep.run_rows(live, base, births(part), cancelled))
+
+
+def halved(
+    live: LiveModel, base: Base, units: Sequence[Unit], run: Callable[[Sequence[Unit]], torch.Tensor]
+) -> torch.Tensor:
+    """`run(units)`, in halves of halves when memory runs out.
+
+    Raises:
+        InterpError: when not even one row fits.
+    """
     try:
-        return sweep.run_rows(live, base, births(units), cancelled)
+        return run(units)
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
@@ -47,7 +58,7 @@ def run_units(
     if live.device.type == "cuda":
         torch.cuda.empty_cache()
     half = len(units) // 2
-    return torch.cat([run_units(live, base, part, births, cancelled) for part in (units[:half], units[half:])])
+    return torch.cat([halved(live, base, part, run) for part in (units[:half], units[half:])])
 
 
 def out_of_memory(error: RuntimeError) -> bool:
@@ -78,9 +89,9 @@ def chunked(
     return chunks
 
 
-def layers_at_once(live: LiveModel) -> int:
-    """How many layers' rows go together: on a GPU calls cost more than rows, so chunks double; elsewhere three."""
-    return len(live.anatomy.layers) if live.device.type == "cuda" else 3
+def layers_at_once(live: LiveModel, elsewhere: int = 3) -> int:
+    """How many layers' rows go together: on a GPU calls cost more than rows, so chunks double; elsewhere a few."""
+    return len(live.anatomy.layers) if live.device.type == "cuda" else elsewhere
 
 
 def row_limit(live: LiveModel, base: Base) -> int:

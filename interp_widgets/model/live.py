@@ -20,7 +20,8 @@ from interp_widgets.model.gate import Gate, Program
 from interp_widgets.model.generate import GenerationRun, Options, generate
 from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.patterns import install, remove, wraps
-from interp_widgets.model.question import Asked, Prompt, Token, Tokenizer
+from interp_widgets.model.probe import embedding, vocabulary
+from interp_widgets.model.question import Asked, Prompt, Token, Tokenizer, refuse_tokenizer
 from interp_widgets.model.reading import Reading, read_answer
 from interp_widgets.model.readout import Readout
 from interp_widgets.model.receipts import Receipt
@@ -28,6 +29,7 @@ from interp_widgets.model.reference import Reference
 from interp_widgets.model.report import Report
 from interp_widgets.model.run import Batch, Caller, Run, batch_of, forward
 from interp_widgets.model.sites import Site
+from interp_widgets.model.unwrap import refuse_structure, unwrap
 
 if TYPE_CHECKING:
     from interp_widgets.model.generate import GenerationRun, Options
@@ -68,6 +70,9 @@ class LiveModel:
     def __init__(
         self, module: nn.Module, tokenizer: Any, *, name: str, reference: Reference | None, cache_bytes: int
     ) -> None:
+        root, _ = unwrap(module)
+        refuse_structure(root)
+        refuse_tokenizer(tokenizer, vocabulary(embedding(root)))
         self.module = module
         self.tokenizer = tokenizer
         self.name = name
@@ -81,6 +86,7 @@ class LiveModel:
         self.caller = Caller(self.anatomy)
         self.readout = Readout(self.anatomy)
         self.dims: dict[str, int] = {}
+        self.spans: dict[str, tuple[int, ...]] = {}
         self._probe = WeightProbe(self.anatomy)
         self._salt = 0
         self._users = 0

@@ -78,6 +78,7 @@ class _Verifier:
         self._try("growing batch", "a growing batch = one by one (relative)", self._growing)
         self._try("split block", "rows born inside a block = one by one (relative)", self._split)
         self._try("read position only", "the last block at the read position only = whole (relative)", self._narrow)
+        self._try("packed rows", "rows packed into one sequence = one by one (relative)", self._packed)
         self._try("patterns read", "patterns: nobody looks ahead, pattern · v = z", self._patterns)
         self._try("patterns written", "an edited pattern acts on its head only", self._pattern_edit)
         self._noise()
@@ -243,6 +244,38 @@ class _Verifier:
             expected = [plain, *(whole[site] for site in together), plain][:3]
             worst = max(worst, *(self._relative(a, b) for a, b in zip(rows, expected, strict=True)))
         return worst
+
+    def _packed(self, feature: str, name: str) -> None:
+        """Two rows edited at one position each, born in one block and in the next."""
+        from interp_widgets.model.packed import Suffix, length_dims, walk
+        from interp_widgets.model.rows import Base
+
+        live, n = self.live, len(self.live.anatomy.layers)
+        program = live.program()
+        short = record(program, live.anatomy)
+        self._run(program, self._batch([self.one.ids[0, :-1].tolist()]))
+        live.spans.update(length_dims(self.trace, short))
+        tokens = tuple(Token(int(i), "x") for i in self.one.ids[0])
+        position, worst = len(tokens) - 2, 0.0
+        asked = Asked("", tokens, Metric((0,)), (), (), position)
+        base = Base(asked, self.trace, (), self.logits[:1, position].float(), live.fingerprint(), self.one)
+        for start in sorted({0, n - 1}):  # a row born in the first block passes them all
+            cells = [(start, 2), (start, position), (min(start + 1, n - 1), 4)]
+            suffixes = [Suffix(layer, (p,), self._pushed(layer, p)[p][None]) for layer, p in cells]
+            with modes(live.device), force_eager(live.anatomy.root), activate(live.program()):
+                rows = live.readout.logits(walk(live, base, suffixes))
+            for row, (layer, p) in zip(rows, cells, strict=True):
+                program = live.program()
+                stream = self._pushed(layer, p)[None]
+                place(program, live.anatomy, Site("resid_pre", layer), lambda: 1, lambda _x, new=stream: new)
+                worst = max(worst, self._relative(row, self._run(program)[0, position]))
+        self._add(name, worst, feature)
+
+    def _pushed(self, layer: int, position: int) -> torch.Tensor:
+        """A block's input with one position changed, `[pos, d_model]`."""
+        stream = self.trace.calls[layer].hidden[0].clone()
+        stream[position] = stream[position] * 0.5 + 0.01
+        return stream
 
     def _spread(self, a: torch.Tensor, b: torch.Tensor) -> float:
         return float((a.float() - b.float()).abs().max())

@@ -68,6 +68,23 @@ def test_every_cell_of_the_stream_is_what_two_plain_hooks_find(family: str) -> N
                 assert found.noise_metrics[layer, position] == pytest.approx(noised, abs=slack)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_packed_from_their_position_on_are_verified_and_equal_to_whole_rows(family: str) -> None:
+    with opened(FAMILIES[family]()) as live:
+        if not family.startswith(
+            "mpt"
+        ):  # whose mask is True where one may *not* look: found by the check, and left whole
+            assert "packed rows" not in live.report.off, live.report.off["packed rows"]
+        asked = dataclasses.replace(ask_pair(live, "w14 w8 w12 w31 w21 w17 w5 w19 w22"), position=7)
+        packed = patching(live, asked)
+        live.report = dataclasses.replace(live.report, off={**live.report.off, "packed rows": "switched off here"})
+        whole = patching(live, asked)
+        slack = 2e-6 * max(10.0, abs(whole.clean), abs(whole.corrupt))
+        np.testing.assert_allclose(packed.denoise_metrics, whole.denoise_metrics, atol=slack)
+        np.testing.assert_allclose(packed.noise_metrics, whole.noise_metrics, atol=slack)
+        np.testing.assert_allclose(packed.noise[:, 8], 0.0, atol=2 * packed.floor)  # after the read position
+
+
 @pytest.mark.parametrize("build", [tiny_models.gpt2, tiny_models.llama])
 def test_every_head_is_what_a_patch_of_that_head_alone_gives(build: Any) -> None:
     with opened(build()) as live:
