@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from interp_widgets.model.errors import PromptError
+from interp_widgets.model.errors import ModelRefusedError, PromptError
 
 MetricFn = Callable[[torch.Tensor], float]
 Prompt = str | Sequence[int] | Sequence[dict[str, str]]
@@ -233,6 +233,30 @@ class Tokenizer:
         if not spec:
             raise PromptError(f"The {what} is an empty list; give at least one token.")
         return tuple(dict.fromkeys(self.one(what, s) for s in spec))
+
+
+def refuse_tokenizer(tokenizer: Any, rows: int) -> None:
+    """Refuse a tokenizer whose tokens the embedding has no rows for: it belongs to another model.
+
+    Special tokens beyond the embedding are let through (multimodal families add them to their text models' tokenizers too): a
+    prompt that uses one is refused then.
+
+    Raises:
+        ModelRefusedError: with both numbers.
+    """
+    if not callable(tokenizer):
+        raise ModelRefusedError(
+            f"A tokenizer turns text into token ids; {type(tokenizer).__name__} does not: pass the model's own, for example "
+            "AutoTokenizer.from_pretrained(name)."
+        )
+    added: dict[int, Any] = getattr(tokenizer, "added_tokens_decoder", None) or {}
+    words = [i for i, token in added.items() if not getattr(token, "special", False)]
+    size = max([int(getattr(tokenizer, "vocab_size", None) or 0), *(i + 1 for i in words)])
+    if size > rows:
+        raise ModelRefusedError(
+            f"The tokenizer has {size} tokens and the model's embedding {rows} rows, so ids from {rows} on would be looked up "
+            "where there is nothing: load both from one checkpoint, or call model.resize_token_embeddings(len(tokenizer))."
+        )
 
 
 def _byte_alphabet() -> dict[str, int]:
