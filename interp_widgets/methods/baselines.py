@@ -58,7 +58,7 @@ def find_baseline(live: LiveModel, asked: Asked, spec: BaselineSpec) -> Baseline
     if isinstance(spec, str) and spec in ("auto", "mean"):
         return Baseline("mean embedding", mean_embedding(live))
     if isinstance(spec, str) and spec == "zero":
-        return Baseline("zero", torch.zeros(mean_embedding(live).shape))
+        return Baseline("zero", torch.zeros(_width(live, asked)))
     if isinstance(spec, str) and spec in ("bos", "pad", "unk"):
         return _from_token(live, spec)
     return _from_prompt(live, asked, spec)
@@ -74,7 +74,7 @@ def mean_embedding(live: LiveModel) -> torch.Tensor:
     total = torch.zeros(())
     for start in range(0, last, _AT_ONCE):
         tokens = [Token(i, "") for i in range(start, min(start + _AT_ONCE, last))]
-        total = total + embeddings(live, tokens).to("cpu", torch.float64).sum(0)
+        total = total + embeddings(live, tokens).sum(0, dtype=torch.float64).cpu()
     mean = (total / last).float()
     live.cache.put(key, mean)
     return mean
@@ -125,8 +125,13 @@ def _from_prompt(live: LiveModel, asked: Asked, spec: str | Sequence[int]) -> Ba
     return Baseline(name, embeddings(live, tokens).float().cpu())
 
 
+def _width(live: LiveModel, asked: Asked) -> int:
+    """How wide the embedding is: not the stream's width in every family."""
+    return embeddings(live, asked.tokens[:1]).shape[-1]
+
+
 def _from_array(live: LiveModel, asked: Asked, values: torch.Tensor) -> Baseline:
-    d = mean_embedding(live).shape[0]
+    d = _width(live, asked)
     if values.shape not in ((d,), (len(asked.tokens), d)):
         raise PromptError(
             f"The baseline has shape {list(values.shape)}, but embeddings of this prompt are [{len(asked.tokens)}, "

@@ -1,0 +1,153 @@
+"""What is compared of attribution: the same scores by Captum and Inseq, and the cost in plain forwards."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench import peers
+from bench.cases import Case, Setting, Target, fresh
+from bench.shapes import question, tokenizer
+from bench.timing import Contender
+from interp_widgets.methods.attribution import attribute
+from interp_widgets.methods.baselines import find_baseline, mean_embedding
+from interp_widgets.methods.explained import explained
+from interp_widgets.methods.gradients import integrated_gradients
+from interp_widgets.model.question import Asked
+
+TOKENS = 16
+Rows = list[tuple[str, Callable[[], Case]]]
+
+
+def rows(at: Callable[[str], Setting], rounds: int) -> Rows:
+    """Every case by name, made when it is due."""
+    return [
+        ("attribution first paint", lambda: first_paint(at("gpt2"), rounds)),
+        ("attribution 20 steps", lambda: twenty(at("gpt2"), rounds)),
+        ("attribution 50 steps", lambda: fifty(at("tiny"), rounds)),
+        ("attribution occlusion", lambda: occluded(at("gpt2"), rounds)),
+        ("attribution occlusion tiny", lambda: occluded(at("tiny"), rounds)),
+    ]
+
+
+def first_paint(setting: Setting, rounds: int) -> Case:
+    """Gradient × input, which is on the screen first."""
+    live, asked = setting.live, question(setting.live, TOKENS)
+    work = lambda: attribute(live, asked, method="gradient_x_input")  # noqa: E731
+    targets = (Target("ours", "plain", "gradient × input / plain forward", 2.5, 1.7, faster=False),)
+    contenders = {"ours": Contender(work), "plain": setting.plain(asked)}
+    return Case(
+        "attribution", f"gradient × input, {setting.name}, {TOKENS} tokens", contenders, targets, 4 * rounds + 1, work
+    )
+
+
+def twenty(setting: Setting, rounds: int) -> Case:
+    """20 nodes, with the metric at both ends."""
+    live, asked = setting.live, question(setting.live, TOKENS)
+    mean_embedding(live)  # kept between questions
+    work = lambda: integrated(setting, asked, 20, "mean")  # noqa: E731
+    targets = (Target("ours", "plain", "integrated gradients, 20 nodes / plain forward", 18.0, 16.4, faster=False),)
+    contenders = {"ours": Contender(work), "plain": setting.plain(asked)}
+    return Case(
+        "attribution", f"integrated gradients, {setting.name}, {TOKENS} tokens", contenders, targets, rounds, work
+    )
+
+
+def integrated(setting: Setting, asked: Asked, steps: int, baseline: str) -> Any:
+    """Ours by exactly as many steps as the others take."""
+    return integrated_gradients(explained(setting.live, asked), find_baseline(setting.live, asked, baseline), steps)
+
+
+def fifty(setting: Setting, rounds: int) -> Case:
+    """50 nodes from the unknown token's embedding, as Inseq does it: the attributions are equal."""
+    live, asked = setting.live, question(setting.live, TOKENS)
+    work = fresh(live, lambda: integrated(setting, asked, 50, "unk"))
+    others = captum_integrated(setting, asked, 50) | inseq_integrated(setting, asked, 50)
+    contenders = {"ours": Contender(work), "plain": setting.plain(asked)}
+    contenders |= {name: Contender(other) for name, other in others.items()}
+    figures = {"Captum": (1.2, 1.6), "Inseq": (3.0, 4.5)}
+    targets = tuple(
+        Target(name, "ours", f"integrated gradients, 50 nodes: faster than {name}", *figures[name]) for name in others
+    )
+    title = f"integrated gradients, {setting.name}, {TOKENS} tokens"
+    return Case(
+        "attribution", title, contenders, targets, rounds, work, None, lambda: apart(setting, asked, others, "unk")
+    )
+
+
+def apart(setting: Setting, asked: Asked, others: dict[str, Callable[[], Any]], baseline: str) -> tuple[float, float]:
+    """The largest difference from the others' scores, and a millionth of the largest score, which it is held to twice."""
+    ours = integrated(setting, asked, 50, baseline).scores
+    theirs = [np.asarray(other(), dtype=np.float64) for name, other in others.items() if name == "Captum"]
+    return max((float(np.abs(ours - scores).max()) for scores in theirs), default=0.0), 1e-6
+
+
+def captum_integrated(setting: Setting, asked: Asked, steps: int) -> dict[str, Callable[[], Any]]:
+    """Captum's default: layer integrated gradients on the token embedding, all steps in one batch."""
+    if "captum" not in peers.versions():
+        return {}
+    from captum.attr import LayerIntegratedGradients  # pyright: ignore[reportMissingImports]
+
+    model, ids = setting.bare, torch.tensor([asked.ids])
+    gradients = LayerIntegratedGradients(metric_of(model, asked), model.get_input_embeddings())
+    base = torch.full_like(ids, setting.live.tokenizer.unk_token_id)
+
+    def work() -> Any:
+        return gradients.attribute(ids, baselines=base, n_steps=steps).sum(-1)[0].detach().numpy()
+
+    return {"Captum": work}
+
+
+def inseq_integrated(setting: Setting, asked: Asked, steps: int) -> dict[str, Callable[[], Any]]:
+    """Inseq, one target token; it attributes the target's logit, ours its difference to the foil's."""
+    try:
+        import inseq  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return {}
+    words = tokenizer(setting.bare.config.vocab_size)
+    bare = copy.deepcopy(setting.bare)
+    bare.config.bos_token_id, bare.config.eos_token_id = words.bos_token_id, words.eos_token_id
+    model = inseq.load_model(bare, "integrated_gradients", tokenizer=words)
+    prompt = " ".join(f"w{i}" for i in asked.ids)
+    answer = f"{prompt} w{asked.metric.target[0]}"
+
+    def work() -> Any:
+        return model.attribute(prompt, answer, n_steps=steps, attributed_fn="logit", show_progress=False)
+
+    return {"Inseq": work}
+
+
+def metric_of(model: Any, asked: Asked) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Target minus foil, of token ids."""
+    target, foil = asked.metric.target[0], asked.metric.foil[0]
+
+    def metric(ids: torch.Tensor) -> torch.Tensor:
+        logits = model(ids).logits[:, -1]
+        return logits[:, target] - logits[:, foil]
+
+    return metric
+
+
+def occluded(setting: Setting, rounds: int) -> Case:
+    """Every token replaced by the unknown one."""
+    live, asked = setting.live, question(setting.live, TOKENS)
+    work = fresh(live, lambda: attribute(live, asked, method="occlusion", baseline="unk"))
+    contenders = {"ours": Contender(work), "plain": setting.plain(asked)}
+    targets = [Target("ours", "plain", "occlusion of every token / plain forward", faster=False)]
+    if "captum" in peers.versions():
+        from captum.attr import FeatureAblation  # pyright: ignore[reportMissingImports]
+
+        ablation, ids = FeatureAblation(metric_of(setting.bare, asked)), torch.tensor([asked.ids])
+
+        def captum() -> Any:
+            with torch.no_grad():
+                return ablation.attribute(ids, baselines=torch.full_like(ids, live.tokenizer.unk_token_id))
+
+        contenders["Captum"] = Contender(captum)
+        targets.append(Target("Captum", "ours", "occlusion of every token: faster than Captum", 2.0, 6.0))
+    title = f"occlusion, {setting.name}, {TOKENS} tokens"
+    return Case("attribution", title, contenders, tuple(targets), rounds, work)
