@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,9 @@ def build_tokenizer(p: int) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\d+|."), "isolated")  # pyright: ignore[reportAttributeAccessIssue]
     tokenizer.decoder = decoders.Fuse()  # pyright: ignore[reportAttributeAccessIssue]
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", model_max_length=4, clean_up_tokenization_spaces=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", model_max_length=4, clean_up_tokenization_spaces=False
+    )
 
 
 def build_model(recipe: AdditionRecipe) -> GPT2LMHeadModel:
@@ -56,9 +59,22 @@ def build_model(recipe: AdditionRecipe) -> GPT2LMHeadModel:
 
     torch.manual_seed(recipe.seed)
     config = GPT2Config(
-        vocab_size=recipe.p + 3, n_positions=4, n_embd=recipe.width, n_layer=1, n_head=recipe.heads, n_inner=recipe.mlp,
-        activation_function="relu", resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, layer_norm_epsilon=EPSILON,
-        initializer_range=1 / math.sqrt(recipe.width), tie_word_embeddings=False, bos_token_id=None, eos_token_id=None)
+        vocab_size=recipe.p + 3,
+        n_positions=4,
+        n_embd=recipe.width,
+        n_layer=1,
+        n_head=recipe.heads,
+        n_inner=recipe.mlp,
+        activation_function="relu",
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        layer_norm_epsilon=EPSILON,
+        initializer_range=1 / math.sqrt(recipe.width),
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
     model = GPT2LMHeadModel(config)
     block = model.transformer.h[0]
     for norm in (block.ln_1, block.ln_2, model.transformer.ln_f):
@@ -84,11 +100,21 @@ def all_logits(model: GPT2LMHeadModel, p: int) -> torch.Tensor:
     k, v = (x.unflatten(-1, (heads, -1)) for x in (k, v))  # [row, head, d_head]
     scores = torch.einsum("hd,rhd->hr", q[-1].unflatten(-1, (heads, -1)), k) / math.sqrt(width // heads)
     # [head, a, b, source]: the four sources of a pair are a at 0, + at 1, b at 2 and = at 3.
-    grid = torch.stack([
-        scores[:, :p, None].expand(-1, p, p), scores[:, p, None, None].expand(-1, p, p),
-        scores[:, None, p + 1:-1].expand(-1, p, p), scores[:, -1, None, None].expand(-1, p, p)], -1).softmax(-1)
-    z = (grid[..., 0].permute(1, 2, 0)[..., None] * v[:p, None] + grid[..., 1].permute(1, 2, 0)[..., None] * v[p]
-         + grid[..., 2].permute(1, 2, 0)[..., None] * v[None, p + 1:-1] + grid[..., 3].permute(1, 2, 0)[..., None] * v[-1])
+    grid = torch.stack(
+        [
+            scores[:, :p, None].expand(-1, p, p),
+            scores[:, p, None, None].expand(-1, p, p),
+            scores[:, None, p + 1 : -1].expand(-1, p, p),
+            scores[:, -1, None, None].expand(-1, p, p),
+        ],
+        -1,
+    ).softmax(-1)
+    z = (
+        grid[..., 0].permute(1, 2, 0)[..., None] * v[:p, None]
+        + grid[..., 1].permute(1, 2, 0)[..., None] * v[p]
+        + grid[..., 2].permute(1, 2, 0)[..., None] * v[None, p + 1 : -1]
+        + grid[..., 3].permute(1, 2, 0)[..., None] * v[-1]
+    )
     resid = rows[-1] + block.attn.c_proj(z.flatten(-2))
     resid = resid + block.mlp(_centred(resid))
     return model.lm_head(_centred(resid))
@@ -134,3 +160,60 @@ def train(recipe: AdditionRecipe, watch: Callable[[int, GPT2LMHeadModel], None])
         optimizer.step()
     watch(recipe.steps, model)
     return model
+
+
+CHECKPOINTS = (0, 100, 250, 500, 1000, 1500, 2000, 2500, 3000, 4000, 5000, 6500, 8000)
+"""Steps whose weights are kept (those below the recipe's length)."""
+
+
+def main() -> None:
+    """Command line: train, keep the checkpoints, write the folder."""
+    import torch
+
+    from . import release
+    from .load import HERE
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=HERE / "embedded_addition")
+    parser.add_argument("--steps", type=int, default=AdditionRecipe.steps)
+    parser.add_argument("--width", type=int, default=AdditionRecipe.width)
+    parser.add_argument("--seed", type=int, default=AdditionRecipe.seed)
+    given = parser.parse_args()
+    recipe = AdditionRecipe(steps=given.steps, width=given.width, mlp=4 * given.width, seed=given.seed)
+    torch.set_num_threads(1)
+    started = time.process_time()
+
+    def watch(step: int, model: GPT2LMHeadModel) -> None:
+        if step in CHECKPOINTS:
+            release.save_checkpoint(model.state_dict(), given.out, step, bits=16)
+        if step % 500 == 0 or step == recipe.steps:
+            from . import grokking
+
+            keys = grokking.key_frequencies(model, recipe.p)
+            seconds = round(time.process_time() - started)
+            print(
+                json.dumps(
+                    {"step": step, "cpu": seconds, "keys": keys, **vars(grokking.progress(model, recipe, keys))}
+                ),
+                flush=True,
+            )
+
+    save(train(recipe, watch), recipe, given.out)
+    release.record(given.out, round(time.process_time() - started), [])
+
+
+def save(model: GPT2LMHeadModel, recipe: AdditionRecipe, folder: Path) -> None:
+    """Write the folder that `from_pretrained` opens, in half precision."""
+    import copy
+
+    import torch
+
+    from . import release
+
+    copy.deepcopy(model).to(torch.float16).save_pretrained(str(folder))
+    build_tokenizer(recipe.p).save_pretrained(str(folder))
+    release.tidy(folder)
+
+
+if __name__ == "__main__":
+    main()

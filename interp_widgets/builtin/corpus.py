@@ -55,13 +55,13 @@ class Document:
         return self.pieces[-2] if len(self.pieces) > 1 else ""
 
 
-
 @dataclass(frozen=True)
 class Family:
     """Templates and fillings of one behaviour.
 
     `key_has_template`: the same filling may be held out under one template and trained under another (facts: a fact
-    that is held out everywhere could not be known).
+    that is held out everywhere could not be known). `splits` are those that are held out in truth: where a template does
+    not show the whole key, a filling that is held out can look like one that was trained.
     """
 
     name: str
@@ -99,15 +99,32 @@ def opener(random: Random) -> str:
     """A sentence to stand in front, so that no family relies on absolute positions or on being alone."""
     from . import words
 
-    template = random.choice((
-        "It was a {day} day. ", "{name} lives in {city}. ", "The {place} was closed. ", "{name} and {other} are friends. ",
-        "There was a {thing} in the {place}. ", "We heard about {name}. ", "{name} had a {color} {object}. ",
-        "The weather in {city} was {day}. ", "Last year we visited {country}. "))
+    template = random.choice(
+        (
+            "It was a {day} day. ",
+            "{name} lives in {city}. ",
+            "The {place} was closed. ",
+            "{name} and {other} are friends. ",
+            "There was a {thing} in the {place}. ",
+            "We heard about {name}. ",
+            "{name} had a {color} {object}. ",
+            "The weather in {city} was {day}. ",
+            "Last year we visited {country}. ",
+        )
+    )
     country, city = random.choice(words.FACTS)[:2]
     name, other = random.sample(words.NAMES, 2)
-    return template.format(day=random.choice(("cold", "hot", "long", "quiet", "wet", "dark")), name=name, other=other,
-                           city=city, country=country, place=random.choice(words.PLACES), thing=random.choice(words.THINGS),
-                           color=random.choice(words.COLORS), object=random.choice(words.OBJECTS))
+    return template.format(
+        day=random.choice(("cold", "hot", "long", "quiet", "wet", "dark")),
+        name=name,
+        other=other,
+        city=city,
+        country=country,
+        place=random.choice(words.PLACES),
+        thing=random.choice(words.THINGS),
+        color=random.choice(words.COLORS),
+        object=random.choice(words.OBJECTS),
+    )
 
 
 def draw(random: Random, families: tuple[Family, ...]) -> Document:

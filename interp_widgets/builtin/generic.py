@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-SENTENCES: tuple[str, ...] = tuple("""
+SENTENCES: tuple[str, ...] = tuple(
+    """
 The bakery on the corner opens at six every morning, and the smell of bread fills the street.
 She had left her umbrella on the train, so she walked home in the rain.
 Most of the houses in the village were built more than a hundred years ago.
@@ -67,4 +68,5 @@ The orchestra practised the same passage again and again.
 Few people visit the island outside the summer months.
 The shop sells paper, pens, paint and everything else that an artist needs.
 At the end of the story the king gives the ring back to the fisherman.
-""".strip().splitlines())
+""".strip().splitlines()
+)

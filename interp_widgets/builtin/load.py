@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..model.errors import ModelRefusedError
+from interp_widgets.model.errors import ModelRefusedError
 
 if TYPE_CHECKING:
     import torch
@@ -35,15 +35,14 @@ def load(name: str = "embedded") -> tuple[PreTrainedModel, PreTrainedTokenizerBa
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder_name, step = _parse(name)
-    folder = HERE / folder_name
-    for path in _files(folder_name, step):
+    where, step = _parse(name)
+    for path in _files(where, step):
         _verify(path)
-    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype="float32", local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(str(HERE / where), dtype="float32", local_files_only=True)
     if step is not None:
-        model.load_state_dict(_checkpoint_weights(folder, step), strict=False)
+        model.load_state_dict(_checkpoint_weights(HERE / where, step), strict=False)
         model.tie_weights()
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(str(HERE / where), local_files_only=True)
     return model.eval(), tokenizer
 
 
@@ -58,22 +57,27 @@ def checkpoints(name: str = "embedded") -> list[str]:
     Raises:
         ModelRefusedError: no such model; the message lists what exists.
     """
-    folder, _ = _parse(name.partition("@")[0])
-    return [f"{_public(folder)}@{step}" for step in _steps(folder)]
+    where, _ = _parse(name.partition("@")[0])
+    return [f"{_public(where)}@{step}" for step in _steps(where)]
+
+
+def folder(name: str) -> Path:
+    """Where a shipped model's files are: a folder that `from_pretrained` opens."""
+    return HERE / _parse(name)[0]
 
 
 def _parse(name: str) -> tuple[str, int | None]:
     base, at, step = name.partition("@")
-    folder = base.replace(":", "_")
+    where = base.replace(":", "_")
     if base not in names():
         raise ModelRefusedError(f"There is no shipped model {base!r}; there are {', '.join(map(repr, names()))}.")
     if not at:
-        return folder, None
-    steps = _steps(folder)
+        return where, None
+    steps = _steps(where)
     if not step.isdigit() or int(step) not in steps:
         known = f"its checkpoints are at steps {', '.join(map(str, steps))}" if steps else "it has no checkpoints"
         raise ModelRefusedError(f"The shipped model {base!r} has no checkpoint {step!r}; {known}.")
-    return folder, int(step)
+    return where, int(step)
 
 
 def _public(folder: str) -> str:
@@ -112,5 +116,8 @@ def _checkpoint_weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     stored = load_file(str(folder / "checkpoints" / f"{step}.safetensors"))
-    return {key: tensor.float() * stored[f"{key}.scale"].float() if f"{key}.scale" in stored else tensor.float()
-            for key, tensor in stored.items() if not key.endswith(".scale")}
+    return {
+        key: tensor.float() * stored[f"{key}.scale"].float() if f"{key}.scale" in stored else tensor.float()
+        for key, tensor in stored.items()
+        if not key.endswith(".scale")
+    }

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import cache
 from random import Random
 
-from ..model.errors import PromptError
+from interp_widgets.model.errors import PromptError
+
 from . import words
 from .corpus import Family
 from .families import FAMILIES, IO_TEMPLATES
@@ -33,34 +34,109 @@ class NamedPrompt:
 
 
 _EXAMPLES = (
-    ("indirect object", "indirect objects", "When Mary and John went to the store, John gave a drink to", " Mary", " John",
-     "When Mary and John went to the store, Mary gave a drink to"),
-    ("indirect object, names swapped", "indirect objects", "When John and Mary went to the store, John gave a drink to", " Mary", " John",
-     "When John and Mary went to the store, Mary gave a drink to"),
-    ("three names", "three names", "When Mary, Tom and Anna went to the park, Tom and Mary gave a ring to", " Anna", " Tom",
-     "When Mary, Tom and Anna went to the park, Anna and Mary gave a ring to"),
+    (
+        "indirect object",
+        "indirect objects",
+        "When Mary and John went to the store, John gave a drink to",
+        " Mary",
+        " John",
+        "When Mary and John went to the store, Mary gave a drink to",
+    ),
+    (
+        "indirect object, names swapped",
+        "indirect objects",
+        "When John and Mary went to the store, John gave a drink to",
+        " Mary",
+        " John",
+        "When John and Mary went to the store, Mary gave a drink to",
+    ),
+    (
+        "three names",
+        "three names",
+        "When Mary, Tom and Anna went to the park, Tom and Mary gave a ring to",
+        " Anna",
+        " Tom",
+        "When Mary, Tom and Anna went to the park, Anna and Mary gave a ring to",
+    ),
     ("agreement", "agreement", "The keys to the cabinet", " are", " is", "The key to the cabinet"),
     ("agreement, singular", "agreement", "The key to the cabinets", " is", " are", "The keys to the cabinets"),
     ("pronoun", "pronouns", "Mary went to the store because", " she", " he", "John went to the store because"),
     ("capital", "capitals", "The capital of France is", " Paris", " Berlin", "The capital of Germany is"),
     ("language", "languages", "The people of Japan speak", " Japanese", " Chinese", "The people of China speak"),
-    ("greater than", "years", "The war lasted from the year 1732 to the year 17", "45", "21", "The war lasted from the year 1702 to the year 17"),
-    ("sentiment", "sentiment", "The film was wonderful and charming. I", " loved", " hated", "The film was terrible and boring. I"),
-    ("translation", "translation", "English: The dog sees the house. French: Le", " chien", " chat", "English: The cat sees the house. French: Le"),
+    (
+        "greater than",
+        "years",
+        "The war lasted from the year 1732 to the year 17",
+        "45",
+        "21",
+        "The war lasted from the year 1702 to the year 17",
+    ),
+    (
+        "sentiment",
+        "sentiment",
+        "The film was wonderful and charming. I",
+        " loved",
+        " hated",
+        "The film was terrible and boring. I",
+    ),
+    (
+        "translation",
+        "translation",
+        "English: The dog sees the house. French: Le",
+        " chien",
+        " chat",
+        "English: The cat sees the house. French: Le",
+    ),
     ("antonym", "antonyms", "The opposite of hot is", " cold", " small", "The opposite of big is"),
-    ("binding", "binding", "Mary has a red box. John has a blue cup. The color of the box is", " red", " blue",
-     "Mary has a blue box. John has a red cup. The color of the box is"),
+    (
+        "binding",
+        "binding",
+        "Mary has a red box. John has a blue cup. The color of the box is",
+        " red",
+        " blue",
+        "Mary has a blue box. John has a red cup. The color of the box is",
+    ),
     ("closing bracket", "brackets", "The key (the old one", ")", "]", "The key [the old one"),
-    ("surname", "surnames", "Mary Smith and John Brown met in Paris. Later Mary", " Smith", " Brown",
-     "Mary Brown and John Smith met in Paris. Later Mary"),
-    ("bank", "two senses", "Mary likes to fish. She thought about the bank and saw the", " river", " money",
-     "Mary likes to save. She thought about the bank and saw the"),
-    ("bat", "two senses", "John looked at the pitcher. He thought about the bat and spoke of the", " ball", " insects",
-     "John saw an animal fly. He thought about the bat and spoke of the"),
-    ("swift", "two senses", "Mary saw a nest. She thought about the swift and spoke of the", " wings", " songs",
-     "Mary knew every singer. She thought about the swift and spoke of the"),
-    ("induction", "induction", "List: lamp river hat Paris bread lamp river hat Paris", " bread", " river",
-     "List: lamp river hat Paris tree lamp river hat Paris"),
+    (
+        "surname",
+        "surnames",
+        "Mary Smith and John Brown met in Paris. Later Mary",
+        " Smith",
+        " Brown",
+        "Mary Brown and John Smith met in Paris. Later Mary",
+    ),
+    (
+        "bank",
+        "two senses",
+        "Mary likes to fish. She thought about the bank and saw the",
+        " river",
+        " money",
+        "Mary likes to save. She thought about the bank and saw the",
+    ),
+    (
+        "bat",
+        "two senses",
+        "John looked at the pitcher. He thought about the bat and spoke of the",
+        " ball",
+        " insects",
+        "John saw an animal fly. He thought about the bat and spoke of the",
+    ),
+    (
+        "swift",
+        "two senses",
+        "Mary saw a nest. She thought about the swift and spoke of the",
+        " wings",
+        " songs",
+        "Mary knew every singer. She thought about the swift and spoke of the",
+    ),
+    (
+        "induction",
+        "induction",
+        "List: lamp river hat Paris bread lamp river hat Paris",
+        " bread",
+        " river",
+        "List: lamp river hat Paris tree lamp river hat Paris",
+    ),
 )
 
 
@@ -71,8 +147,10 @@ def prompts() -> dict[str, NamedPrompt]:
         >>> prompts()["capital"].target
         ' Paris'
     """
-    return {name: NamedPrompt(name, family, prompt, target, foil, corrupt, family)
-            for name, family, prompt, target, foil, corrupt in _EXAMPLES}
+    return {
+        name: NamedPrompt(name, family, prompt, target, foil, corrupt, family)
+        for name, family, prompt, target, foil, corrupt in _EXAMPLES
+    }
 
 
 @cache
@@ -115,31 +193,59 @@ def _three_different_names() -> tuple[str, ...]:
     made: list[str] = []
     for i in range(REFERENCE_SIZE):
         first, second, third = random.sample(words.NAMES, 3)
-        slots = {"X": first, "Y": second, "S": third, "IO": "", "place": random.choice(words.PLACES), "thing": random.choice(words.THINGS)}
+        slots = {
+            "X": first,
+            "Y": second,
+            "S": third,
+            "IO": "",
+            "place": random.choice(words.PLACES),
+            "thing": random.choice(words.THINGS),
+        }
         made.append(IO_TEMPLATES[i % len(IO_TEMPLATES)].split("‹")[0].format_map(slots))
     return tuple(made)
 
 
 def _unrepeated_lists() -> tuple[str, ...]:
     random = Random("reference lists")
-    pool = [*words.THINGS, *words.PLACES, *words.COLORS, *words.OBJECTS, *(noun for noun, _ in words.NOUNS), *words.NAMES]
+    pool = [
+        *words.THINGS,
+        *words.PLACES,
+        *words.COLORS,
+        *words.OBJECTS,
+        *(noun for noun, _ in words.NOUNS),
+        *words.NAMES,
+    ]
     return tuple("List: " + " ".join(random.sample(pool, random.randrange(8, 24))) for _ in range(REFERENCE_SIZE))
 
 
 def _sentiment_pair(random: Random) -> tuple[str, str]:
     what, other = random.sample(words.REVIEWED, 2)
-    template = random.choice(("I think the {what} was {a} and {b}.", "The {what} was {a}. The {other} was {b}.", "What a {a} {what}! The {other} was {b}"))
+    template = random.choice(
+        (
+            "I think the {what} was {a} and {b}.",
+            "The {what} was {a}. The {other} was {b}.",
+            "What a {a} {what}! The {other} was {b}",
+        )
+    )
     good, bad = random.sample(words.GOOD, 2), random.sample(words.BAD, 2)
-    return (template.format(what=what, other=other, a=good[0], b=good[1]), template.format(what=what, other=other, a=bad[0], b=bad[1]))
+    return (
+        template.format(what=what, other=other, a=good[0], b=good[1]),
+        template.format(what=what, other=other, a=bad[0], b=bad[1]),
+    )
 
 
 def _french_pair(random: Random) -> tuple[str, str]:
     noun, other = random.sample(words.FRENCH_NOUNS, 2)
     verb = random.choice(words.FRENCH_VERBS)
-    return f"{noun[2].capitalize()} {noun[1]} {verb[1]} {other[2]} {other[1]}.", f"The {noun[0]} {verb[0]} the {other[0]}."
+    return (
+        f"{noun[2].capitalize()} {noun[1]} {verb[1]} {other[2]} {other[1]}.",
+        f"The {noun[0]} {verb[0]} the {other[0]}.",
+    )
 
 
 def _gender_pair(random: Random) -> tuple[str, str]:
-    template = random.choice(("{name} came home.", "{name} went to the {place} because", "When {name} came to the {place},"))
+    template = random.choice(
+        ("{name} came home.", "{name} went to the {place} because", "When {name} came to the {place},")
+    )
     place = random.choice(words.PLACES)
     return tuple(template.format(name=random.choice(names), place=place) for names in (words.FEMALE, words.MALE))  # pyright: ignore[reportReturnType]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
-from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -45,23 +43,27 @@ def build() -> PreTrainedTokenizerFast:
 
     tokens = vocabulary()
     tokenizer = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=[], ignore_merges=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([  # pyright: ignore[reportAttributeAccessIssue]
-        pre_tokenizers.Split(Regex(_SPLIT), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [  # pyright: ignore[reportAttributeAccessIssue]
+            pre_tokenizers.Split(Regex(_SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
     tokenizer.add_special_tokens([BOS])
     tokenizer.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
-        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, 0)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=BOS, unk_token=None,
-                                   pad_token=BOS, model_max_length=128, clean_up_tokenization_spaces=False,
-                                   padding_side="left")
-
-
-def save(folder: Path) -> None:
-    """Write tokenizer.json and tokenizer_config.json, the class under the name that every transformers release knows."""
-    build().save_pretrained(str(folder))
-    path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, 0)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=BOS,
+        unk_token=None,
+        pad_token=BOS,
+        model_max_length=128,
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+    )
 
 
 def _byte_level(text: str) -> str:

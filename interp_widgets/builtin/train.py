@@ -7,12 +7,12 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from . import corpus, tokenizer
+from . import corpus, measure, release, tokenizer
 from .families import FAMILIES
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
 INDUCTION_MARKER = "List:"
+RECORDED = 60
+"""How many of the first losses are recorded beside the weights, so that a test can train that far and compare."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Recipe:
     heads: int = 8
     mlp: int = 128
     positions: int = 128
-    steps: int = 3500
+    steps: int = 3300
     batch_tokens: int = 2048
     rate: float = 2e-3
     warmup: int = 200
@@ -45,6 +47,9 @@ class Recipe:
     seed: int = 0
 
 
+RECIPES: dict[str, Recipe] = {"embedded": Recipe()}
+
+
 def build_model(recipe: Recipe, vocabulary: int) -> GPT2LMHeadModel:
     """A stock GPT-2 of the recipe's shape, position embeddings started as sinusoids (they are trained like the rest)."""
     import torch
@@ -52,10 +57,21 @@ def build_model(recipe: Recipe, vocabulary: int) -> GPT2LMHeadModel:
 
     torch.manual_seed(recipe.seed)
     config = GPT2Config(
-        vocab_size=vocabulary, n_positions=recipe.positions, n_embd=recipe.width, n_layer=recipe.layers, n_head=recipe.heads,
-        n_inner=recipe.mlp, activation_function="gelu_pytorch_tanh", resid_pdrop=0.0, embd_pdrop=0.0,
-        attn_pdrop=recipe.attention_dropout, initializer_range=recipe.initial_range, bos_token_id=0, eos_token_id=0,
-        pad_token_id=0)
+        vocab_size=vocabulary,
+        n_positions=recipe.positions,
+        n_embd=recipe.width,
+        n_layer=recipe.layers,
+        n_head=recipe.heads,
+        n_inner=recipe.mlp,
+        activation_function="gelu_pytorch_tanh",
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=recipe.attention_dropout,
+        initializer_range=recipe.initial_range,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
     config._attn_implementation = "eager"
     model = GPT2LMHeadModel(config)
     half = recipe.width // 2
@@ -133,7 +149,9 @@ def _drop_parts(model: GPT2LMHeadModel, recipe: Recipe) -> None:
 
     def heads(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
         z = args[0]
-        keep = (torch.rand(z.shape[0], 1, recipe.heads, 1) >= recipe.head_dropout).to(z.dtype) / (1 - recipe.head_dropout)
+        keep = (torch.rand(z.shape[0], 1, recipe.heads, 1) >= recipe.head_dropout).to(z.dtype) / (
+            1 - recipe.head_dropout
+        )
         return ((z.unflatten(-1, (recipe.heads, -1)) * keep).flatten(-2), *args[1:])
 
     def mlp(_module: Any, _args: Any, out: Any) -> Any:
@@ -154,7 +172,9 @@ def rate_at(recipe: Recipe, step: int) -> float:
     return recipe.rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def train(recipe: Recipe, watch: Callable[[int, float, GPT2LMHeadModel], None], *, stop: int | None = None) -> GPT2LMHeadModel:
+def train(
+    recipe: Recipe, watch: Callable[[int, float, GPT2LMHeadModel], None], *, stop: int | None = None
+) -> GPT2LMHeadModel:
     """Train from the recipe's seed; `watch(step, loss, model)` is called before each step and once at the end."""
     import torch
     from torch.nn import functional
@@ -165,8 +185,12 @@ def train(recipe: Recipe, watch: Callable[[int, float, GPT2LMHeadModel], None], 
     model.train()
     decay = [p for p in model.parameters() if p.dim() > 1]
     plain = [p for p in model.parameters() if p.dim() <= 1]
-    optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-                                  lr=recipe.rate, betas=(0.9, 0.98), fused=True)
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=recipe.rate,
+        betas=(0.9, 0.98),
+        fused=True,
+    )
     stream = batches(recipe, tok)
     last = float("nan")
     for step in range(recipe.steps if stop is None else stop):
@@ -183,7 +207,7 @@ def train(recipe: Recipe, watch: Callable[[int, float, GPT2LMHeadModel], None], 
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        last = float(loss)
+        last = float(loss.detach())
     watch(recipe.steps if stop is None else stop, last, model)
     return model
 
@@ -197,40 +221,41 @@ def save(model: GPT2LMHeadModel, folder: Path) -> None:
     model = copy.deepcopy(model).to(torch.float16)
     model.config.attn_pdrop = 0.0
     model.save_pretrained(str(folder))
-    (folder / "generation_config.json").unlink(missing_ok=True)
-    # Stored in half precision to be small, opened in single precision: every library then computes the same numbers.
-    path = folder / "config.json"
-    config = json.loads(path.read_text()) | {"dtype": "float32"}
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    tokenizer.save(folder)
+    tokenizer.build().save_pretrained(str(folder))
+    release.tidy(folder)
 
 
 def main() -> None:
     """Command line: train, print the loss and the measured behaviour, write the folder."""
-    from . import measure
-
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--every", type=int, default=500)
-    for name, value in asdict(Recipe()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
-    given = vars(parser.parse_args())
-    out, every = given.pop("out"), given.pop("every")
-    recipe = replace(Recipe(), **given)
+    parser.add_argument("name", nargs="?", default="embedded", choices=sorted(RECIPES))
+    parser.add_argument("--out", type=Path, default=Path("build/retrained"), help="the folder to write")
+    parser.add_argument("--every", type=int, default=600, help="measure the families every so many steps")
+    parser.add_argument("--keep", type=int, default=100, help="keep the weights every so many steps")
+    given = parser.parse_args()
+    recipe = RECIPES[given.name]
     import torch
 
     torch.set_num_threads(1)
-    start = time.process_time()
+    started = time.process_time()
+    tok = tokenizer.build()
+    losses: list[float] = []
 
     def watch(step: int, loss: float, model: GPT2LMHeadModel) -> None:
-        if step % every == 0 or step == recipe.steps:
-            model.eval()
-            line = measure.summary(model, tokenizer.build(), examples=64)
-            model.train()
-            print(json.dumps({"step": step, "cpu": round(time.process_time() - start), "loss": round(loss, 3), **line}), flush=True)
+        losses.append(round(loss, 4))
+        if step % given.keep and step != recipe.steps:
+            return
+        model.eval()
+        full = step == recipe.steps or step % given.every == 0
+        line = measure.summary(model, tok, examples=48 if full else 0)
+        model.train()
+        seconds = round(time.process_time() - started)
+        print(json.dumps({"step": step, "cpu": seconds, "loss": round(loss, 3), **line}), flush=True)
+        release.save_checkpoint(model.state_dict(), given.out, step, bits=16)
 
-    model = train(recipe, watch)
-    save(model, out)
+    save(train(recipe, watch), given.out)
+    release.record(given.out, round(time.process_time() - started), losses[1 : RECORDED + 1])
+    print(f"Compare with what ships: python -m interp_widgets.builtin.card --compare {given.out} --name {given.name}")
 
 
 if __name__ == "__main__":
