@@ -78,7 +78,15 @@ class TokenAttribution(View):
         assert snapshot.question is not None
         live, asked = self.session.model, snapshot.question.first
         self.publish(snapshot, "computing")
-        key = (asked, snapshot.interventions, self.method, self.steps, self.baseline, live.fingerprint())
+        key = (
+            asked,
+            snapshot.question.n,
+            snapshot.interventions,
+            self.method,
+            self.steps,
+            self.baseline,
+            live.fingerprint(),
+        )
         kept = next((data for other, data in self._kept if other == key), None)
         if kept is not None:
             self.publish(snapshot, "done", kept, 1.0)
@@ -98,7 +106,8 @@ class TokenAttribution(View):
         )
         data = attribution_of(result) | {"groups": groups}
         self.publish(snapshot, "partial", data, 0.9)
-        data["line"] = " · ".join([result.line, self._evidence(snapshot, result, cancelled)])
+        which = [f"the first of {snapshot.question.n} prompts"] if snapshot.question.n > 1 else []
+        data["line"] = " · ".join([*which, result.line, self._evidence(snapshot, result, cancelled)])
         self._kept = [*self._kept[1 - KEPT :], (key, data)]
         self.publish(snapshot, "done", data, 1.0)
 

@@ -54,7 +54,7 @@ export function cellsOf(table: Table | null, { colour, read, example }: Choice):
   const name = { probability: "chance_effects", rank: "rank_effects", KL: "kl" }[read];
   if (name !== undefined)
     return built(asArray(data[name]), asArray(data[`mlp_${name}`]), MEANINGS[read] ?? "", 0, revisions.effects);
-  const one = exampleOf(asArray(data.each), example);
+  const one = revisions.each === revisions.effects ? exampleOf(asArray(data.each), example) : null;
   const cells = built(
     one ?? table.effects,
     one === null ? table.mlp : null,

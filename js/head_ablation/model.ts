@@ -107,11 +107,14 @@ export function preview(site: string, off: boolean, table: Table | null, state: 
   const shape = shapeOf(state.model.heads);
   const position = positionOf(shape, site);
   const effect = lookup(table, shape, site);
-  if (table === null || position === null || Number.isNaN(effect))
+  if (table === null || position === null || Number.isNaN(effect)) {
+    const direct = position === null || table === null ? Number.NaN : cell(table.direct, position.row, position.column);
     return [
       [site, true],
       [": not measured yet", false],
+      [Number.isFinite(direct) ? ` · direct effect ${num(direct)}` : "", false],
     ];
+  }
   const from = Number.isFinite(table.baseline) ? table.baseline : (state.answer?.metric ?? Number.NaN);
   const isMlp = position.column === columnsOf(shape);
   const measured = isMlp ? table.mlpMetrics?.data[position.row] : cell(table.metrics, position.row, position.column);

@@ -265,6 +265,7 @@ test("while a long sweep is under way, direct effects stand in hollow, are no ef
   expect(view.textContent).toContain("hollow: direct effects, until the sweep has come to them");
   head(view, "L0H2").focus();
   expect(lastIntent(page).args).toMatchObject({ action: "first", layer: 0, head: 2 });
+  expect(line(view)).toBe("L0H2: not measured yet · direct effect 0.64");
   click(buttonNamed(view, "Stop"));
   expect(lastIntent(page).args).toMatchObject({ action: "stop" });
 });

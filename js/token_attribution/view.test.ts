@@ -54,7 +54,7 @@ test("until the chosen method has answered, the scores of the last one are half 
 test("scores are summed over words, and the fixed line says which tokens they are", async () => {
   const { root, models } = await openPage(["TokenAttribution"]);
   const view = root("TokenAttribution");
-  click(buttonNamed(view, "word"));
+  click(buttonNamed(view, "Word"));
   expect(models.TokenAttribution?.saved.at(-1)?.spans).toBe("word");
   expect(Number(find(view, '[data-token="3"]').dataset.score)).toBeCloseTo(1.61 + 0.11, 5);
   expect(find(view, '[data-token="2"]').dataset.score).toBe(find(view, '[data-token="3"]').dataset.score);

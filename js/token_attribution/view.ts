@@ -96,7 +96,10 @@ export function build(context: ViewContext<Traits>): void {
       method.value,
     );
     const known = SPANS.filter((one) => one === "token" || result.value?.groups[one] != null);
-    spanChoice.paint(known.length < 2 ? [] : known.map((value) => ({ value, text: value })), by.value);
+    spanChoice.paint(
+      known.length < 2 ? [] : known.map((value) => ({ value, text: value.charAt(0).toUpperCase() + value.slice(1) })),
+      by.value,
+    );
   });
   watch(() => {
     strip.mark(tokenIndex(hover.value), tokenIndex(lock.value));

@@ -119,6 +119,12 @@ def test_words_and_sentences_cover_every_token_once_in_order(bench: Bench) -> No
         assert set(np.diff(index)) <= {0, 1}
 
 
+def test_of_a_prompt_set_the_line_says_which_one_is_explained(bench: Bench) -> None:
+    bench.session.ask([iw.Example(PROMPT, "w11", "w13"), iw.Example("w3 w4 w5", "w11", "w13")])
+    bench.page.calm()
+    assert bench.page.panel(bench.view)["data"]["line"].startswith("the first of 2 prompts · explains the plain run")
+
+
 def test_another_next_token_becomes_the_target_and_the_foil_stays(bench: Bench) -> None:
     before = bench.session.answer.metric
     token = next(n.id for n in bench.session.answer.top if n.text not in ("w11", "w13"))
