@@ -19,11 +19,13 @@ from interp_widgets.api import (
     head_effects,
     open,
     prompts,
+    self_repair,
     steering_vector,
 )
 from interp_widgets.methods.attribution import Attribution
 from interp_widgets.methods.dose_response import DoseResponse
 from interp_widgets.methods.head_effects import HeadEffects
+from interp_widgets.methods.self_repair import RepairReport
 from interp_widgets.methods.steering import SteeringVector
 from interp_widgets.model.errors import (
     CancelledError,
@@ -49,6 +51,7 @@ from interp_widgets.version import __version__
 from interp_widgets.widgets.attention_patterns import AttentionPatterns
 from interp_widgets.widgets.generation import Generation
 from interp_widgets.widgets.head_ablation import HeadAblation
+from interp_widgets.widgets.self_repair import SelfRepair
 from interp_widgets.widgets.steering_sliders import SteeringSliders
 from interp_widgets.widgets.token_attribution import TokenAttribution
 
@@ -76,7 +79,9 @@ __all__ = [
     "Question",
     "Receipt",
     "Reference",
+    "RepairReport",
     "Run",
+    "SelfRepair",
     "Session",
     "Site",
     "SiteError",
@@ -94,6 +99,7 @@ __all__ = [
     "head_effects",
     "open",
     "prompts",
+    "self_repair",
     "steering_vector",
     "tokens",
 ]

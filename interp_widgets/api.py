@@ -16,6 +16,7 @@ from interp_widgets.methods import attention as _attention
 from interp_widgets.methods import attribution as _attribution
 from interp_widgets.methods import dose_response as _dose_response
 from interp_widgets.methods import head_effects as _head_effects
+from interp_widgets.methods import self_repair as _self_repair
 from interp_widgets.methods import steering as _steering
 from interp_widgets.model.errors import InterpError, InterventionError, ModelRefusedError, PromptError
 from interp_widgets.model.interventions import Intervention
@@ -188,6 +189,23 @@ def head_effects(
     live, asked, interventions = _asked(x, question)
     chosen = Reference.of(reference) or (x.reference if isinstance(x, Session) else None)
     return _head_effects.head_effects(live, asked, interventions, mode, chosen)  # pyright: ignore[reportArgumentType]
+
+
+def self_repair(
+    x: Session | LiveModel,
+    ablated: str | Site | Sequence[str | Site],
+    question: Question | None = None,
+    mode: str = "mean",
+    reference: Any = None,
+) -> _self_repair.RepairReport:
+    """What ablating parts costs, and who makes up for it; see `interp_widgets.methods.self_repair.self_repair`.
+
+    Example:
+        >>> print(iw.self_repair(session, ["L1H0"], mode="zero").words)  # doctest: +SKIP
+    """
+    live, asked, interventions = _asked(x, question)
+    chosen = Reference.of(reference) or (x.reference if isinstance(x, Session) else None)
+    return _self_repair.self_repair(live, asked, ablated, mode, interventions, reference=chosen)  # pyright: ignore[reportArgumentType]
 
 
 def steering_vector(

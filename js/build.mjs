@@ -17,6 +17,7 @@ export const widgets = [
   "steering_sliders",
   "attention_patterns",
   "generation",
+  "self_repair",
   "colored_tokens",
   "still",
 ];

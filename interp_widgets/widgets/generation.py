@@ -195,18 +195,8 @@ class Generation(View):
         changed = self._begun is not None and self._begun != (here, moving)
         goes_on = self._begun is not None and self._unfinished() and (self.on_change == "from here" or not changed)
         self._stop.clear()
-        for branch in self._branches.values():
-            branch.stale = branch.stale or (branch.parent is not None and branch.run == "edited" and changed)
-        if not goes_on:
-            self._branches[PLAIN] = Branch(PLAIN, "plain", "as it is")
-            self._branches[EDITED] = Branch(EDITED, "edited", "edited")
-            if not moving:
-                self._branches[EDITED].note = "nothing is changed"
-        elif changed:
-            self._branches[EDITED].marks.append(len(self._branches[EDITED].tokens))
-        self._branches = dict(sorted(self._branches.items()))
+        both = self._begin(moving, goes_on=goes_on, changed=changed)
         self._begun = (here, moving)
-        both = [self._branches[PLAIN], self._branches[EDITED]] if moving else [self._branches[PLAIN]]
         rows = [row for row in both if not row.ended]
         lines = [
             line_of(live, ids, moving if row.run == "edited" else (), [t["id"] for t in row.tokens]) for row in rows
@@ -229,6 +219,18 @@ class Generation(View):
         if moving:
             self._measure_other(ids, moving, cancelled)
         self._written = (here, moving)
+
+    def _begin(self, moving: Sequence[Intervention], *, goes_on: bool, changed: bool) -> list[Branch]:
+        """The texts to write: begun anew, or taken up where they are, marked where the interventions changed."""
+        for branch in self._branches.values():
+            branch.stale = branch.stale or (branch.parent is not None and branch.run == "edited" and changed)
+        if not goes_on:
+            self._branches[PLAIN] = Branch(PLAIN, "plain", "as it is")
+            self._branches[EDITED] = Branch(EDITED, "edited", "edited", note="" if moving else "nothing is changed")
+        elif changed:
+            self._branches[EDITED].marks.append(len(self._branches[EDITED].tokens))
+        self._branches = dict(sorted(self._branches.items()))
+        return [self._branches[PLAIN], self._branches[EDITED]] if moving else [self._branches[PLAIN]]
 
     def _unfinished(self) -> bool:
         edited = self._branches.get(EDITED)
