@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 
+import pytest
+
 from tests.browser.harness import Chromium, Lab, Notebook
 
 CELL = """
@@ -76,6 +78,30 @@ def test_with_12_by_12_heads_hover_is_answered_within_50_ms_without_the_kernel(l
         print(f"hover: median {statistics.median(found['took']):.1f} ms, worst {max(found['took']):.1f} ms")
         assert found["answered"] >= 20
         assert statistics.median(found["took"]) < 50
+
+
+def test_a_card_colour_and_chosen_tokens_work_with_a_real_kernel(lab: Lab, chromium: Chromium) -> None:
+    for notebook in opened(lab, chromium, 4, 4, 32, 16):
+        root = notebook.page.locator('.iw-root[data-widget="HeadAblation"]')
+        root.locator('button[aria-label="L2H1"]').click()
+        root.get_by_role("button", name="Open the card of L2H1").click()
+        card = root.locator('[data-iw="card"]')
+        card.get_by_text("direct").first.wait_for(timeout=30_000)
+        notebook.wait(
+            "() => document.querySelector('[data-token=\"3\"][data-score]') !== null", "a coloured prompt", 30
+        )
+        scores = [float(t.get_attribute("data-score") or "nan") for t in root.locator("[data-token]").all()]
+        direct = float(card.locator(".iw-card-figures").inner_text().split()[1].replace("−", "-"))
+        assert sum(scores) == pytest.approx(direct, abs=6e-3)
+        root.locator('select[aria-label="colour"]').select_option("induction")
+        notebook.wait("() => document.body.innerText.includes('induction score')", "the legend", 30)
+        root.locator('select[aria-label="colour"]').select_option("total effect")
+        root.get_by_role("button", name="At chosen tokens").click()
+        root.locator('[data-token="2"]').click()
+        root.locator('button[aria-label="L1H3"]').click()
+        receipt = root.locator('[data-iw="receipt"]').filter(has_text="L1H3")
+        receipt.get_by_text("1 pos").wait_for(timeout=30_000)
+        assert receipt.get_attribute("data-state") == "acted"
 
 
 def test_48_by_64_heads_and_512_tokens_stay_usable(lab: Lab, chromium: Chromium) -> None:
