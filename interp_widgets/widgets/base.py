@@ -85,6 +85,7 @@ class View(Guarded):
 
     def _setting_changed(self, change: Any) -> None:
         if change["name"] in self.settings and self.comm is not None:
+            self._mirror.complain(self, "")
             self._mirror.compute_panel(self)
 
     def close(self) -> None:

@@ -39,6 +39,7 @@ class Shown:
 
     Attributes:
         unsent: keys whose newest value has not been sent.
+        complaint: why the last setting was refused; shown until one is taken, or the session changes.
     """
 
     data: dict[str, tuple[int, Any]] = field(default_factory=dict[str, tuple[int, Any]])
@@ -47,6 +48,8 @@ class Shown:
     revision: int = 0
     progress: float = 0.0
     message: str = ""
+    complaint: str = ""
+    complained_at: int = 0
 
 
 class SessionWidget(Guarded):
@@ -278,6 +281,8 @@ class SessionWidget(Guarded):
             for key, value in (data or {}).items():
                 shown.data[key] = (revision, value)
                 shown.unsent.add(key)
+            if revision > shown.complained_at:
+                shown.complaint = ""
             shown.status, shown.revision, shown.progress, shown.message = status, revision, progress, message
         self._outbox.put(("panel", panel), lambda: self._news(panel))
 
@@ -303,10 +308,16 @@ class SessionWidget(Guarded):
         self.compute()
 
     def complain(self, view: View, message: str) -> None:
-        """Show a sentence in a view, beside what it shows."""
+        """Show a sentence in a view, beside what it shows; an empty one takes it away."""
         session = self._session()
-        if session is not None:
-            self._show(view.panel, session.revision, "failed", None, 0.0, message[:SENTENCE])
+        if session is None:
+            return
+        with self._showing:
+            shown = self._shown.setdefault(view.panel, Shown())
+            shown.complaint, shown.complained_at = message[:SENTENCE], session.revision
+            if message and shown.status not in ("computing", "partial"):
+                shown.status = "failed"
+        self._outbox.put(("panel", view.panel), lambda: self._news(view.panel))
 
     def remove(self, view: View) -> None:
         """A view closed: stop what computes for it."""
@@ -464,7 +475,7 @@ def _panel_messages(panel: str, shown: Shown, keys: Iterable[str]) -> list[Json]
                 "revision": revision,
                 "status": shown.status if last else "partial",
                 "progress": shown.progress if last else 0.0,
-                "message": shown.message if last else "",
+                "message": (shown.complaint or shown.message) if last else "",
                 "data": data or None,
             }
         )

@@ -249,6 +249,7 @@ def test_no_token_is_lost_while_values_that_make_no_sense_arrive(bench: Bench) -
         bench.wire.of(bench.sliders).receive_state(tokens=-n)
         time.sleep(0.005)
     page.calm()
+    assert "cannot be" in page.panel(bench.sliders)["message"], "the refusal was painted over"
     shown = [token["id"] for token in page.panel(bench.sliders)["data"]["continuation"]["edited"]]
     question = bench.session.question
     assert question is not None

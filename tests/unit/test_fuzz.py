@@ -181,6 +181,7 @@ def test_a_plain_widget_lets_the_page_replace_its_code_and_sends_what_is_no_json
 
 @pytest.mark.case("D01", "D02")
 def test_a_setting_that_makes_no_sense_is_answered_with_the_truth_and_a_sentence(bench: Bench, wire: Wire) -> None:
+    bench.page.calm()
     comm = wire.of(bench.tokens)
     steps, method = bench.tokens.steps, bench.tokens.method
     for wrong in ["nothing", 5, None, ["zero"], True, {"a": 1}]:
