@@ -232,7 +232,9 @@ function logPart(context: ViewContext<Traits>, { account }: Shared): HTMLElement
         direct.style.width = `${(Math.abs(step.direct) / most) * 100}%`;
         total.style.width = `${(Math.abs(step.total) / most) * 100}%`;
         const share =
-          Math.abs(step.direct) > 1e-9 ? ` · ${num((100 * step.repaired) / step.direct, 0)} % repaired` : "";
+          Math.abs(step.direct) > 1e-9
+            ? ` · ${num(Math.round((100 * step.repaired) / step.direct) || 0, 0)} % repaired`
+            : "";
         setText(figures, `lost ${num(step.total)} of ${num(step.direct)}${share}`);
         setAttributes(row, { "data-total": step.total });
       },
