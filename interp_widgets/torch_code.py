@@ -128,13 +128,13 @@ def _placed(live: LiveModel, what: Intervention, n: int) -> list[str]:
     site, anatomy = what.site, live.anatomy
     write = output_of(anatomy, site)
     if write is not None:
-        module, scale = write.module, write.scale
+        module, scale, at = write.module, write.scale, write.index or 0
         inner = f"change_{n}(x)" if scale == 1.0 else f"change_{n}(x * {scale!r}) / {scale!r}"
         return [
             f"def hook_{n}(module, args, out):",
-            "    x = out[0] if isinstance(out, tuple) else out",
+            f"    x = out if torch.is_tensor(out) else out[{at}]",
             f"    x = {inner}",
-            "    return (x, *out[1:]) if isinstance(out, tuple) else x",
+            f"    return x if torch.is_tensor(out) else type(out)([*out[:{at}], x, *out[{at + 1}:]])",
             "",
             f"handles.append(modules[{_path(live, module)!r}].register_forward_hook(hook_{n}))",
         ]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import interp_widgets as iw
 from interp_widgets.methods.direct import direct_effects
 from interp_widgets.methods.head_effects import head_effects
+from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.live import LiveModel
 from interp_widgets.model.parts import Layer, Write
 from interp_widgets.model.probe import plain_forward, probe_ids
@@ -67,7 +68,7 @@ class Bench:
         """Whether all of these are on."""
         return not any(feature in self.live.report.off for feature in features)
 
-    def run(self, *interventions: iw.Intervention, read: Sequence[str] = ()) -> Any:
+    def run(self, *interventions: Intervention, read: Sequence[str] = ()) -> Any:
         """Our run of the first prompt."""
         return self.live.run(self.ids, interventions, read)
 
@@ -258,7 +259,7 @@ def direct_sum(b: Bench) -> float | None:
 
 def replay_is_whole(b: Bench) -> float:
     """An edit answered from the recorded calls is the same edit in the whole model."""
-    edits: list[iw.Intervention] = []
+    edits: list[Intervention] = []
     for layer in b.layers:
         edits.append(iw.Steer(f"L{layer.index}", torch.linspace(-1, 1, b.live.anatomy.d_model), 1.0, positions="all"))
         if layer.attention is not None:

@@ -179,7 +179,7 @@ def direct_effects(
         return found[0]
     means = {name: np.mean([getattr(f, name) for f in found], axis=0) for name in vars(found[0]) if name != "n"}
     numbers = {k: v if np.ndim(v) else float(v) for k, v in means.items()}
-    return DirectEffects(**numbers, n=len(found))
+    return DirectEffects(**numbers, n=len(found))  # pyright: ignore[reportArgumentType]  # one value per field, by name
 
 
 def _one(

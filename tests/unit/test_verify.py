@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,7 +28,7 @@ def tiny(name: str) -> Any:
 
 
 @contextmanager
-def opened(model: Any) -> Iterator[LiveModel]:
+def opened(model: Any) -> Generator[LiveModel]:
     live = open_model(model, tokenizer(model.get_input_embeddings().num_embeddings))
     try:
         yield live
@@ -98,6 +98,20 @@ def test_the_last_stream_of_a_model_without_a_final_norm_is_what_its_last_block_
         run = live.run(PROMPT, read=["L1"])
         handle.remove()
     assert torch.equal(run["L1"], caught[0][0])
+
+
+@pytest.mark.parametrize("name", ["bart", "roberta", "openai-gpt", "minicpm3"])
+def test_the_script_of_plain_hooks_reaches_the_last_stream_too(name: str) -> None:
+    model = tiny(name)
+    session = iw.open(model, tokenizer(architectures.VOCAB))
+    question = session.ask(PROMPT, target="w20", foil="w30")
+    plain = float(question.first.metric.of(session.model.run(PROMPT).logits[-1:])[0])
+    session.set(iw.Steer("L1", torch.linspace(-1, 1, 64), 2.0), iw.Ablate("L0H1", mode="zero"))
+    scope: dict[str, Any] = {"model": model}
+    exec(session.to_code("torch"), scope)
+    assert scope["metric"] == pytest.approx(session.answer.metric, abs=1e-4)
+    assert abs(scope["metric"] - plain) > 1e-2
+    session.close()
 
 
 @pytest.mark.parametrize("name", ["bert", "electra"])
