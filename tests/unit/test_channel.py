@@ -246,7 +246,7 @@ def test_no_token_is_lost_while_values_that_make_no_sense_arrive(bench: Bench) -
     )
     for n in range(60):
         page.wish("strength", "strength:push", name="push", value="nan", final=False)
-        bench.wire.of(bench.sliders).receive_state(tokens=-n)
+        bench.wire.of(bench.sliders).receive_state(tokens=-1 - n)
         time.sleep(0.005)
     page.calm()
     assert "cannot be" in page.panel(bench.sliders)["message"], "the refusal was painted over"
