@@ -29,12 +29,15 @@ export function lookupTable(ramp: Ramp): Uint8ClampedArray {
 /** RGBA of every cell; what is not a number stays transparent. */
 export function pixels(matrix: Matrix, scale: Diverging, table: Uint8ClampedArray): Uint8ClampedArray<ArrayBuffer> {
   const out = new Uint8ClampedArray(matrix.rows * matrix.columns * 4);
+  // A pixel as one number: copying four bytes apiece takes ten times as long.
+  const source = new Uint32Array(table.buffer, table.byteOffset, LEVELS);
+  const target = new Uint32Array(out.buffer);
   for (let row = 0; row < matrix.rows; row += 1) {
     for (let column = 0; column < matrix.columns; column += 1) {
       const position = place(scale, matrix.at(row, column));
       if (Number.isNaN(position)) continue;
-      const level = Math.round(((position + 1) / 2) * (LEVELS - 1)) * 4;
-      out.set(table.subarray(level, level + 4), (row * matrix.columns + column) * 4);
+      const level = Math.round(((position + 1) / 2) * (LEVELS - 1));
+      target[row * matrix.columns + column] = source[level] ?? 0;
     }
   }
   return out;
