@@ -105,20 +105,18 @@ def _way(recording: Recording, last: Block, unembed: Call) -> tuple[nn.Module | 
     """The module between the last stream and an unembedding (or None) and the factor behind it."""
     if unembed.given is None:
         return None
-    if (plain := _factor(unembed.given, last.out)) is not None:
-        return None, plain
-    for call in recording.calls:
-        if (
-            call.times == 1
-            and call.start > last.call.end
-            and call.end < unembed.start
-            and call.given is not None
-            and call.gave is not None
-        ):
-            scale = _factor(unembed.given, call.gave)
-            if scale is not None and same(call.given, last.out):
-                return call.module, scale
-    return None
+    between = [c for c in recording.calls if c.times == 1 and last.call.end < c.start and c.end < unembed.start]
+    ways = [
+        (call.module, scale)
+        for call in between
+        if call.gave is not None
+        and same(call.given, last.out)
+        and (scale := _factor(unembed.given, call.gave)) is not None
+    ]
+    # A norm comes first: on streams of one length it does no more than a factor would.
+    norm = next((way for way in ways if is_norm(way[0])), None)
+    plain = _factor(unembed.given, last.out)
+    return norm or ((None, plain) if plain is not None else next(iter(ways), None))
 
 
 def _factor(a: Tensor, b: Tensor) -> float | None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import interp_widgets as iw
+from interp_widgets.builtin.known import known
 from interp_widgets.methods.direct import direct_effects
 from interp_widgets.methods.head_effects import head_effects
 from interp_widgets.model.live import LiveModel, open_model
@@ -162,6 +163,16 @@ def test_what_a_norm_adds_to_the_variance_is_found_where_it_does_not_say(eps: fl
     x = torch.randn(1, 4, 64) * 0.01
     expected = (x.var(-1, correction=0) + eps).sqrt()
     assert torch.allclose(norm_scale(Silent(), x, centred=True), expected, rtol=1e-4)
+
+
+def test_a_final_norm_is_found_where_every_stream_has_one_length() -> None:
+    """In the modular-addition clock the norm divides all streams by one number, as a mere factor would."""
+    model, words, _ = known("clock-23")
+    live = open_model(model, words)
+    assert live.anatomy.final_norm is model.model.norm
+    assert live.anatomy.hidden_scale == 1.0
+    assert live.report.ok, str(live.report)
+    live.release()
 
 
 # ---- models without heads -------------------------------------------------------------------------------------------
