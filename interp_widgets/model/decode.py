@@ -190,20 +190,22 @@ class Decoder:
         return ids + [filler] * (width - start - len(ids))
 
     def _arguments(self, ids: torch.Tensor, frame: Frame, every: bool) -> dict[str, Any]:
+        end = frame.offset + frame.width
         possible: dict[str, Any] = {
             "use_cache": self.use_cache,
             "logits_to_keep": 1 if not every and self._flush else 0,
+            # always given: without it some models suspect padding, and say so on the screen
+            "attention_mask": torch.ones(len(self.lines), end, dtype=torch.long, device=ids.device),
             **self._cache,
         }
         if any(self._pads):
-            columns = torch.arange(frame.offset + frame.width, device=ids.device)
             pads = torch.tensor(self._pads, device=ids.device)[:, None]
+            columns = torch.arange(end, device=ids.device)
             possible["attention_mask"] = (columns >= pads).long()
             possible["position_ids"] = (columns - pads).clamp_min(0)[:, frame.offset :]
-        elif not self.use_cache:
-            columns = torch.arange(frame.width, device=ids.device)
+        elif not self._flush:
             lengths = torch.tensor([len(line.tokens) for line in self.lines], device=ids.device)[:, None]
-            possible["attention_mask"] = (columns < lengths).long()
+            possible["attention_mask"] = (torch.arange(end, device=ids.device) < lengths).long()
         return {name: value for name, value in possible.items() if name in self._wanted}
 
     @property

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from interp_widgets.model.blame import not_finite
 from interp_widgets.model.compile import Compiled, check_edge, compile_steps, place_step, receipts_of
 from interp_widgets.model.errors import InterventionError
 from interp_widgets.model.gate import activate
@@ -55,7 +56,9 @@ def plain_trace(live: LiveModel, asked: Asked, cancelled: Callable[[], bool] | N
     with modes(live.device):
         column = hidden[:, -1] if hidden.shape[1] == 1 else hidden[:, asked.position]
         trace.hidden = column
-        trace.logits = finite(live.readout.logits(column), "the model's own logits")
+        trace.logits = live.readout.logits(column)
+    if not bool(torch.isfinite(trace.logits).all()):
+        raise InterventionError(not_finite(live, "The model's own logits are", asked.tokens, ()))
     live.cache.put(key, trace)
     return trace
 
@@ -82,7 +85,9 @@ def read_answer(
                 step.tally.fired += 1
             return Reading(trace.logits[0], receipts_of(compiled, live.anatomy, batch, 0))
         logits = edited_row(live, trace, batch, compiled, moving, asked.position)
-        return Reading(finite(logits, _blame(moving))[0], receipts_of(compiled, live.anatomy, batch, 0))
+        if not bool(torch.isfinite(logits).all()):
+            raise InterventionError(not_finite(live, "The answer is", asked.tokens, [s.intervention for s in moving]))
+        return Reading(logits[0], receipts_of(compiled, live.anatomy, batch, 0))
 
 
 def edited_row(
@@ -112,7 +117,3 @@ def finite(logits: torch.Tensor, what: str) -> torch.Tensor:
     if not bool(torch.isfinite(logits).all()):
         raise InterventionError(f"The result is not finite after {what}; lower the strength, or check the weights.")
     return logits
-
-
-def _blame(steps: Sequence[Step]) -> str:
-    return ", ".join(step.intervention.label for step in steps)

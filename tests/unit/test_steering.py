@@ -381,7 +381,10 @@ def test_a_push_that_overflows_is_refused_with_the_last_good_result_kept(live: L
     try:
         asked = _asked(half)
         good = half.answer(asked).logits
-        with pytest.raises(InterventionError, match="not finite"):
+        with pytest.raises(
+            InterventionError,
+            match="The answer is not finite from layer 1 on; lower the strength of steer L1, vector × 1e.06",
+        ):
             half.answer(asked, [Steer("L1", V, 1e6)])
         assert torch.equal(half.answer(asked).logits, good)
     finally:
