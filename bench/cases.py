@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +87,7 @@ def forward(model: Any, ids: Sequence[int]) -> torch.Tensor:
 
 
 @contextmanager
-def head_off(setting: Setting, layer: int, head: int) -> Iterator[None]:
+def head_off(setting: Setting, layer: int, head: int) -> Generator[None]:
     """A head at zero on the untouched copy, by the hook that a user writes."""
     attention = setting.live.anatomy.layers[layer].attention
     assert attention is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,7 @@ def versions() -> dict[str, str]:
 @cache
 def bridge(setting: Setting) -> Any:
     """TransformerLens' bridge on a copy of the model, loaded from files as it wants it."""
-    from transformer_lens.model_bridge import TransformerBridge
+    from transformer_lens.model_bridge import TransformerBridge  # pyright: ignore[reportMissingImports]  # peers only
     from transformers import AutoTokenizer
 
     folder = save(setting.bare, tokenizer(setting.bare.config.vocab_size), setting.folder)
@@ -49,7 +49,7 @@ def bridge(setting: Setting) -> Any:
 @cache
 def traced(setting: Setting) -> Any:
     """The model in nnsight's wrapper."""
-    from nnsight import LanguageModel
+    from nnsight import LanguageModel  # pyright: ignore[reportMissingImports]  # peers only
 
     return LanguageModel(copy.deepcopy(setting.bare), tokenizer=tokenizer(setting.bare.config.vocab_size))
 
@@ -113,7 +113,7 @@ def streams(setting: Setting, ids: Sequence[int]) -> list[torch.Tensor]:
 
 
 @contextmanager
-def stream_put(setting: Setting, layer: int, position: int, stream: torch.Tensor) -> Iterator[None]:
+def stream_put(setting: Setting, layer: int, position: int, stream: torch.Tensor) -> Generator[None]:
     """One position of a block's input from another run, by the hook that a user writes."""
 
     def put(_m: Any, args: Any) -> Any:
@@ -156,7 +156,7 @@ def integrated(setting: Setting, asked: Asked, steps: int) -> Contenders:
     """Captum's layer integrated gradients on the token embedding."""
     if "captum" not in versions():
         return {}
-    from captum.attr import LayerIntegratedGradients
+    from captum.attr import LayerIntegratedGradients  # pyright: ignore[reportMissingImports]  # peers only
 
     model, ids = setting.bare, torch.tensor([asked.ids])
     target, foil = asked.metric.target[0], asked.metric.foil[0]

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -76,7 +76,7 @@ def build_model(recipe: AdditionRecipe) -> GPT2LMHeadModel:
         eos_token_id=None,
     )
     model = GPT2LMHeadModel(config)
-    block = model.transformer.h[0]
+    block: Any = model.transformer.h[0]
     for norm in (block.ln_1, block.ln_2, model.transformer.ln_f):
         norm.weight.data.fill_(GAIN)
         norm.requires_grad_(False)
@@ -90,7 +90,8 @@ def all_logits(model: GPT2LMHeadModel, p: int) -> torch.Tensor:
     """
     import torch
 
-    transformer, block = model.transformer, model.transformer.h[0]
+    transformer: Any = model.transformer
+    block: Any = transformer.h[0]
     heads, width = model.config.n_head, model.config.n_embd
     numbers = torch.arange(p)
     tokens = torch.cat([numbers, torch.tensor([p]), numbers, torch.tensor([p + 1])])
@@ -206,11 +207,10 @@ def save(model: GPT2LMHeadModel, recipe: AdditionRecipe, folder: Path) -> None:
     """Write the folder that `from_pretrained` opens, in half precision."""
     import copy
 
-    import torch
-
     from . import release
 
-    copy.deepcopy(model).to(torch.float16).save_pretrained(str(folder))
+    half: Any = copy.deepcopy(model).half()
+    half.save_pretrained(str(folder))
     build_tokenizer(recipe.p).save_pretrained(str(folder))
     release.tidy(folder)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -96,7 +96,7 @@ def _hooked(
     z: dict[int, torch.Tensor],
     mlp: dict[int, torch.Tensor],
     final: list[torch.Tensor],
-) -> Iterator[None]:
+) -> Generator[None]:
     handles: list[Any] = []
     for layer, block in enumerate(model.transformer.h):
 

@@ -206,10 +206,12 @@ def checkpoints(name: str) -> list[dict[str, float]]:
 def grokked(name: str = "embedded:addition") -> dict[str, Any]:
     """Key frequencies of the final model, the logits' variance they carry, and the progress measures along training."""
     recipe = addition.AdditionRecipe()
-    final, _ = load.load(name)
+    final: Any = load.load(name)[0]
     keys = grokking.key_frequencies(final, recipe.p)
     shares = grokking.variance_shares(final, recipe.p)
-    steps = [(int(c.rpartition("@")[2]), load.load(c)[0]) for c in load.checkpoints(name)] + [(recipe.steps, final)]
+    steps: list[tuple[int, Any]] = [(int(c.rpartition("@")[2]), load.load(c)[0]) for c in load.checkpoints(name)] + [
+        (recipe.steps, final)
+    ]
     return {
         "keys": keys,
         "variance": float(sum(shares[k - 1] for k in keys)),

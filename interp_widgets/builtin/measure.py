@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -93,7 +93,7 @@ def induction(
 
 
 @contextmanager
-def head_off(model: Any, layer: int, head: int) -> Iterator[None]:
+def head_off(model: Any, layer: int, head: int) -> Generator[None]:
     """Zero one head of a GPT-2 while the block runs."""
 
     def zero(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -109,7 +109,7 @@ def head_off(model: Any, layer: int, head: int) -> Iterator[None]:
 
 
 @contextmanager
-def steered(model: Any, layer: int, vector: torch.Tensor) -> Iterator[None]:
+def steered(model: Any, layer: int, vector: torch.Tensor) -> Generator[None]:
     """Add a vector to the residual stream after a block, at every position but BOS, while the block runs."""
 
     def add(_module: Any, _args: Any, out: Any) -> Any:

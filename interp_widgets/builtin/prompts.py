@@ -219,19 +219,9 @@ def _unrepeated_lists() -> tuple[str, ...]:
 
 
 def _sentiment_pair(random: Random) -> tuple[str, str]:
-    what, other = random.sample(words.REVIEWED, 2)
-    template = random.choice(
-        (
-            "I think the {what} was {a} and {b}.",
-            "The {what} was {a}. The {other} was {b}.",
-            "What a {a} {what}! The {other} was {b}",
-        )
-    )
-    good, bad = random.sample(words.GOOD, 2), random.sample(words.BAD, 2)
-    return (
-        template.format(what=what, other=other, a=good[0], b=good[1]),
-        template.format(what=what, other=other, a=bad[0], b=bad[1]),
-    )
+    what = random.choice(words.REVIEWED)
+    template = random.choice(("The {what} was {a}", "The {what} was {a} and"))
+    return template.format(what=what, a=random.choice(words.GOOD)), template.format(what=what, a=random.choice(words.BAD))
 
 
 def _french_pair(random: Random) -> tuple[str, str]:

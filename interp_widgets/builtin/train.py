@@ -157,7 +157,8 @@ def _drop_parts(model: GPT2LMHeadModel, recipe: Recipe) -> None:
     def mlp(_module: Any, _args: Any, out: Any) -> Any:
         return out * ((torch.rand(out.shape[0], 1, 1) >= recipe.mlp_dropout).to(out.dtype) / (1 - recipe.mlp_dropout))
 
-    for block in model.transformer.h:
+    blocks: Any = model.transformer.h
+    for block in blocks:
         if recipe.head_dropout:
             block.attn.c_proj.register_forward_pre_hook(heads)
         if recipe.mlp_dropout:
@@ -216,9 +217,7 @@ def save(model: GPT2LMHeadModel, folder: Path) -> None:
     """Write the folder that `from_pretrained` opens: weights in half precision, dropout off, tokenizer beside them."""
     import copy
 
-    import torch
-
-    model = copy.deepcopy(model).to(torch.float16)
+    model = copy.deepcopy(model).half()
     model.config.attn_pdrop = 0.0
     model.save_pretrained(str(folder))
     tokenizer.build().save_pretrained(str(folder))

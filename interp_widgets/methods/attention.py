@@ -81,7 +81,7 @@ def attention(
         FeatureOffError: when this model's attention cannot be read, with the reason.
 
     Example:
-        >>> attention(live, session.question.first).patterns.shape   # doctest: +SKIP
+        >>> attention(live, session.question.first).patterns.shape  # doctest: +SKIP
         (4, 8, 15, 15)
     """
     live.need("patterns read")

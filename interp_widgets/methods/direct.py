@@ -8,7 +8,7 @@ remainder (soft cap, several targets, rounding) the direct effects add up to the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -177,9 +177,15 @@ def direct_effects(
     found = [_one(live, asked, interventions, cancelled) for asked in examples]
     if len(found) == 1:
         return found[0]
-    means = {name: np.mean([getattr(f, name) for f in found], axis=0) for name in vars(found[0]) if name != "n"}
-    numbers = {k: v if np.ndim(v) else float(v) for k, v in means.items()}
-    return DirectEffects(**numbers, n=len(found))  # pyright: ignore[reportArgumentType]  # one value per field, by name
+    arrays: dict[str, Any] = {
+        name: np.mean([getattr(f, name) for f in found], axis=0)
+        for name in ("heads", "mlps", "attention_bias", "other")
+    }
+    numbers = {
+        name: float(np.mean([getattr(f, name) for f in found]))
+        for name in ("embed", "bias", "remainder", "metric", "scale")
+    }
+    return replace(found[0], **arrays, **numbers, n=len(found))
 
 
 def _one(
@@ -194,7 +200,10 @@ def _one(
     metric = float(asked.metric.of(parts.logits[None])[0])
     total = embed + bias + sum(float(v.nansum()) for v in values.values())
     return DirectEffects(
-        **{k: v.numpy() for k, v in values.items()},
+        heads=values["heads"].numpy(),
+        mlps=values["mlps"].numpy(),
+        attention_bias=values["attention_bias"].numpy(),
+        other=values["other"].numpy(),
         embed=embed,
         bias=bias,
         remainder=metric - total,

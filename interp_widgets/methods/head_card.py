@@ -91,8 +91,8 @@ def head_card(
         SiteError: for a head that does not exist. FeatureOffError: where patterns or direct effects are off.
 
     Example:
-        >>> card = head_card(live, session.question.first, 2, 6)   # doctest: +SKIP
-        >>> abs(card.direct - direct_effects(live, session.question).heads[2, 6]) < 1e-4   # doctest: +SKIP
+        >>> card = head_card(live, session.question.first, 2, 6)  # doctest: +SKIP
+        >>> abs(card.direct - direct_effects(live, session.question).heads[2, 6]) < 1e-4  # doctest: +SKIP
         True
     """
     part = layer_of(live.anatomy, Site("z", layer)).attention
@@ -132,7 +132,7 @@ def copying_scores(
         FeatureOffError: where patterns or direct effects are off.
 
     Example:
-        >>> copying_scores(live, session.question.first).shape   # doctest: +SKIP
+        >>> copying_scores(live, session.question.first).shape  # doctest: +SKIP
         (4, 8)
     """
     run = _shared(live, asked, interventions, cancelled)

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 
 def not_finite(
-    live: LiveModel, what: str, tokens: Sequence[Token], interventions: Sequence[Intervention], n_prompt: int | None = None
+    live: LiveModel,
+    what: str,
+    tokens: Sequence[Token],
+    interventions: Sequence[Intervention],
+    n_prompt: int | None = None,
 ) -> str:
     """The sentence for a result that is not finite: from which layer on, and what to do.
 

@@ -102,7 +102,9 @@ class Positions:
             return cls("slice", spec.start, spec.stop, spec.step, label=_slice_label(spec))
         numbers = _numbers(spec)
         if numbers is not None:
-            return cls("at", at=numbers, label=str(numbers[0]) if isinstance(spec, (int, np.integer)) else str(list(numbers)))
+            return cls(
+                "at", at=numbers, label=str(numbers[0]) if isinstance(spec, (int, np.integer)) else str(list(numbers))
+            )
         raise InterventionError(
             f'Positions {spec!r} cannot be read. Write "all", "content", "prompt", "generated", "prompt[-1]", "gen[:8]", '
             'a number, a list of numbers, a slice, or iw.tokens(" Mary").'

@@ -173,7 +173,9 @@ class Tokenizer:
             text = str(self.raw.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
             ids = [int(i) for i in self.raw(text, add_special_tokens=False)["input_ids"]]
         except Exception as error:
-            raise PromptError(f"The chat template could not be applied: {error}; pass a plain prompt instead.") from error
+            raise PromptError(
+                f"The chat template could not be applied: {error}; pass a plain prompt instead."
+            ) from error
         if not getattr(self.raw, "is_fast", False):
             return ids, []
         offsets = self.raw(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]

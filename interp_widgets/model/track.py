@@ -156,7 +156,9 @@ def _one_by_one(
 ) -> list[Rows]:
     found: list[Rows] = []
     for p in points:
-        own = Steer(steer.site, vectors[p.vector].cpu().numpy(), p.strength, steer.mode, steer.positions, None, steer.origin)
+        own = Steer(
+            steer.site, vectors[p.vector].cpu().numpy(), p.strength, steer.mode, steer.positions, None, steer.origin
+        )
         logits = read_answer(live, base.asked, [*before, own, *behind], cancelled).logits
         found.append(rows_of(base, logits[None]))
     return found

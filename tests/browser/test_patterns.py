@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator
+from playwright.sync_api import Locator, Position
 
 from tests.browser.harness import Chromium, Lab, Notebook
 
@@ -71,7 +71,7 @@ def metric(notebook: Notebook, name: str) -> float:
     return float(found)
 
 
-def cell(root: Locator, row: int, column: int, tokens: int) -> dict[str, float]:
+def cell(root: Locator, row: int, column: int, tokens: int) -> Position:
     box = root.locator(".iw-heatmap").bounding_box()
     assert box is not None
     return {"x": box["width"] * (column + 0.5) / tokens, "y": box["height"] * (row + 0.5) / tokens}

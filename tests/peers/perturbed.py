@@ -25,7 +25,15 @@ CLOSE = {"rtol": 0.0, "atol": 1e-5}
 def _config(family: str) -> Any:
     ends: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 0}
     if family == "gpt2":
-        return GPT2Config(vocab_size=VOCAB, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=64, tie_word_embeddings=False, **ends)
+        return GPT2Config(
+            vocab_size=VOCAB,
+            n_embd=WIDTH,
+            n_layer=LAYERS,
+            n_head=HEADS,
+            n_positions=64,
+            tie_word_embeddings=False,
+            **ends,
+        )
     shape: dict[str, Any] = {
         "vocab_size": VOCAB,
         "hidden_size": WIDTH,
@@ -44,7 +52,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
     vocab = {"<s>": 0, "<unk>": 1, **{f"w{i}": i for i in range(2, VOCAB)}}
     core = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="<s>", pad_token="<s>", unk_token="<unk>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="<s>", pad_token="<s>", unk_token="<unk>"
+    )
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,26 +32,32 @@ LLAMA: dict[str, Any] = {
     "vocab_size": V, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 64,
 }  # fmt: skip
-NEOX = {**LLAMA, "num_key_value_heads": 4}
+NEOX: dict[str, Any] = {**LLAMA, "num_key_value_heads": 4}
+
+
+def made(kind: Any, **sizes: Any) -> Any:
+    """A configuration of a kind, of these sizes."""
+    return kind(**sizes)
+
 
 FAMILIES: dict[str, Callable[[], Any]] = {
     "gpt2": tiny_models.gpt2,
     "llama, grouped queries": tiny_models.llama,
-    "neox, parallel": lambda: tiny_models.shaken(GPTNeoXConfig(**NEOX)),
+    "neox, parallel": lambda: tiny_models.shaken(made(GPTNeoXConfig, **NEOX)),
     "gemma2, sandwich norms, soft cap, sliding": lambda: tiny_models.shaken(
-        Gemma2Config(**LLAMA, head_dim=8, sliding_window=4, query_pre_attn_scalar=8), 0.2
+        made(Gemma2Config, **LLAMA, head_dim=8, sliding_window=4, query_pre_attn_scalar=8), 0.2
     ),
-    "mistral, sliding": lambda: tiny_models.shaken(MistralConfig(**LLAMA, sliding_window=4)),
+    "mistral, sliding": lambda: tiny_models.shaken(made(MistralConfig, **LLAMA, sliding_window=4)),
     "bloom, ALiBi": lambda: tiny_models.shaken(BloomConfig(vocab_size=V, hidden_size=32, n_layer=3, n_head=4)),
     "qwen2 moe": lambda: tiny_models.shaken(
-        Qwen2MoeConfig(**LLAMA, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, shared_expert_intermediate_size=24)
+        made(Qwen2MoeConfig, **LLAMA, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, shared_expert_intermediate_size=24)
     ),
     "opt, flattened mlp": lambda: tiny_models.shaken(
         OPTConfig(vocab_size=V, hidden_size=32, ffn_dim=48, num_hidden_layers=3, num_attention_heads=4, word_embed_proj_dim=32)
     ),
     "gptj, parallel": lambda: tiny_models.shaken(GPTJConfig(vocab_size=V, n_embd=32, n_layer=3, n_head=4, n_positions=64, rotary_dim=4)),
-    "olmo2, norms after": lambda: tiny_models.shaken(Olmo2Config(**LLAMA), 0.2),
-    "phi, parallel": lambda: tiny_models.shaken(PhiConfig(**NEOX)),
+    "olmo2, norms after": lambda: tiny_models.shaken(made(Olmo2Config, **LLAMA), 0.2),
+    "phi, parallel": lambda: tiny_models.shaken(made(PhiConfig, **NEOX)),
     "falcon, parallel": lambda: tiny_models.shaken(
         FalconConfig(vocab_size=V, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, alibi=False)
     ),
@@ -63,7 +69,7 @@ REFERENCE = Reference("some words", ("w3 w5 w8 w13", "w21 w34 w55 w2 w6 w40"))
 
 
 @contextmanager
-def opened(module: Any) -> Iterator[LiveModel]:
+def opened(module: Any) -> Generator[LiveModel]:
     """The live model of `module`, closed at the end."""
     live = open_model(module, tiny_models.tokenizer(), reference=REFERENCE)
     try:

@@ -12,7 +12,9 @@ import pytest
 import interp_widgets as iw
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "tests" / "README.md", ROOT / "js" / "kit" / "README.md"])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "tests" / "README.md", ROOT / "js" / "kit" / "README.md"]
+)
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 
 
@@ -54,7 +56,11 @@ def test_every_name_in_the_readme_and_the_examples_is_public() -> None:
 
 def test_the_readmes_first_example_runs() -> None:
     block = next(b for b in code_blocks(ROOT / "README.md") if "session = iw.open()" in b)
-    lines = [line for line in block.splitlines() if not re.match(r"iw\.(TokenAttribution|HeadAblation|SteeringSliders)\(", line)]
+    lines = [
+        line
+        for line in block.splitlines()
+        if not re.match(r"iw\.(TokenAttribution|HeadAblation|SteeringSliders)\(", line)
+    ]
     scope: dict[str, object] = {}
     exec("\n".join(lines), scope)
     session = scope["session"]
@@ -76,7 +82,8 @@ def test_every_public_name_is_documented_with_an_example() -> None:
     bare = [
         name
         for name in iw.__all__
-        if callable(thing := getattr(iw, name)) and not issubclass(thing if isinstance(thing, type) else object, Exception)
+        if callable(thing := getattr(iw, name))
+        and not issubclass(thing if isinstance(thing, type) else object, Exception)
         if not (thing.__doc__ or "").strip() or (not isinstance(thing, type) and ">>>" not in (thing.__doc__ or ""))
     ]
     assert not bare, f"without a docstring or an example: {bare}"

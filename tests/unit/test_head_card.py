@@ -42,7 +42,9 @@ def test_sources_sum_to_the_heads_direct_effect(session: iw.Session, edited: boo
             assert card.attention.sum() == pytest.approx(1.0, abs=1e-5)
 
 
-def test_what_a_head_writes_is_what_taking_it_away_from_the_last_stream_takes_from_the_logits(session: iw.Session) -> None:
+def test_what_a_head_writes_is_what_taking_it_away_from_the_last_stream_takes_from_the_logits(
+    session: iw.Session,
+) -> None:
     card = head_card(session.model, first(session), 2, 1)
     live = session.model
     run = live.run(PROMPT, read=["L2H1"])
@@ -68,7 +70,9 @@ def test_what_a_head_writes_is_what_taking_it_away_from_the_last_stream_takes_fr
 def test_the_scores_of_all_heads_are_those_of_their_cards(session: iw.Session) -> None:
     scores = copying_scores(session.model, first(session))
     for layer, head in ((0, 0), (1, 2), (2, 3)):
-        assert scores[layer, head] == pytest.approx(head_card(session.model, first(session), layer, head).copying, abs=1e-6)
+        assert scores[layer, head] == pytest.approx(
+            head_card(session.model, first(session), layer, head).copying, abs=1e-6
+        )
 
 
 def test_heads_that_share_keys_and_values_are_siblings() -> None:

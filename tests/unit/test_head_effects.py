@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -202,11 +203,10 @@ def test_cells_are_painted_from_the_last_layer_down_the_hovered_head_first() -> 
         final = head_effects(live, ask(live), mode="zero", first=(1, 2), progress=lambda t, f: seen.append((t, f)))
         first = seen[0][0]
         assert np.argwhere(np.isfinite(first.effects)).tolist() == [[1, 2]]
-        painted = [np.isfinite(t.effects).all(1) for t, _ in seen[1:]]
-        assert all(
-            not earlier[k] or later[k] for earlier, later in zip(painted, painted[1:], strict=False) for k in range(4)
-        )
-        assert painted[0].tolist() == [False, False, False, True]
+        painted: Any = [np.isfinite(t.effects).all(-1).tolist() for t, _ in seen[1:]]
+        for earlier, later in pairwise(painted):
+            assert all(not before or after for before, after in zip(earlier, later, strict=True))
+        assert painted[0] == [False, False, False, True]
         assert [f for _, f in seen] == sorted(f for _, f in seen)
         assert seen[-1][1] == 1.0
         assert np.isfinite(final.effects).all()

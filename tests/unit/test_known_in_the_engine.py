@@ -48,7 +48,11 @@ def test_every_answer_of_a_known_circuit_is_its_closed_form(name: str) -> None:
 def test_the_grid_of_the_induction_circuit_shows_its_two_heads_and_nothing_else() -> None:
     session, answers = opened("induction")
     effects = iw.head_effects(session, mode="zero").effects
-    heads = {key.removeprefix("zero:") for key, value in answers.items() if key.startswith("zero:") and value != answers["plain"]}
+    heads = {
+        key.removeprefix("zero:")
+        for key, value in answers.items()
+        if key.startswith("zero:") and value != answers["plain"]
+    }
     for layer in range(effects.shape[0]):
         for head in range(effects.shape[1]):
             name = f"L{layer}H{head}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -315,10 +315,11 @@ def test_the_callers_modes_are_neither_used_nor_moved(live: LiveModel) -> None:
 
 @pytest.mark.case("A31")
 def test_a_hooked_model_can_be_copied_and_saved(live: LiveModel, tmp_path: Any) -> None:
-    twin = copy.deepcopy(live.module)
+    twin: Any = copy.deepcopy(live.module)
     with torch.no_grad():
         assert torch.equal(twin(ids(live)).logits, live.module(ids(live)).logits)
-    live.module.save_pretrained(tmp_path)
+    module: Any = live.module
+    module.save_pretrained(tmp_path)
     buffer = io.BytesIO()
     torch.save(live.module, buffer)
     buffer.seek(0)
@@ -353,7 +354,7 @@ def test_what_is_read_is_what_the_next_block_gets(live: LiveModel) -> None:
 
 @pytest.mark.case("A32")
 def test_patterns_are_those_of_eager_attention(live: LiveModel) -> None:
-    module = copy.deepcopy(live.module)
+    module: Any = copy.deepcopy(live.module)
     module.set_attn_implementation("eager")
     with torch.no_grad():
         eager = module(ids(live), output_attentions=True).attentions
@@ -393,7 +394,7 @@ def test_a_pattern_can_be_patched_from_another_run(live: LiveModel) -> None:
         (lambda: Steer("L1", torch.ones(32), True), InterventionError, "a finite number, not True"),
         (lambda: Steer("L1", torch.ones(32), 10**400), InterventionError, "100000000000… is not a finite number"),
         (lambda: Steer("L1", [float("nan")] * 32), InterventionError, "32 values that are not finite"),
-        (lambda: Ablate("L1H1", "median"), InterventionError, "no ablation mode 'median'"),
+        (lambda: Ablate("L1H1", cast("Any", "median")), InterventionError, "no ablation mode 'median'"),
         (lambda: Steer("L1", torch.ones(32), positions=99), InterventionError, "Position 99 does not exist"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ CIRCUITS = ["self-repair", "self-repair-backup", "self-repair-suppression", "sel
 
 
 @contextlib.contextmanager
-def circuit(name: str) -> Iterator[tuple[LiveModel, Asked, KnownCircuit]]:
+def circuit(name: str) -> Generator[tuple[LiveModel, Asked, KnownCircuit]]:
     module, words, about = known(name)
     live = open_model(module, words)
     tokens = live.tokens.encode(about.prompt)

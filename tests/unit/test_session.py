@@ -115,7 +115,7 @@ def test_a_refused_wish_changes_nothing(session: iw.Session) -> None:
         lambda: session.strength("push", float("nan")),
         lambda: session.strength("nobody", 1.0),
         lambda: session.set(iw.Ablate("L0H1"), iw.Steer("L1", [1.0])),
-        lambda: session.set_mode("median"),
+        lambda: session.set_mode("median"),  # pyright: ignore[reportArgumentType]
     ]
     for wish in wrong:
         with pytest.raises(iw.InterpError) as error:
@@ -167,7 +167,8 @@ def test_a_metric_of_ones_own_is_any_function_of_the_logits(session: iw.Session)
 
 
 def test_the_users_own_call_runs_under_the_interventions_in_this_context_only(session: iw.Session) -> None:
-    module, ids = session.model.module, torch.tensor([session.question.first.ids])  # pyright: ignore[reportOptionalMemberAccess]
+    module: Any = session.model.module
+    ids = torch.tensor([session.question.first.ids])  # pyright: ignore[reportOptionalMemberAccess]
     session.set(iw.Ablate("L1H2", mode="zero"), iw.Steer("L0", torch.ones(32), 0.5))
     with torch.no_grad():
         plain = module(ids).logits
@@ -179,7 +180,8 @@ def test_the_users_own_call_runs_under_the_interventions_in_this_context_only(se
 
 
 def test_the_users_own_generate_is_edited_at_every_position_once(session: iw.Session) -> None:
-    module, ids = session.model.module, torch.tensor([session.question.first.ids])  # pyright: ignore[reportOptionalMemberAccess]
+    module: Any = session.model.module
+    ids = torch.tensor([session.question.first.ids])  # pyright: ignore[reportOptionalMemberAccess]
     session.set(iw.Steer("L1", torch.linspace(-1, 1, 32) * 3, 1.0, positions="all"))
     with session.applied():
         cached = module.generate(

@@ -57,7 +57,7 @@ def _tokens() -> Any:
 def test_a_compiled_model_is_run_eagerly_and_its_edits_act(maker: Callable[[], Any]) -> None:
     module = maker()
     plain = plain_logits(module)
-    compiled = torch.compile(module, backend="eager")
+    compiled: Any = torch.compile(module, backend="eager")
     compiled(torch.tensor([[2, 3, 4]]))
     live = open_model(compiled, tokenizer())
     check(live, plain, 1e-5)

@@ -35,7 +35,9 @@ PARTS = {
 
 @cache
 def bridge(family: str) -> Any:
-    return TransformerBridge.boot_transformers(str(folder(family)), tokenizer=AutoTokenizer.from_pretrained(folder(family)), device="cpu")
+    return TransformerBridge.boot_transformers(
+        str(folder(family)), tokenizer=AutoTokenizer.from_pretrained(folder(family)), device="cpu"
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -30,7 +30,14 @@ from tests.peers.perturbed import (
     ours,
 )
 
-COMMON = {"n_layers": LAYERS, "d_model": WIDTH, "n_ctx": 64, "d_head": WIDTH // HEADS, "n_heads": HEADS, "d_vocab": VOCAB}
+COMMON = {
+    "n_layers": LAYERS,
+    "d_model": WIDTH,
+    "n_ctx": 64,
+    "d_head": WIDTH // HEADS,
+    "n_heads": HEADS,
+    "d_vocab": VOCAB,
+}
 OWN: dict[str, dict[str, Any]] = {
     "gpt2": {"d_mlp": 4 * WIDTH, "act_fn": "gelu_new", "eps": 1e-5, "normalization_type": "LN"},
     "gpt_neox": {
