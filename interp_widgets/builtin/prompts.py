@@ -179,7 +179,7 @@ def contrast(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if name not in makers:
         raise PromptError(f"There is no contrast {name!r}; there are {', '.join(map(repr, makers))}.")
     random = Random(name)
-    pairs = [makers[name](random) for _ in range(CONTRAST_SIZE)]
+    pairs = [makers[name](random, n) for n in range(CONTRAST_SIZE)]
     return tuple(p for p, _ in pairs), tuple(n for _, n in pairs)
 
 
@@ -218,13 +218,16 @@ def _unrepeated_lists() -> tuple[str, ...]:
     return tuple("List: " + " ".join(random.sample(pool, random.randrange(8, 24))) for _ in range(REFERENCE_SIZE))
 
 
-def _sentiment_pair(random: Random) -> tuple[str, str]:
+def _sentiment_pair(random: Random, n: int) -> tuple[str, str]:
+    """Read at the adjective, and where the next one is due: the second alone makes a vector so long that text breaks."""
+    template = ("The {what} was {a} and", "The {what} was {a}")[n % 2]
     what = random.choice(words.REVIEWED)
-    template = random.choice(("The {what} was {a}", "The {what} was {a} and"))
-    return template.format(what=what, a=random.choice(words.GOOD)), template.format(what=what, a=random.choice(words.BAD))
+    return template.format(what=what, a=random.choice(words.GOOD)), template.format(
+        what=what, a=random.choice(words.BAD)
+    )
 
 
-def _french_pair(random: Random) -> tuple[str, str]:
+def _french_pair(random: Random, _n: int) -> tuple[str, str]:
     noun, other = random.sample(words.FRENCH_NOUNS, 2)
     verb = random.choice(words.FRENCH_VERBS)
     return (
@@ -233,7 +236,7 @@ def _french_pair(random: Random) -> tuple[str, str]:
     )
 
 
-def _gender_pair(random: Random) -> tuple[str, str]:
+def _gender_pair(random: Random, _n: int) -> tuple[str, str]:
     template = random.choice(
         ("{name} came home.", "{name} went to the {place} because", "When {name} came to the {place},")
     )
