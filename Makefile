@@ -10,8 +10,8 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt
 TORCH := torch==2.13.0
 
-# Two threads at most, also on a large machine: the figures of the tests are those of a small one.
-export OMP_NUM_THREADS ?= 2
+# One thread: the models of the tests are tiny, and two threads on a busy machine mostly wait for each other.
+export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= $(OMP_NUM_THREADS)
 export TOKENIZERS_PARALLELISM ?= false
 
