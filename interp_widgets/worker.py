@@ -43,7 +43,10 @@ class Worker:
         self._wishes: dict[Hashable, _Wish] = {}
         self._running: _Wish | None = None
         self._order = count()
-        self._wake = threading.Condition()
+        # Taken by `with self._lock`, never `with self._wake`: the interpreter itself releases a lock when an interrupt falls on the
+        # main thread, while a condition's own Python code can be torn between its first line and the release.
+        self._lock = threading.RLock()
+        self._wake = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
         self._pid = os.getpid()
         self._closed = False
@@ -52,13 +55,13 @@ class Worker:
         """Wish for `job`; an older wish of the same key is dropped, also while it runs."""
         if self._pid != os.getpid():
             return
-        with self._wake:
+        with self._lock:
             if self._closed:
                 return
+            self._wake.notify_all()  # first: whoever wakes has to wait for the lock, and an interrupt cannot lose the call
+            self._start()
             self._drop(key)
             self._wishes[key] = _Wish(priority, next(self._order), key, job)
-            self._start()
-            self._wake.notify_all()
 
     def drop(self, key: Hashable) -> None:
         """Forget the wishes of this key, and stop the one that runs."""
@@ -68,7 +71,7 @@ class Worker:
         """Forget every wish whose key passes `test`, and stop the one that runs."""
         if self._pid != os.getpid():
             return
-        with self._wake:
+        with self._lock:
             running = [self._running.key] if self._running is not None else []
             for key in [*self._wishes, *running]:
                 if test(key):
@@ -85,7 +88,7 @@ class Worker:
     @property
     def busy(self) -> bool:
         """Whether anything runs or waits."""
-        with self._wake:
+        with self._lock:
             return self._running is not None or bool(self._wishes)
 
     def has(self, key: Hashable) -> bool:
@@ -94,20 +97,20 @@ class Worker:
 
     def any(self, test: Callable[[Hashable], bool]) -> bool:
         """Whether a wish whose key passes `test` runs or waits."""
-        with self._wake:
+        with self._lock:
             running = [self._running.key] if self._running is not None else []
             return any(test(key) for key in [*self._wishes, *running])
 
     def wait(self, timeout: float = 30.0) -> bool:
         """Wait until nothing runs or waits; False when it took longer."""
-        with self._wake:
+        with self._lock:
             return self._wake.wait_for(lambda: self._running is None and not self._wishes, timeout)
 
     def close(self) -> None:
         """Stop what runs within one step, and end the thread."""
         if self._pid != os.getpid():
             return
-        with self._wake:
+        with self._lock:
             self._closed = True
             for key in list(self._wishes):
                 self._drop(key)
@@ -122,7 +125,7 @@ class Worker:
             self._thread.start()
 
     def _next(self) -> _Wish | None:
-        with self._wake:
+        with self._lock:
             if not self._wishes and not self._closed:
                 self._wake.wait_for(lambda: bool(self._wishes) or self._closed, _IDLE_SECONDS)
             if self._closed or not self._wishes:
@@ -146,7 +149,7 @@ class Worker:
                 log.exception("a computation failed: %s", wish.key)
             else:
                 wish.preempted = False  # it came to its end all the same
-            with self._wake:
+            with self._lock:
                 self._running = None
                 if wish.preempted and not self._closed and wish.key not in self._wishes and not wish.dropped.is_set():
                     self._wishes[wish.key] = wish

@@ -38,11 +38,11 @@ class WeightProbe:
         return here, versions, hash(numbers), _hooks(modules), self._root.training
 
     def _bytes(self) -> list[bytes]:
-        with torch.no_grad():
-            by_kind: dict[tuple[torch.dtype, torch.device], list[torch.Tensor]] = {}
-            for view in self._views:
-                by_kind.setdefault((view.dtype, view.device), []).append(view if view.dim() == 1 else view.reshape(-1))
-            return [torch.cat(v).contiguous().view(torch.uint8).cpu().numpy().tobytes() for v in by_kind.values()]
+        # The views are of `.data`: no gradient to switch off, and so no mode that an interrupt could leave behind.
+        by_kind: dict[tuple[torch.dtype, torch.device], list[torch.Tensor]] = {}
+        for view in self._views:
+            by_kind.setdefault((view.dtype, view.device), []).append(view if view.dim() == 1 else view.reshape(-1))
+        return [torch.cat(v).contiguous().view(torch.uint8).cpu().numpy().tobytes() for v in by_kind.values()]
 
 
 def _modules(root: nn.Module) -> list[nn.Module]:

@@ -71,10 +71,13 @@ def record(program: Program, anatomy: Anatomy) -> Trace:
     trace = Trace([])
 
     def recorder(args: Args, kwargs: Kwargs) -> None:
-        trace.calls.append(Call(args, dict(kwargs), hidden_of(args, kwargs)[1]))
+        hidden, where = hidden_of(args, kwargs)
+        # A copy: a user's hook that writes in place comes after this one, and would write into what is kept.
+        args, kwargs = put_hidden(args, dict(kwargs), where, hidden.clone())
+        trace.calls.append(Call(args, kwargs, where))
 
     def tail(args: Args, kwargs: Kwargs) -> None:
-        trace.last = hidden_of(args, kwargs)[0]
+        trace.last = hidden_of(args, kwargs)[0].clone()
 
     for layer in anatomy.layers:
         program.on_before(layer.module, recorder)
@@ -95,6 +98,7 @@ def run_layers(
 
     Must run under `activate(program)` and `modes(...)`; `dims` says which recorded tensors carry the batch.
     """
+    hidden = hidden.clone()  # what is kept must outlive a hook, or a block, that writes in place
     for layer in anatomy.layers[start:stop]:
         # rows that are views of one row are made real: a block may reshape its input in place (openai-gpt)
         args, kwargs = trace.calls[layer.index].arguments(hidden.contiguous(), dims, hidden.shape[0])

@@ -105,8 +105,15 @@ def modes(device: torch.device, grad: bool = False) -> Generator[None]:
     on = kind in ("cpu", "cuda", "mps", "xpu") and torch.is_autocast_enabled(kind)
     autocast = torch.autocast(kind, enabled=False) if on else nullcontext()
     inference = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
-    with inference, torch.set_grad_enabled(grad), autocast:
-        yield
+    grads = torch.is_grad_enabled()
+    try:
+        with inference, torch.set_grad_enabled(grad), autocast:
+            yield
+    finally:
+        # Once more: an interrupt that falls into the end of one of those blocks leaves its mode behind in the user's thread.
+        torch.set_grad_enabled(grads)
+        if on:
+            torch.set_autocast_enabled(kind, True)  # noqa: FBT003
 
 
 def eager(root: nn.Module) -> Callable[..., Any]:

@@ -67,7 +67,8 @@ class Sender:
 
     def __init__(self) -> None:
         self.sending = threading.RLock()
-        self._wake = threading.Condition()
+        self._lock = threading.RLock()  # see `Worker`: a condition's own `with` is not safe from interrupts
+        self._wake = threading.Condition(self._lock)
         self._waiting: dict[tuple[Outbox, Hashable], Make] = {}
         self._thread: threading.Thread | None = None
         self._allowance = float(BURST)
@@ -78,12 +79,12 @@ class Sender:
         """Note one message; a newer one of the same key takes its place in the queue."""
         if self.forked:
             return  # a child must not speak on its parent's connection
-        with self._wake:
+        with self._lock:
+            self._wake.notify_all()
             self._waiting[box, key] = make
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._loop, name="interp_widgets sender", daemon=True)
                 self._thread.start()
-            self._wake.notify_all()
 
     @property
     def forked(self) -> bool:
@@ -92,7 +93,7 @@ class Sender:
 
     def take(self, box: Outbox) -> list[Make]:
         """Take everything of one box out of the queue."""
-        with self._wake:
+        with self._lock:
             keys = [key for key in self._waiting if key[0] is box]
             return [self._waiting.pop(key) for key in keys]
 
@@ -101,14 +102,14 @@ class Sender:
             self._wait_for_allowance()
             with self.sending:
                 box, key = taken
-                with self._wake:
+                with self._lock:
                     make = self._waiting.pop((box, key), None)
                 if make is not None:
                     self._allowance -= box.deliver(make)
             del taken, box, make
 
     def _next(self) -> tuple[Outbox, Hashable] | None:
-        with self._wake:
+        with self._lock:
             if not self._waiting:
                 self._wake.wait_for(lambda: bool(self._waiting), IDLE)
             if not self._waiting:
