@@ -113,7 +113,7 @@ def modes(device: torch.device, grad: bool = False) -> Generator[None]:
         # Once more: an interrupt that falls into the end of one of those blocks leaves its mode behind in the user's thread.
         torch.set_grad_enabled(grads)
         if on:
-            torch.set_autocast_enabled(kind, True)  # noqa: FBT003
+            torch.set_autocast_enabled(kind, True)
 
 
 def eager(root: nn.Module) -> Callable[..., Any]:
