@@ -146,6 +146,10 @@ def main() -> None:
     lines = [INTRODUCTION]
     for result in results:
         lines += table(result)
+    if len(results) == 1:
+        lines.append(
+            f"\nThis run measured with {results[0]['about']['threads']} thread(s) only; `make bench` measures with one and two."
+        )
     if results and results[0]["about"]["threads"] == 1:
         lines += details(results[0])
     text = "\n".join([*lines, *(gpu() if not chosen.only else [])]) + "\n"
