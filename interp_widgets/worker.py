@@ -27,7 +27,7 @@ class _Wish:
     order: int
     key: Hashable = field(compare=False)
     job: Job = field(compare=False)
-    dropped: threading.Event = field(compare=False, default_factory=threading.Event)
+    dropped: bool = field(compare=False, default=False)  # no Event: its own lock is not safe from interrupts
     preempted: bool = field(compare=False, default=False)
 
 
@@ -81,9 +81,9 @@ class Worker:
     def _drop(self, key: Hashable) -> None:
         wish = self._wishes.pop(key, None)
         if wish is not None:
-            wish.dropped.set()
+            wish.dropped = True
         if self._running is not None and self._running.key == key:
-            self._running.dropped.set()
+            self._running.dropped = True
 
     @property
     def busy(self) -> bool:
@@ -115,7 +115,7 @@ class Worker:
             for key in list(self._wishes):
                 self._drop(key)
             if self._running is not None:
-                self._running.dropped.set()
+                self._running.dropped = True
             self._wake.notify_all()
 
     def _start(self) -> None:
@@ -142,7 +142,7 @@ class Worker:
             try:
                 wish.job(lambda w=wish: self._stopped(w))
             except CancelledError:
-                if not wish.preempted and not wish.dropped.is_set():
+                if not wish.preempted and not wish.dropped:
                     log.exception("a computation stopped though nobody asked it to: %s", wish.key)
             except Exception:
                 wish.preempted = False
@@ -151,13 +151,13 @@ class Worker:
                 wish.preempted = False  # it came to its end all the same
             with self._lock:
                 self._running = None
-                if wish.preempted and not self._closed and wish.key not in self._wishes and not wish.dropped.is_set():
+                if wish.preempted and not self._closed and wish.key not in self._wishes and not wish.dropped:
                     self._wishes[wish.key] = wish
                 self._wake.notify_all()
             del wish
 
     def _stopped(self, wish: _Wish) -> bool:
-        if wish.dropped.is_set():
+        if wish.dropped:
             return True
         if any(other.priority < wish.priority for other in list(self._wishes.values())):
             wish.preempted = True
