@@ -32,6 +32,22 @@ COLOURS = ("total effect", "direct effect", *SCORES, "copying")
 READS = ("metric", "probability", "rank", "KL")
 KEPT = 8
 
+_MOST_POSITIONS = 10_000
+
+
+class WholeNumbers(traitlets.Tuple):  # pyright: ignore[reportMissingTypeArgument]  (traitlets' classes take none at run time)
+    """Positions: a tuple, because a list could be changed in place without anybody being told."""
+
+    def __init__(self) -> None:
+        super().__init__(default_value=())
+
+    def validate(self, obj: Any, value: Any) -> Any:
+        """A tuple (or a list, which becomes one) of at most 10,000 whole numbers from 0."""
+        numbers: Any = super().validate(obj, value)
+        if len(numbers) > _MOST_POSITIONS or not all(type(n) is int and n >= 0 for n in numbers):
+            raise traitlets.TraitError(f"positions are whole numbers from 0, not {value!r:.60}")
+        return numbers
+
 
 class HeadAblation(View):
     """The layer × head grid: each head coloured by its own exact effect on the question, a click switches it off.
@@ -57,7 +73,7 @@ class HeadAblation(View):
     mode = traitlets.Enum(("mean", "zero", "resample"), "mean").tag(sync=True, echo_update=False)
     colour = traitlets.Enum(COLOURS, "total effect").tag(sync=True, echo_update=False)
     read = traitlets.Enum(READS, "metric").tag(sync=True, echo_update=False)
-    positions = traitlets.List(traitlets.Int(min=0), maxlen=10_000).tag(sync=True, echo_update=False)
+    positions = WholeNumbers().tag(sync=True, echo_update=False)
 
     def __init__(self, session: Session, **settings: Any) -> None:
         self._swept: list[tuple[Any, HeadEffects]] = []
@@ -141,7 +157,7 @@ class HeadAblation(View):
         assert snapshot.question is not None
         ids = snapshot.question.first.ids
         if self._prompt is not None and self._prompt != ids and self.positions:
-            self.positions = []
+            self.positions = ()
         self._prompt = ids
 
     def _where(self) -> Positions:

@@ -209,7 +209,7 @@ def test_a_new_prompt_takes_the_chosen_positions_back(bench: Bench) -> None:
     bench.page.wish("ask", "ask", prompt="w3 w4", target="w11", foil="w13")
     bench.page.wait(lambda: bench.page.state["question"]["prompt"] == "w3 w4", "the new question")
     bench.page.calm()
-    assert view.positions == []
+    assert view.positions == ()
     assert bench.page.panel(view)["status"] == "done"
 
 
