@@ -8,7 +8,5 @@ export default defineConfig({
     pool: "threads",
     maxWorkers: 2,
     testTimeout: 20_000,
-    // Tests clean up after themselves, and one page for all files of a worker takes half the time.
-    isolate: false,
   },
 });
