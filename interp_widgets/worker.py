@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
@@ -17,6 +18,7 @@ log = logging.getLogger("interp_widgets")
 Cancelled = Callable[[], bool]
 Job = Callable[[Cancelled], object]
 _IDLE_SECONDS = 30.0
+_EXIT_SECONDS = 2.0
 
 ANSWER, PANEL, PREFETCH = 0, 1, 2
 
@@ -50,6 +52,7 @@ class Worker:
         self._thread: threading.Thread | None = None
         self._pid = os.getpid()
         self._closed = False
+        _EVERY.add(self)
 
     def submit(self, key: Hashable, job: Job, priority: int = PANEL) -> None:
         """Wish for `job`; an older wish of the same key is dropped, also while it runs."""
@@ -118,6 +121,12 @@ class Worker:
                 self._running.dropped = True
             self._wake.notify_all()
 
+    def join(self, timeout: float) -> None:
+        """Wait until the thread has ended, at most this long."""
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
+
     def _start(self) -> None:
         if self._thread is None or not self._thread.is_alive():
             self._running = None
@@ -164,6 +173,7 @@ class Worker:
         return wish.preempted
 
 
+_EVERY: weakref.WeakSet[Worker] = weakref.WeakSet()  # retired ones too, while their thread runs
 _WORKERS: weakref.WeakKeyDictionary[LiveModel, Worker] = weakref.WeakKeyDictionary()
 _workers_lock = threading.RLock()  # memory freed inside the block may retire another worker
 
@@ -189,6 +199,15 @@ def retire_worker(live: LiveModel) -> None:
         worker = _WORKERS.pop(live, None)
     if worker is not None:
         worker.close()
+
+
+@atexit.register
+def _at_exit() -> None:
+    """Stop what computes before the interpreter ends: a thread that is inside torch then would take the process down."""
+    for worker in list(_EVERY):
+        worker.close()
+    for worker in list(_EVERY):
+        worker.join(_EXIT_SECONDS)
 
 
 def _after_fork() -> None:
