@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -95,7 +94,7 @@ class Generation(View):
     def __init__(self, session: Session, **settings: Any) -> None:
         self._branches: dict[int, Branch] = {}
         self._wanted: list[Wanted] = []
-        self._stop = threading.Event()
+        self._stop = False  # no Event: its own lock is not safe from interrupts
         self._written: Any = None  # the circumstances under which the two texts were written to their end
         self._begun: Any = None
         self._next = EDITED + 1
@@ -108,9 +107,9 @@ class Generation(View):
         """`generate` writes again, `stop` ends within one token, `branch` goes on with another token, `drop` forgets a branch."""
         if action == "stop":
             self._wanted.clear()
-            self._stop.set()
+            self._stop = True
         elif action == "generate":
-            self._stop.clear()
+            self._stop = False
             self._written = self._begun = None
             self._mirror.compute_panel(self)
         elif action == "branch":
@@ -132,7 +131,7 @@ class Generation(View):
         self.session.model.tokens.one("branch", token)
         if sum(b.parent is not None for b in self._branches.values()) >= BRANCHES:
             raise InterventionError(f"There are {BRANCHES} branches already; drop one first.")
-        self._stop.clear()
+        self._stop = False
         self._wanted.append(Wanted(origin.id, at, token))
         self._mirror.compute_panel(self)
 
@@ -158,7 +157,7 @@ class Generation(View):
 
     def _setting_changed(self, change: Any) -> None:
         if change["name"] != "on_change":
-            self._stop.clear()
+            self._stop = False
             super()._setting_changed(change)
 
     # ---- writing --------------------------------------------------------------------------------------------------
@@ -194,7 +193,7 @@ class Generation(View):
         live, ids = self.session.model, list(here[0])
         changed = self._begun is not None and self._begun != (here, moving)
         goes_on = self._begun is not None and self._unfinished() and (self.on_change == "from here" or not changed)
-        self._stop.clear()
+        self._stop = False
         both = self._begin(moving, goes_on=goes_on, changed=changed)
         self._begun = (here, moving)
         rows = [row for row in both if not row.ended]
@@ -311,7 +310,7 @@ class Generation(View):
         return [*self.path(one.parent, one.at), *one.tokens[:upto]]
 
     def _until(self, cancelled: Callable[[], bool]) -> Callable[[], bool]:
-        return lambda: cancelled() or self._stop.is_set()
+        return lambda: cancelled() or self._stop
 
     def _ended(self, cancelled: Callable[[], bool]) -> None:
         if cancelled():

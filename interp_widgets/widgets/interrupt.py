@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-_WATCHING = threading.Event()
+_watching = False
 
 
 def watch_interrupts(stop: Callable[[], None]) -> None:
@@ -16,10 +16,11 @@ def watch_interrupts(stop: Callable[[], None]) -> None:
     In a cell, KeyboardInterrupt is the cell's, and `stop` is called when it has ended the cell. Between cells ipykernel ignores
     the signal; there, and only where it is ignored, a handler of ours takes its place.
     """
+    global _watching  # noqa: PLW0603
     kernel = _kernel()
-    if kernel is None or _WATCHING.is_set():
+    if kernel is None or _watching:
         return
-    _WATCHING.set()
+    _watching = True
 
     def cell_ended(result: Any) -> None:
         if isinstance(result.error_in_exec, KeyboardInterrupt):
