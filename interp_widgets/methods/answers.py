@@ -95,11 +95,13 @@ def attribute_answer(
     memory: int = MEMORY,
     progress: Progress | None = None,
     cancelled: Cancelled | None = None,
+    only: int | None = None,
 ) -> AnswerAttribution:
     """Every token of `answer` attributed to every token before it, in one go (teacher-forced).
 
     A row of gradients per output: all of them in one batch, each reading its own position. Occlusion needs one run per
-    input for all outputs together. Embeddings of the answer's own tokens are inputs like the prompt's.
+    input for all outputs together. Embeddings of the answer's own tokens are inputs like the prompt's. With `only`, gradients
+    are taken of that output alone, and the other rows stay 0.
 
     Raises:
         PromptError: for an empty answer, or one that does not fit into the context behind the prompt.
@@ -119,7 +121,7 @@ def attribute_answer(
     asked = question.first if isinstance(question, Question) else question
     outputs = answer_tokens(live, asked, answer)
     what = explained_answer(live, asked.tokens, outputs, interventions)
-    task = _Task(what, outputs, memory, progress, cancelled)
+    task = _Task(what, outputs, memory, progress, cancelled, only)
     explains: Literal["plain run", "edited run"] = "edited run" if what.edited else "plain run"
     if method in ("gradient_x_input", "lrp"):
         scores, metrics = task.first_order(method == "lrp")
@@ -163,6 +165,48 @@ def attribute_contrast(
         )
     a, b = (attribute_answer(live, asked, tokens, **settings) for tokens in (one, other))
     return a.prompt_scores - b.prompt_scores, a.log_probability - b.log_probability
+
+
+def attribute_alternative(
+    live: LiveModel,
+    question: Asked | Question,
+    answer: AnswerSpec,
+    output: int,
+    token: int,
+    interventions: Sequence[Intervention] = (),
+    method: str = "gradient_x_input",
+    steps: int = 32,
+    baseline: BaselineSpec = "auto",
+    *,
+    memory: int = MEMORY,
+    cancelled: Cancelled | None = None,
+) -> tuple[Table, float]:
+    """A row of the answer's table for a token that it might have had instead: log p(token | everything before output).
+
+    Returns:
+        scores `[input]` as in a row of `AnswerAttribution.scores`, and the log-probability.
+
+    Raises:
+        PromptError: for an output that the answer does not have, or a token that the model does not know.
+        FeatureOffError, InterpError: as `attribute_answer`.
+
+    Example:
+        >>> scores, metric = attribute_alternative(live, asked, " a drink", 1, token)  # doctest: +SKIP
+    """
+    check_request(method, steps)
+    asked = question.first if isinstance(question, Question) else question
+    outputs = answer_tokens(live, asked, answer)
+    if not 0 <= output < len(outputs):
+        raise PromptError(f"The answer has outputs 0 to {len(outputs) - 1}, not {output}.")
+    if not 0 <= token < live.anatomy.vocab:
+        raise PromptError(f"{token} is not the id of a token; ids go from 0 to {live.anatomy.vocab - 1}.")
+    table = attribute_answer(
+        live, asked, (*outputs[:output], live.tokens.token(token)), interventions, method, steps, baseline,
+        memory=memory, cancelled=cancelled, only=output,
+    )  # fmt: skip
+    scores = np.zeros(len(asked.tokens) + len(outputs) - 1)
+    scores[: len(table.inputs)] = table.scores[output]
+    return scores, float(table.metrics[output])
 
 
 def answer_tokens(live: LiveModel, asked: Asked, answer: AnswerSpec) -> tuple[Token, ...]:
@@ -211,7 +255,9 @@ class _Task:
         memory: int,
         progress: Progress | None,
         cancelled: Cancelled | None,
+        only: int | None = None,
     ) -> None:
+        self.rows = range(len(outputs)) if only is None else range(only, only + 1)
         self.what = what
         self.outputs = outputs
         self.memory = memory
@@ -226,10 +272,10 @@ class _Task:
 
     def _slopes(self, alpha: Sequence[float], weight: Sequence[float], baseline: Baseline | None, lrp: bool) -> Table:
         """Σ_k weight_k · ∂(output o)/∂e at the point alpha_k, dotted with e − b: `[output, input]`."""
-        what, outputs = self.what, self.shape[0]
+        what = self.what
         own = embeddings(what.live, what.tokens).double().cpu()
         step = own if baseline is None else own - baseline.rows(own)
-        pairs = [(o, a, w) for a, w in zip(alpha, weight, strict=True) for o in range(outputs)]
+        pairs = [(o, a, w) for a, w in zip(alpha, weight, strict=True) for o in self.rows]
         start, total = 0, torch.zeros(self.shape, dtype=torch.float64)
         size = chunk_rows(replace(what, each=what.positions), self.memory, grad=True)
         while start < len(pairs):
@@ -260,7 +306,7 @@ class _Task:
         alpha, weight = nodes(steps)
         scores = self._slopes(alpha.tolist(), weight.tolist(), baseline, lrp=False)
         errors = scores.sum(1) - (ends[0] - ends[1])
-        if not all(small(self.what.live, *row) for row in zip(errors, *ends, strict=True)):
+        if not all(small(self.what.live, errors[o], ends[0][o], ends[1][o]) for o in self.rows):
             steps *= 2
             alpha, weight = nodes(steps)
             scores = self._slopes(alpha.tolist(), weight.tolist(), baseline, lrp=False)

@@ -14,6 +14,7 @@ from interp_widgets.methods.gradients import Path, Scores, first_step, gradient_
 from interp_widgets.methods.lrp import cp_lrp
 from interp_widgets.methods.occlusion import occlusion
 from interp_widgets.methods.request import METHODS, Method, check_request
+from interp_widgets.methods.words import remainder, said
 from interp_widgets.model.errors import PromptError
 from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.live import LiveModel
@@ -63,11 +64,11 @@ class Attribution:
         """The honest line under the tokens."""
         parts = [f"explains the {self.explains}"]
         if self.baseline != "none":
-            parts.append(f"baseline {self.baseline} ({self.baseline_metric:.2f})")
+            parts.append(f"baseline {self.baseline} ({said(self.baseline_metric)})")
         if self.complete:
-            parts.append(f"sums to {self.sum:.2f} ± {abs(self.error):.0e} (arithmetic check)")
+            parts.append(f"sums to {said(self.sum)} ± {remainder(self.error)} (arithmetic check)")
         else:
-            parts.append(f"sums to {self.sum:.2f} where the answer is {self.total:.2f} (no promise)")
+            parts.append(f"sums to {said(self.sum)} where the answer is {said(self.total)} (no promise)")
         return " · ".join(parts) + (f" · {self.note}" if self.note else "")
 
     def to_pandas(self) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from interp_widgets.methods.explained import (
     logits_of_rows,
 )
 from interp_widgets.methods.occlusion import replaced
+from interp_widgets.methods.words import said
 from interp_widgets.model.errors import PromptError
 from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.live import LiveModel
@@ -81,7 +82,7 @@ class Deletion:
     def line(self, k: int = 3) -> str:
         """The evidence in one line."""
         k = min(k, len(self.order))
-        return f"deleting its top {k} costs {self.cost(k):.2f}, random {k} costs {self.random_cost(k):.2f} (evidence)"
+        return Evidence(k, self.cost(k), self.random_cost(k), self.baseline).line
 
     def to_pandas(self) -> Any:
         """One row per k: both curves and the means of the random ones."""
@@ -110,9 +111,7 @@ class Evidence:
     @property
     def line(self) -> str:
         """The evidence in one line, in the words of `Deletion.line`."""
-        return (
-            f"deleting its top {self.k} costs {self.cost:.2f}, random {self.k} costs {self.random_cost:.2f} (evidence)"
-        )
+        return f"deleting its top {self.k} costs {said(self.cost)}, random {self.k} costs {said(self.random_cost)} (evidence)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,12 +187,12 @@ def deletion_test(
     """
     asked = question.first if isinstance(question, Question) else question
     order = ranking(asked, scores, by=by)
-    what, chosen = explained(live, asked, interventions), _replacement(live, asked, baseline)
+    what, chosen = explained(live, asked, interventions), replacement(live, asked, baseline)
     draw = np.random.default_rng(seed)
     all_orders = [order, *(tuple(int(i) for i in draw.permutation(sorted(order))) for _ in range(orders))]
     wanted = [frozenset(o[:k]) for o in all_orders for k in range(len(o) + 1)]
     wanted += [frozenset(o[k:]) for o in all_orders for k in range(len(o) + 1)]
-    table = _metrics(what, chosen, list(dict.fromkeys(wanted)), memory, progress, cancelled)
+    table = metrics_with(what, chosen, list(dict.fromkeys(wanted)), memory, progress, cancelled)
     down = np.array([[table[frozenset(o[:k])] for k in range(len(o) + 1)] for o in all_orders])
     up = np.array([[table[frozenset(o[k:])] for k in range(len(o) + 1)] for o in all_orders])
     return Deletion(order, down[0], up[0], down[1:], up[1:], chosen.name)
@@ -220,16 +219,38 @@ def evidence(
         >>> evidence(live, asked, scores).line  # doctest: +SKIP
         'deleting its top 3 costs 2.50, random 3 costs 0.70 (evidence)'
     """
+    one = {"": scores}
+    return evidences(live, question, one, interventions, baseline, k=k, orders=orders, seed=seed, cancelled=cancelled)[
+        ""
+    ]
+
+
+def evidences(
+    live: LiveModel,
+    question: Asked | Question,
+    scores: Mapping[str, npt.ArrayLike],
+    interventions: Sequence[Intervention] = (),
+    baseline: BaselineSpec = "auto",
+    *,
+    k: int = 3,
+    orders: int = ORDERS,
+    seed: int = 0,
+    cancelled: Cancelled | None = None,
+) -> dict[str, Evidence]:
+    """`evidence` of several rankings by name, all held to the same random ones, which are run once."""
     asked = question.first if isinstance(question, Question) else question
-    order = ranking(asked, scores)
-    k = min(k, len(order))
-    what, chosen = explained(live, asked, interventions), _replacement(live, asked, baseline)
+    ranked = {name: ranking(asked, values) for name, values in scores.items()}
+    words = sorted(next(iter(ranked.values())))
+    k = min(k, len(words))
+    what, chosen = explained(live, asked, interventions), replacement(live, asked, baseline)
     draw = np.random.default_rng(seed)
-    drawn = [frozenset(int(i) for i in draw.permutation(sorted(order))[:k]) for _ in range(orders)]
-    none, first = frozenset[int](), frozenset(order[:k])
-    table = _metrics(what, chosen, list(dict.fromkeys([none, first, *drawn])), MEMORY, None, cancelled)
+    drawn = [frozenset(int(i) for i in draw.permutation(words)[:k]) for _ in range(orders)]
+    none, firsts = frozenset[int](), {name: frozenset(order[:k]) for name, order in ranked.items()}
+    table = metrics_with(what, chosen, list(dict.fromkeys([none, *firsts.values(), *drawn])), MEMORY, None, cancelled)
     random_cost = table[none] - float(np.mean([table[one] for one in drawn]))
-    return Evidence(k, float(table[none] - table[first]), random_cost, chosen.name)
+    return {
+        name: Evidence(k, float(table[none] - table[first]), random_cost, chosen.name) for name, first in firsts.items()
+    }
 
 
 def delete(
@@ -253,19 +274,20 @@ def delete(
                 f"Position {position} does not exist: the prompt has {n} tokens (0 to {n - 1}, or -1 to -{n})."
             )
     at = tuple(dict.fromkeys(p % n for p in positions))
-    what, chosen = explained(live, asked, interventions), _replacement(live, asked, baseline)
+    what, chosen = explained(live, asked, interventions), replacement(live, asked, baseline)
     mask = torch.zeros(1, n, dtype=torch.bool)
     mask[0, list(at)] = True
     logits = logits_of_rows(what, lambda own: chosen.where(mask, own), 1, cancelled)
     return Deleted(at, logits[0, 0], float(what.score(logits)[0]), chosen.name)
 
 
-def _replacement(live: LiveModel, asked: Asked, baseline: BaselineSpec) -> Baseline:
+def replacement(live: LiveModel, asked: Asked, baseline: BaselineSpec) -> Baseline:
+    """What tokens are replaced by; `"auto"` is what `neutral` says."""
     free = isinstance(baseline, str) and baseline == "auto"
     return find_baseline(live, asked, neutral(live) if free else baseline)
 
 
-def _metrics(
+def metrics_with(
     what: Explained,
     baseline: Baseline,
     sets: Sequence[frozenset[int]],

@@ -404,14 +404,14 @@ class SessionWidget(Guarded):
             return _sentence("The answer", error)
         return None
 
-    def compute_panel(self, view: View) -> None:
-        """Wish for what one view shows at the present revision."""
+    def compute_panel(self, view: View, priority: int = PANEL) -> None:
+        """Wish for what one view shows at the present revision; with `PREFETCH`, when nobody else waits."""
         session = self._session()
         if session is None or session.closed:
             return
         snapshot, panel = session.snapshot(), view.panel
         worker_of(session.model).submit(
-            (id(session), "panel", panel), lambda cancelled: self._compute_panel(panel, snapshot, cancelled), PANEL
+            (id(session), "panel", panel), lambda cancelled: self._compute_panel(panel, snapshot, cancelled), priority
         )
 
     def _compute_panel(self, panel: str, snapshot: Snapshot, cancelled: Callable[[], bool]) -> None:

@@ -2,159 +2,442 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import traitlets
 
+from interp_widgets.methods.answers import attribute_alternative, attribute_answer
 from interp_widgets.methods.attribution import METHODS, Attribution, attribute
-from interp_widgets.methods.deletion import evidence
-from interp_widgets.methods.spans import span_scores
-from interp_widgets.model.errors import FeatureOffError, InterpError, InterventionError
+from interp_widgets.methods.deletion import ORDERS, Evidence, evidences
+from interp_widgets.methods.deletion_steps import deletion_steps, random_steps
+from interp_widgets.methods.direct_tokens import direct_by_source
+from interp_widgets.model.errors import CancelledError, FeatureOffError, InterpError, InterventionError, PromptError
+from interp_widgets.model.generate import GeneratedToken
 from interp_widgets.model.question import Asked
 from interp_widgets.session import Session, Snapshot
 from interp_widgets.widgets.base import View
 from interp_widgets.widgets.guard import Text, bundle
-from interp_widgets.widgets.wire import Json, token_of
+from interp_widgets.widgets.token_attribution_data import (
+    answer_of,
+    attribution_of,
+    carriers_of,
+    compare_of,
+    deletion_of,
+    group_of,
+    groups_of,
+    instead_of,
+)
+from interp_widgets.widgets.wire import Json
+from interp_widgets.worker import PREFETCH
 
-SPANS = ("token", "word", "sentence", "line")
+SPANS = ("token", "word", "sentence", "line", "pattern", "selection")
 FIRST = "gradient_x_input"  # about 1.6 forwards: what is shown until a finer method has answered
 FINER = ("integrated_gradients", "occlusion", "direct")
 KEPT = 8
+ASK = 10.0  # seconds that nothing takes without being asked for
+ANSWER = 64  # tokens of an answer at most
+_MOST = 1000
+Cancelled = Callable[[], bool]
+
+
+class Ranges(traitlets.Tuple):  # pyright: ignore[reportMissingTypeArgument]  (traitlets' classes take none at run time)
+    """Spans of one's own: pairs (start, stop) of positions that do not overlap, in order."""
+
+    def __init__(self) -> None:
+        super().__init__(default_value=())
+
+    def validate(self, obj: Any, value: Any) -> Any:
+        """A tuple (or a list, which becomes one) of pairs of whole numbers."""
+        pairs: Any = super().validate(obj, value)
+        good = len(pairs) <= _MOST and all(
+            isinstance(p, (tuple, list)) and len(p) == 2 and all(type(n) is int for n in p) and 0 <= p[0] < p[1]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+            for p in pairs
+        )
+        if not good or any(a[1] > b[0] for a, b in pairwise(pairs)):
+            raise traitlets.TraitError(
+                f"spans are pairs (start, stop) from 0 in order that do not overlap, not {value!r:.60}"
+            )
+        return tuple((int(start), int(stop)) for start, stop in pairs)
+
+
+@dataclass
+class Kept:
+    """What is known of one state, part by part.
+
+    Attributes:
+        seconds: of one forward and backward; row: of a whole answer's.
+        explained: the method of the answer's table.
+    """
+
+    data: Json = field(default_factory=dict[str, Any])
+    parts: set[Hashable] = field(default_factory=set[Hashable])
+    result: Attribution | None = None
+    written: list[GeneratedToken] = field(default_factory=list[GeneratedToken])
+    seconds: float = 0.0
+    row: float = 0.0
+    explained: str = FIRST
 
 
 class TokenAttribution(View):
-    """The prompt's tokens, coloured by how much each pushed the target over the foil.
+    r"""The prompt's tokens, coloured by how much each pushed the target over the foil, with the evidence beside the claim.
 
-    Gradient × input is there after about 1.6 forwards; the method that was chosen takes its place, and then the evidence: what
-    the answer loses when the tokens that scored most are replaced, against random ones.
+    Gradient × input is there after about 1.6 forwards; the method that was chosen takes its place. Then come, when no other
+    view waits: what the answer loses as the tokens that scored most are replaced (the deletion test), the other methods
+    side by side with their rank correlation, the heads that carried each token, and a whole answer where one is wished for.
+    What takes longer than ten seconds asks first.
 
     Args:
         session: from `iw.open`.
         method: `"integrated_gradients"` (Sundararajan et al. 2017), `"gradient_x_input"`, `"occlusion"`, `"lrp"` or `"direct"`.
         steps: nodes of integrated gradients.
         baseline: `"auto"` (the mean embedding), `"zero"`, `"mean"`, `"bos"`.
-        spans: scores of each `"token"`, or summed over a `"word"`, a `"sentence"` or a `"line"`.
+        spans: scores of each `"token"`, or summed over a `"word"`, a `"sentence"`, a `"line"`, the matches of `pattern`
+            (`"pattern"`), or the spans of `selection` (`"selection"`).
+        pattern: a regular expression, such as `"[A-Z]\\w+"`.
+        selection: spans of your own, pairs (start, stop) of positions.
+        answer: how many tokens of the model's own answer are written and explained, 0 to 64.
 
     Example:
-        >>> iw.TokenAttribution(session, spans="word")  # doctest: +SKIP
+        >>> iw.TokenAttribution(session, spans="word", answer=8)  # doctest: +SKIP
     """
 
     _esm = bundle("token_attribution.js")
     _css = bundle("token_attribution.css")
-    settings: ClassVar[frozenset[str]] = frozenset({"method", "steps", "baseline", "spans"})
+    settings: ClassVar[frozenset[str]] = frozenset(
+        {"method", "steps", "baseline", "spans", "pattern", "selection", "answer"}
+    )
     method = traitlets.Enum(METHODS, "integrated_gradients").tag(sync=True, echo_update=False)
     steps = traitlets.Int(32, min=1, max=4096).tag(sync=True, echo_update=False)
     baseline = Text("auto").tag(sync=True, echo_update=False)
     spans = traitlets.Enum(SPANS, "token").tag(sync=True, echo_update=False)
+    pattern = Text("").tag(sync=True, echo_update=False)
+    selection = Ranges().tag(sync=True, echo_update=False)
+    answer = traitlets.Int(0, min=0, max=ANSWER).tag(sync=True, echo_update=False)
 
     def __init__(self, session: Session, **settings: Any) -> None:
-        self._kept: list[tuple[Any, Json]] = []
+        self._states: list[tuple[Any, Kept]] = []
+        self._attributed: dict[Any, Attribution] = {}
+        self._agreed: set[tuple[int, str]] = set()
+        self._stopped = self._aside = -1
+        self._instead: tuple[int, int] | None = None
         super().__init__(session, **settings)
 
     def _setting_changed(self, change: Any) -> None:
-        if change["name"] != "spans":  # the page sums by itself
+        if change["name"] not in ("spans", "selection"):  # the page sums by itself
             super()._setting_changed(change)
 
+    # ---- wishes ---------------------------------------------------------------------------------------------------
+
     def act(self, action: str, args: Json) -> None:
-        """`target` asks the same question for another token, by its id.
+        """`target` asks for another token by its id, `instead` explains what an output might have been, `stop`, `compute`.
 
         Raises:
-            InterventionError: for what is not a token's id.
+            InterventionError: for what is not a token's id, an output or a method.
         """
-        if action != "target":
+        here = self.session.revision
+        if action == "target":
+            self.session.aim(self._token(args.get("id")))
+        elif action == "instead":
+            output = args.get("output")
+            if type(output) is not int or not 0 <= output < ANSWER:
+                raise InterventionError(f"{output!r} is not an output of the answer; they are numbered from 0.")
+            self._instead = (output, self._token(args.get("id")))
+            self._mirror.compute_panel(self)
+        elif action == "stop":
+            self._stopped = here
+        elif action == "compute":
+            what = args.get("what", self.method)
+            if what not in (*METHODS, "deletion"):
+                raise InterventionError(
+                    f"There is no {what!r} to compute; there are {', '.join(METHODS)} and 'deletion'."
+                )
+            self._agreed = {one for one in self._agreed if one[0] == here} | {(here, str(what))}
+            self._stopped = -1
+            self._mirror.compute_panel(self)
+        else:
             super().act(action, args)
-            return
-        token = args.get("id")
+
+    def _token(self, token: Any) -> int:
         vocabulary = self.session.model.anatomy.vocab
         if type(token) is not int or not 0 <= token < vocabulary:
             raise InterventionError(f"{token!r} is not the id of a token; ids go from 0 to {vocabulary - 1}.")
-        self.session.aim(token)
+        return token
 
-    def compute(self, snapshot: Snapshot, cancelled: Callable[[], bool]) -> None:
-        """Explain the run of this revision, edited or plain: roughly at once, then as chosen, then with the evidence."""
+    # ---- computing ------------------------------------------------------------------------------------------------
+
+    def compute(self, snapshot: Snapshot, cancelled: Cancelled) -> None:
+        """Explain the run of this revision, edited or plain: roughly at once, then as chosen, then what it is held to."""
         assert snapshot.question is not None
-        live, asked = self.session.model, snapshot.question.first
-        self.publish(snapshot, "computing")
-        key = (
-            asked,
-            snapshot.question.n,
-            snapshot.interventions,
-            self.method,
-            self.steps,
-            self.baseline,
-            live.fingerprint(),
-        )
-        kept = next((data for other, data in self._kept if other == key), None)
-        if kept is not None:
-            self.publish(snapshot, "done", kept, 1.0)
+        kept = self._state(snapshot)
+        if "main" not in kept.parts:
+            self.publish(snapshot, "computing")
+            if not self._explain(snapshot, kept, lambda: cancelled() or self._stopped == snapshot.revision, cancelled):
+                return
+        self.publish(snapshot, "partial", kept.data | self._pattern_groups(snapshot), 0.5)
+        missing = [(name, make) for name, make in self._parts() if name not in kept.parts]
+        if missing and self._aside != snapshot.revision:
+            self._aside = snapshot.revision
+            self._mirror.compute_panel(self, PREFETCH)  # the other views first
             return
-        groups = groups_of(live, asked)
+        for i, (name, make) in enumerate(missing):
+            share = 0.5 + 0.5 * i / len(missing)
+
+            def say(data: Json, share: float = share) -> None:
+                kept.data |= data
+                self.publish(snapshot, "partial", data, share)
+
+            say(make(snapshot, kept, cancelled, say))
+            kept.parts.add(name)
+        self.publish(snapshot, "done", {}, 1.0)
+
+    def _state(self, snapshot: Snapshot) -> Kept:
+        """What is known of this state; of the last few, nothing is computed twice."""
+        assert snapshot.question is not None
+        key = (*self._where(snapshot), snapshot.question.n, self.method, self.steps, self.baseline)
+        for other, kept in self._states:
+            if other == key:
+                return kept
+        kept = Kept()
+        self._states = [*self._states[1 - KEPT :], (key, kept)]
+        return kept
+
+    def _where(self, snapshot: Snapshot) -> tuple[Any, ...]:
+        assert snapshot.question is not None
+        return (snapshot.question.first, snapshot.interventions, self.session.model.fingerprint())
+
+    def _explain(self, snapshot: Snapshot, kept: Kept, stopped: Cancelled, cancelled: Cancelled) -> bool:
+        """The method that was chosen, something quicker meanwhile; False when it would take long and nobody has said yes."""
+        assert snapshot.question is not None
+        groups = {"groups": groups_of(self.session.model, snapshot.question.first)}
+        start, rough = time.perf_counter(), None
         if self.method in FINER:
-            self._roughly(snapshot, groups, cancelled)
-        result = attribute(
-            live,
-            asked,
-            snapshot.interventions,
-            self.method,
-            self.steps,
-            self.baseline,
-            progress=lambda done: self.publish(snapshot, "partial", progress=0.9 * done),
-            cancelled=cancelled,
-        )
-        data = attribution_of(result) | {"groups": groups}
-        self.publish(snapshot, "partial", data, 0.9)
-        which = [f"the first of {snapshot.question.n} prompts"] if snapshot.question.n > 1 else []
-        data["line"] = " · ".join([*which, result.line, self._evidence(snapshot, result, cancelled)])
-        self._kept = [*self._kept[1 - KEPT :], (key, data)]
-        self.publish(snapshot, "done", data, 1.0)
-
-    def _roughly(self, snapshot: Snapshot, groups: Json, cancelled: Callable[[], bool]) -> None:
-        """Gradient × input, where the model has gradients."""
-        assert snapshot.question is not None
-        live, asked = self.session.model, snapshot.question.first
+            try:
+                rough = self._attribute(snapshot, FIRST, cancelled)
+                self.publish(snapshot, "partial", attribution_of(rough) | groups, 0.1)
+            except FeatureOffError:
+                pass
+        kept.seconds = time.perf_counter() - start
+        seconds = self._estimate(self.method, snapshot.question.first, kept) if rough is not None else 0.0
+        long = seconds if seconds > ASK else None
+        if long is not None and (snapshot.revision, self.method) not in self._agreed:
+            message = f"{self.method.replace('_', ' ').capitalize()} takes long on this prompt"
+            self.publish(snapshot, "asking", {"estimate_seconds": long}, message=message)
+            return False
         try:
-            rough = attribute(live, asked, snapshot.interventions, FIRST, cancelled=cancelled)
-        except FeatureOffError:
-            return
-        self.publish(snapshot, "partial", attribution_of(rough) | {"groups": groups}, 0.1)
+            result = self._attribute(
+                snapshot,
+                self.method,
+                stopped,
+                lambda done: self.publish(snapshot, "partial", {"estimate_seconds": long}, 0.5 * done),
+            )
+        except CancelledError:
+            if cancelled():
+                raise
+            self.publish(snapshot, "asking", message="Stopped; the rough scores stay")
+            return False
+        which = [f"the first of {snapshot.question.n} prompts"] if snapshot.question.n > 1 else []
+        data = attribution_of(result) | groups | {"estimate_seconds": None}
+        data["line"] = " · ".join([*which, result.line])
+        kept.result, kept.data = result, data
+        kept.parts.add("main")
+        return True
 
-    def _evidence(self, snapshot: Snapshot, result: Attribution, cancelled: Callable[[], bool]) -> str:
+    def _attribute(
+        self, snapshot: Snapshot, method: str, cancelled: Cancelled, progress: Callable[[float], None] | None = None
+    ) -> Attribution:
+        """One method, kept for when it is chosen or compared again."""
+        assert snapshot.question is not None
+        key = (*self._where(snapshot), method, self.steps, self.baseline)
+        found = self._attributed.pop(key, None)
+        if found is None:
+            found = attribute(
+                self.session.model,
+                snapshot.question.first,
+                snapshot.interventions,
+                method,
+                self.steps,
+                self.baseline,
+                progress=progress,
+                cancelled=cancelled,
+            )
+        self._attributed[key] = found
+        while len(self._attributed) > KEPT * len(METHODS):
+            del self._attributed[next(iter(self._attributed))]
+        return found
+
+    def _estimate(self, method: str, asked: Asked, kept: Kept) -> float:
+        """Seconds that a method takes, from what one forward and backward took."""
+        runs = {"integrated_gradients": self.steps, "occlusion": 0.4 * len(asked.tokens)}.get(method, 2.0)
+        return runs * kept.seconds
+
+    def _pattern_groups(self, snapshot: Snapshot) -> Json:
+        """The spans that `pattern` matches, or why it matches none."""
+        assert snapshot.question is not None
+        if not self.pattern:
+            return {"matches": None, "matches_note": ""}
+        try:
+            index, chosen = group_of(self.session.model, snapshot.question.first, f"/{self.pattern}/")
+        except PromptError as error:
+            return {"matches": None, "matches_note": str(error)}
+        return {"matches": {"pattern": self.pattern, "index": index, "chosen": chosen}, "matches_note": ""}
+
+    # ---- what it is held to ---------------------------------------------------------------------------------------
+
+    def _parts(self) -> list[tuple[Hashable, Callable[[Snapshot, Kept, Cancelled, Callable[[Json], None]], Json]]]:
+        """What comes after the scores, in this order; each has a name under which it is kept."""
+        agreed = tuple(sorted(what for at, what in self._agreed if at == self.session.revision))
+        parts: list[Any] = [
+            ("evidence", self._evidence),
+            ("carriers", self._carriers),
+            (("deletion", "deletion" in agreed), self._deletion),
+            (("compare", *(m for m in agreed if m in METHODS)), self._side_by_side),
+        ]
+        if self.answer > 0:
+            parts.append((("answer", self.answer), self._answer))
+            if self._instead is not None and self._instead[0] < self.answer:
+                parts.append((("instead", self.answer, self._instead), self._other))
+        return parts
+
+    def _evidence(self, snapshot: Snapshot, kept: Kept, cancelled: Cancelled, _say: Any) -> Json:
         """The deletion test in one line, or why there is none."""
         assert snapshot.question is not None
+        assert kept.result is not None
+        one = {self.method: kept.result.scores}
         try:
-            found = evidence(
-                self.session.model, snapshot.question.first, result.scores, snapshot.interventions, cancelled=cancelled
+            found = evidences(
+                self.session.model, snapshot.question.first, one, snapshot.interventions, cancelled=cancelled
             )
         except InterpError as error:
-            return f"no deletion test: {error}"
-        return found.line
+            return {"line": f"{kept.data['line']} · no deletion test: {error}"}
+        return {"line": f"{kept.data['line']} · {found[self.method].line}"}
 
+    def _carriers(self, snapshot: Snapshot, _kept: Kept, cancelled: Cancelled, _say: Any) -> Json:
+        """Which heads carried each token straight to the answer."""
+        assert snapshot.question is not None
+        live, asked = self.session.model, snapshot.question.first
+        try:
+            return {"carriers": carriers_of(direct_by_source(live, asked, snapshot.interventions, cancelled))}
+        except FeatureOffError as error:
+            return {"carriers": {"note": str(error)}}
 
-def groups_of(live: Any, asked: Asked) -> Json:
-    """Which word, sentence and line each token belongs to: `[pos]`, counted from 0."""
-    nothing = np.zeros(len(asked.tokens))
-    groups: Json = {}
-    for by in SPANS[1:]:
-        index: npt.NDArray[np.int32] = np.zeros(len(asked.tokens), np.int32)
-        for number, span in enumerate(span_scores(live, asked, nothing, by)):
-            index[list(span.positions)] = number
-        groups[by] = index
-    return groups
+    def _deletion(self, snapshot: Snapshot, kept: Kept, cancelled: Cancelled, say: Callable[[Json], None]) -> Json:
+        """The curves of this ranking, then random orders one after the other, as many as ten seconds hold."""
+        assert snapshot.question is not None
+        assert kept.result is not None
+        live, asked, on = self.session.model, snapshot.question.first, snapshot.interventions
+        patient = (snapshot.revision, "deletion") in self._agreed
+        most = 40 if patient else int(max(5, min(40, 0.25 * ASK / max(kept.seconds, 1e-4))))
+        random: list[Any] = []
+        try:
+            steps = deletion_steps(live, asked, kept.result.scores, on, most=most, cancelled=cancelled)
+        except InterpError as error:
+            return {"deletion": {"note": str(error)}}
+        say({"deletion": deletion_of(self.method, steps, random, None)})
+        start = time.perf_counter()
+        for curves in random_steps(live, asked, steps, on, cancelled=cancelled):
+            random.append(curves)
+            spent = time.perf_counter() - start
+            if len(random) >= ORDERS or (spent > ASK and not patient):
+                break
+            say({"deletion": deletion_of(self.method, steps, random, None)})
+        wait = (time.perf_counter() - start) / len(random) if len(random) < ORDERS else None
+        return {"deletion": deletion_of(self.method, steps, random, wait)}
 
+    def _side_by_side(self, snapshot: Snapshot, kept: Kept, cancelled: Cancelled, say: Callable[[Json], None]) -> Json:
+        """The other methods, and the same test for each of them."""
+        assert snapshot.question is not None
+        assert kept.result is not None
+        found: dict[str, Attribution] = {self.method: kept.result}
+        off: dict[str, str] = {}
+        waiting: dict[str, float] = {}
+        for method in METHODS:
+            seconds = self._estimate(method, snapshot.question.first, kept)
+            if method in found:
+                continue
+            if seconds > ASK and (snapshot.revision, method) not in self._agreed:
+                waiting[method] = seconds
+                continue
+            try:
+                found[method] = self._attribute(snapshot, method, cancelled)
+            except CancelledError:
+                raise
+            except InterpError as error:
+                off[method] = str(error)
+            say({"compare": compare_of(found, {}, off, waiting)})
+        checks: dict[str, Evidence] = {}
+        try:
+            scores = {name: one.scores for name, one in found.items()}
+            live, asked = self.session.model, snapshot.question.first
+            checks = evidences(live, asked, scores, snapshot.interventions, cancelled=cancelled)
+        except PromptError:
+            pass  # nothing can be replaced, and the line of the method says so
+        return {"compare": compare_of(found, checks, off, waiting)}
 
-def attribution_of(result: Attribution) -> Json:
-    """An attribution as the browser is told it."""
-    return {
-        "method": result.method,
-        "tokens": [token_of(t) for t in result.tokens],
-        "scores": np.asarray(result.scores, dtype=np.float32),
-        "total": result.total,
-        "error": result.error,
-        "baseline": {"name": result.baseline, "metric": result.baseline_metric},
-        "explains": result.explains,
-        "line": result.line,
-        "methods": list(METHODS),
-    }
+    def _answer(self, snapshot: Snapshot, kept: Kept, cancelled: Cancelled, say: Callable[[Json], None]) -> Json:
+        """The model's own answer, and every token of it attributed to every token before it."""
+        assert snapshot.question is not None
+        live, asked, on = self.session.model, snapshot.question.first, snapshot.interventions
+        room = self.answer if live.tokens.context is None else min(self.answer, live.tokens.context - len(asked.tokens))
+        if room < 1:
+            return {"answer": {"note": f"The prompt fills the model's context of {live.tokens.context} tokens."}}
+        kept.written = []
+        for token in live.generate(list(asked.ids), on, max_new_tokens=room):
+            if cancelled():
+                raise CancelledError
+            kept.written.append(token)
+        if not kept.written:
+            return {"answer": {"note": "The model writes nothing after this prompt: it ends the text at once."}}
+        data: Json = {"answer": {"note": ""}, "instead": None}
+        for method in (FIRST, self.method):
+            if method != FIRST and not self._fits(method, kept):
+                continue
+            start = time.perf_counter()
+            try:
+                table = attribute_answer(
+                    live, asked, kept.written, on, method, self.steps, self.baseline, cancelled=cancelled
+                )
+            except FeatureOffError as error:
+                data = {"answer": {"note": str(error)}, "instead": None}
+                continue
+            kept.row = time.perf_counter() - start if method == FIRST else kept.row
+            kept.explained = method
+            data = {"answer": answer_of(table, kept.written, live), "instead": None}
+            say(data)
+            if method == self.method:
+                break
+        return data
+
+    def _fits(self, method: str, kept: Kept) -> bool:
+        """Whether a finer method of a whole answer takes no longer than may be without being asked for."""
+        if method == "direct":  # it reads one answer
+            return False
+        return kept.row * (self.steps if method == "integrated_gradients" else 2.0) <= ASK
+
+    def _other(self, snapshot: Snapshot, kept: Kept, cancelled: Cancelled, _say: Any) -> Json:
+        """The row of another token in an output's place."""
+        assert snapshot.question is not None
+        assert self._instead is not None
+        output, token = self._instead
+        live, asked, on = self.session.model, snapshot.question.first, snapshot.interventions
+        if output >= len(kept.written):
+            return {"instead": None}
+        try:
+            scores, metric = attribute_alternative(
+                live,
+                asked,
+                kept.written,
+                output,
+                token,
+                on,
+                kept.explained,
+                self.steps,
+                self.baseline,
+                cancelled=cancelled,
+            )
+        except FeatureOffError:
+            return {"instead": None}
+        return {"instead": instead_of(output, live.tokens.token(token), kept.explained, scores, metric)}

@@ -8,11 +8,11 @@ import { fraction, logit, logitDomain, logitTicks } from "./scale.ts";
 export type Change = { id: number; text: string; kind?: string; before: number; after: number };
 export type Dumbbell = { node: HTMLElement; paint(changes: readonly Change[], edited: boolean): void };
 
-export function dumbbell(label: string): Dumbbell {
+export function dumbbell(label: string, plain = "as it is", changed = "edited"): Dumbbell {
   const rows = el("div", "iw-dumbbell-rows", { role: "list", "aria-label": label });
   const axis = el("div", "iw-dumbbell-axis", { "aria-hidden": "true" });
-  const before = key("iw-dumbbell-before", "as it is");
-  const after = key("iw-dumbbell-after", "edited");
+  const before = key("iw-dumbbell-before", plain);
+  const after = key("iw-dumbbell-after", changed);
   const keys = el(
     "div",
     "iw-legend",
@@ -39,7 +39,7 @@ export function dumbbell(label: string): Dumbbell {
         },
       );
       show(before, edited);
-      setText(after.lastElementChild ?? after, edited ? "edited" : "as it is");
+      setText(after.lastElementChild ?? after, edited ? changed : plain);
     },
   };
 }

@@ -57,7 +57,7 @@ const ESCAPES: Record<string, string> = { "\n": "↵", "\r": "␍", "\t": "⇥",
  */
 export function visible(token: TokenLike): string {
   if (token.kind === "special") return `⟨${clean(token.text.replace(/^<\|?|\|?>$/g, "")) || "special"}⟩`;
-  if (token.kind === "byte") return `⟨${clean(token.text.replace(/^<?0x|>$/gi, "")).toUpperCase()}⟩`;
+  if (token.kind === "byte") return `⟨${clean(token.text.replace(/^<?0x|^⟨|[>⟩]$/gi, "")).toUpperCase()}⟩`;
   return clean(token.text);
 }
 

@@ -20,9 +20,18 @@ export type StripState = {
   stale: boolean;
   /** Tokens that were picked for something, with an inner ring. */
   chosen?: ReadonlySet<number>;
+  /** Tokens that are read together with the one before them. */
+  joined?(index: number): boolean;
+  /** Tokens that are taken away for now. */
+  gone?: ReadonlySet<number>;
 };
 
-export type StripActions = { hover(index: number | null): void; lock(index: number): void };
+export type StripActions = {
+  hover(index: number | null): void;
+  lock(index: number): void;
+  /** Shift and a click, or Shift and an arrow: from one token to another, both included. */
+  extend?(from: number, to: number): void;
+};
 
 export type Strip = {
   node: HTMLElement;
@@ -43,6 +52,7 @@ const CHUNK = 1000;
 export function tokenStrip(label: string, actions: StripActions, abort: AbortSignal): Strip {
   const node = el("div", "iw-tokens", { role: "list", "aria-label": label, dir: "ltr" });
   let active = 0;
+  let anchor = 0;
   let hovered: Element | null = null;
   let locked: Element | null = null;
   const options = { signal: abort };
@@ -67,14 +77,32 @@ export function tokenStrip(label: string, actions: StripActions, abort: AbortSig
   node.addEventListener("pointerleave", () => actions.hover(null), options);
   node.addEventListener("focusin", (event) => actions.hover(indexOf(event)), options);
   node.addEventListener("focusout", () => actions.hover(null), options);
-  node.addEventListener("click", (event) => lockAt(indexOf(event)), options);
+  node.addEventListener(
+    "mousedown",
+    (event) => {
+      if (event.shiftKey && actions.extend !== undefined) event.preventDefault(); // else the words would be marked as text
+    },
+    options,
+  );
+  node.addEventListener(
+    "click",
+    (event) => {
+      const index = indexOf(event);
+      if (event.shiftKey && index !== null && actions.extend !== undefined) actions.extend(anchor, index);
+      else lockAt(index);
+      anchor = event.shiftKey ? anchor : (index ?? anchor);
+    },
+    options,
+  );
   node.addEventListener(
     "keydown",
     (event) => {
       const target = stepInRow(event.key, active, node.childElementCount);
       if (target !== null) {
         event.preventDefault();
+        if (!event.shiftKey) anchor = target;
         goto(target);
+        if (event.shiftKey) actions.extend?.(anchor, target);
       } else if (isPress(event.key)) {
         event.preventDefault();
         lockAt(active);
@@ -142,11 +170,14 @@ function paintToken(node: HTMLElement, token: StripToken, index: number, state: 
   node.classList.toggle("iw-token-here", index === state.position);
   const chosen = state.chosen?.has(index) ?? false;
   node.classList.toggle("iw-token-chosen", chosen);
+  node.classList.toggle("iw-token-joined", state.joined?.(index) ?? false);
+  const gone = state.gone?.has(index) ?? false;
+  node.classList.toggle("iw-token-gone", gone);
   const value = score === undefined || Number.isNaN(score) ? "" : `, ${signed(score)}`;
   const here = index === state.position ? ", the position read" : "";
   setAttributes(node, {
     "data-token": index,
     "data-score": score === undefined || Number.isNaN(score) ? null : score,
-    "aria-label": `${named(token)}${value}${here}${chosen ? ", chosen" : ""}`,
+    "aria-label": `${named(token)}${value}${here}${chosen ? ", chosen" : ""}${gone ? ", replaced" : ""}`,
   });
 }

@@ -7,11 +7,12 @@ import type { AnyModel } from "@anywidget/types";
 import { computed, effect, type ReadonlySignal, type Signal, signal } from "@preact/signals-core";
 import type { Wish } from "../kit/channel.ts";
 import { button, el, setAttributes, setText, show } from "../kit/dom.ts";
+import { type Dumbbell, dumbbell } from "../kit/dumbbell.ts";
 import { alertLine } from "../kit/errors.ts";
 import { signed } from "../kit/format.ts";
 import { type Frame, frame, paintProgress } from "../kit/frame.ts";
 import { followTheme, type Theme } from "../kit/theme.ts";
-import type { StripActions } from "../kit/tokens.ts";
+import { type Strip, type StripActions, tokenStrip } from "../kit/tokens.ts";
 import type { Connection } from "./connection.ts";
 import { isBusy, sitesOff, summary, vectorNow } from "./derive.ts";
 import type { Panel } from "./panels.ts";
@@ -31,6 +32,9 @@ export type Parts = {
   promptStrip(): HTMLElement;
   panelNote(old: string | (() => boolean)): HTMLElement;
   stripActions(): StripActions;
+  /** Of the kit, and in the session's bundle already: a view with no room for a second copy takes them from here. */
+  tokenStrip(label: string, actions: StripActions): Strip;
+  dumbbell(label: string, plain?: string, changed?: string): Dumbbell;
 };
 
 export type ViewContext<T extends Record<string, unknown>> = PartContext<T> & { parts: Parts };
@@ -161,6 +165,8 @@ function partsOf<T extends ViewTraits>(context: PartContext<T>): Parts {
     promptStrip: () => promptStrip(context),
     panelNote: (old) => panelNote(context, old),
     stripActions: () => stripActions(context),
+    tokenStrip: (label, actions) => tokenStrip(label, actions, context.abort),
+    dumbbell,
   };
 }
 

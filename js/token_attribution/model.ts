@@ -1,20 +1,25 @@
 /** The traits of TokenAttribution, and its panel's data as the view reads it. */
 
 import { asArray, type Decoded, type NdArray } from "../kit/codec.ts";
-import { num } from "../kit/format.ts";
 import { type Diverging, diverging } from "../kit/scale.ts";
 import type { Panel } from "../session/panels.ts";
 import type { Token } from "../session/protocol.ts";
+import { distinct, type Groups, indexOfRanges, partition, type Range, type Span } from "./spans.ts";
 
 export type Traits = {
   session: string;
   panel: string;
   /** Which method explains; the kernel recomputes when it changes. */
   method: string;
-  /** Whether scores stand for tokens, words, sentences or lines. */
+  /** Whether scores stand for tokens, words, sentences, lines, matches of the pattern, or the selection. */
   spans: string;
+  pattern: string;
+  selection: Range[];
+  /** How many tokens of the model's own answer are explained. */
+  answer: number;
 };
 
+export type Matches = { pattern: string; index: NdArray; chosen: ReadonlySet<number> };
 export type Attribution = {
   method: string;
   tokens: Token[];
@@ -24,10 +29,12 @@ export type Attribution = {
   line: string;
   revision: number;
   /** The number of each token's word, sentence, line. */
-  groups: Readonly<Record<string, NdArray | null>>;
+  groups: Groups;
+  matches: Matches | null;
+  matchesNote: string;
 };
 
-export const SPANS = ["token", "word", "sentence", "line"];
+export type Fields = Readonly<Record<string, Decoded>>;
 
 export function readAttribution(panel: Panel | null): Attribution | null {
   if (panel === null) return null;
@@ -35,65 +42,68 @@ export function readAttribution(panel: Panel | null): Attribution | null {
   const scores = asArray(data.scores);
   return {
     method: text(data.method),
-    tokens: Array.isArray(data.tokens) ? (data.tokens as unknown as Token[]) : [],
+    tokens: tokensOf(data.tokens),
     scores,
     scale: diverging(Array.from(scores?.data ?? [])),
     methods: Array.isArray(data.methods) ? data.methods.map(String) : [],
-    line: text(data.line) || composeLine(data),
+    line: text(data.line),
     revision: panel.revisions.scores ?? -1,
-    groups: groupsOf(data.groups),
+    groups: Object.fromEntries(["word", "sentence", "line"].map((by) => [by, asArray(fields(data.groups)[by])])),
+    matches: readMatches(data.matches),
+    matchesNote: text(data.matches_note),
   };
 }
 
-function groupsOf(data: Decoded | undefined): Record<string, NdArray | null> {
-  if (data === null || data === undefined || typeof data !== "object" || Array.isArray(data)) return {};
-  return Object.fromEntries(SPANS.map((by) => [by, asArray((data as Record<string, Decoded>)[by])]));
+function readMatches(value: Decoded | undefined): Matches | null {
+  const { pattern, index, chosen } = fields(value);
+  const array = asArray(index);
+  if (array === null) return null;
+  return { pattern: text(pattern), index: array, chosen: new Set(Array.from(asArray(chosen)?.data ?? [])) };
 }
 
-/** Tokens that are read as one, and the exact sum of their scores. */
-export type Span = { positions: number[]; score: number };
-
-/** For every token the span that it belongs to; by token each is its own. */
-export function spansOf({ scores, groups }: Attribution, by: string): Span[] {
-  const index = groups[by]?.data;
-  const found = new Map<number, Span>();
-  return Array.from(scores?.data ?? [], (score, position) => {
-    const key = index?.[position] ?? position;
-    const span = found.get(key) ?? { positions: [], score: 0 };
-    found.set(key, span);
-    span.positions.push(position);
-    span.score += score;
-    return span;
-  });
+/** For every token the span that it belongs to, and the sum of `scores` over it. */
+export function spansOf(
+  { groups, matches }: Pick<Attribution, "groups" | "matches">,
+  scores: ArrayLike<number>,
+  by: string,
+  selection: readonly Range[] = [],
+): Span[] {
+  if (by === "selection") return partition(scores, indexOfRanges(scores.length, selection), (key) => key >= 0);
+  if (by === "pattern" && matches !== null && matches.index.data.length === scores.length)
+    return partition(scores, matches.index.data, (key) => matches.chosen.has(key));
+  return partition(scores, groups[by]?.data ?? null);
 }
 
 /** Tab-separated, one row per span, as a sheet or `pandas.read_clipboard` takes it. */
-export function tableOf(attribution: Attribution, by: string): string {
-  const rows = [...new Set(spansOf(attribution, by))].map(({ positions, score }) => {
-    const text = positions.map((position) => attribution.tokens[position]?.text ?? "").join("");
-    const ids = positions.map((position) => attribution.tokens[position]?.id ?? "").join(" ");
-    return [positions[0], JSON.stringify(text), ids, score].join("\t");
+export function tableOf({ tokens }: Pick<Attribution, "tokens">, spans: readonly Span[], by: string): string {
+  const rows = distinct(spans).map(({ positions, score }) => {
+    const spelled = positions.map((position) => tokens[position]?.text ?? "").join("");
+    const ids = positions.map((position) => tokens[position]?.id ?? "").join(" ");
+    return [positions[0], JSON.stringify(spelled), ids, score].join("\t");
   });
   return [["position", by, "id", "score"].join("\t"), ...rows].join("\n");
 }
 
-/** The honest line, when the kernel sends only its parts. */
-function composeLine(data: Readonly<Record<string, Decoded>>): string {
-  const baseline = data.baseline as { name?: unknown; metric?: unknown } | null | undefined;
-  const [total, error] = [data.total, data.error];
-  return [
-    data.explains !== undefined && `explains the ${text(data.explains)}`,
-    baseline?.name !== undefined &&
-      `baseline ${String(baseline.name)}${typeof baseline.metric === "number" ? ` (${num(baseline.metric)})` : ""}`,
-    typeof total === "number" &&
-      `sums to ${num(total)}${typeof error === "number" ? ` ± ${num(Math.abs(error))} (arithmetic)` : ""}`,
-  ]
-    .filter(Boolean)
-    .join(" · ");
+export function text(value: Decoded | undefined): string {
+  return typeof value === "string" ? value : "";
 }
 
-function text(value: Decoded | undefined): string {
-  return typeof value === "string" ? value : "";
+export function numberOf(value: Decoded | undefined): number {
+  return typeof value === "number" ? value : Number.NaN;
+}
+
+/** A record of the data, empty where there is none. */
+export function fields(value: Decoded | undefined): Fields {
+  const plain = value !== null && typeof value === "object" && !Array.isArray(value);
+  return plain ? (value as unknown as Fields) : {};
+}
+
+export function listOf(value: Decoded | undefined): readonly Decoded[] {
+  return Array.isArray(value) ? value : [];
+}
+
+export function tokensOf(value: Decoded | undefined): Token[] {
+  return listOf(value) as unknown as Token[];
 }
 
 /** Whether these scores belong to the prompt on screen. */
@@ -102,13 +112,8 @@ export function sameTokens(a: readonly Token[], b: readonly Token[]): boolean {
 }
 
 const TITLES: Record<string, string> = {
-  gradient: "Gradient",
   gradient_x_input: "Gradient × input",
-  input_x_gradient: "Gradient",
   integrated_gradients: "Integrated",
-  occlusion: "Occlusion",
-  direct: "Direct",
-  direct_logit_attribution: "Direct",
   lrp: "LRP",
 };
 

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { buttonNamed, click, find, head, lastIntent, openPage } from "../tests/harness.ts";
-import { methodTitle, readAttribution, tableOf } from "./model.ts";
+import { methodTitle, readAttribution, spansOf, tableOf } from "./model.ts";
 
 const EMPTY = {
   panel: "p",
@@ -54,7 +54,9 @@ test("until the chosen method has answered, the scores of the last one are half 
 test("scores are summed over words, and the fixed line says which tokens they are", async () => {
   const { root, models } = await openPage(["TokenAttribution"]);
   const view = root("TokenAttribution");
-  click(buttonNamed(view, "Word"));
+  const menu = find<HTMLSelectElement>(view, 'select[aria-label="Scores by"]');
+  menu.value = "word";
+  menu.dispatchEvent(new Event("change"));
   expect(models.TokenAttribution?.saved.at(-1)?.spans).toBe("word");
   expect(Number(find(view, '[data-token="3"]').dataset.score)).toBeCloseTo(1.61 + 0.11, 5);
   expect(find(view, '[data-token="2"]').dataset.score).toBe(find(view, '[data-token="3"]').dataset.score);
@@ -73,13 +75,15 @@ test("the table that is copied has a row per span, quoted, with exact sums", () 
   const scores = { shape: [3], data: [1, 2, 4] };
   const tokens = [" a", "\t", "\n"].map((text, id) => ({ id, text, kind: "text" as const }));
   const whole = { ...readAttribution(EMPTY), tokens, scores, groups: { word: { shape: [3], data: [0, 0, 1] } } };
-  expect(tableOf(whole as never, "token").split("\n")).toEqual([
+  expect(tableOf(whole as never, spansOf(whole as never, scores.data, "token"), "token").split("\n")).toEqual([
     "position\ttoken\tid\tscore",
     '0\t" a"\t0\t1',
     '1\t"\\t"\t1\t2',
     '2\t"\\n"\t2\t4',
   ]);
-  expect(tableOf(whole as never, "word").split("\n")[1]).toBe('0\t" a\\t"\t0 1\t3');
+  expect(tableOf(whole as never, spansOf(whole as never, scores.data, "word"), "word").split("\n")[1]).toBe(
+    '0\t" a\\t"\t0 1\t3',
+  );
 });
 
 test("a head switched off elsewhere recolours the tokens", async () => {
@@ -108,20 +112,6 @@ test("scores from before the last change are half as strong and said to be old",
   const view = root("TokenAttribution");
   expect(find(view, ".iw-tokens").className).toContain("iw-stale");
   expect(view.textContent).toContain("measured before your last change");
-});
-
-test("the honest line is the kernel's, or made of its parts", () => {
-  const panel = { panel: "p", revision: 1, status: "done" as const, progress: null, message: "", revisions: {} };
-  const parts = {
-    explains: "plain run",
-    total: 2.73,
-    error: -2e-4,
-    baseline: { name: "mean embedding", metric: 0.24 },
-  };
-  expect(readAttribution({ ...panel, data: parts })?.line).toBe(
-    "explains the plain run · baseline mean embedding (0.24) · sums to 2.73 ± 2e−4 (arithmetic)",
-  );
-  expect(readAttribution({ ...panel, data: { ...parts, line: "as said" } })?.line).toBe("as said");
 });
 
 test("a method that nobody has named yet is shown by its own name", () => {

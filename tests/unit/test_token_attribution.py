@@ -8,10 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import traitlets
 
 import interp_widgets as iw
+from interp_widgets.methods.agreement import agreement
+from interp_widgets.methods.answers import attribute_answer
 from interp_widgets.methods.attribution import METHODS, attribute
-from interp_widgets.methods.deletion import deletion_test, evidence
+from interp_widgets.methods.deletion import delete, deletion_test, evidence
+from interp_widgets.methods.direct_tokens import direct_by_source
 from interp_widgets.widgets import token_attribution as module
 from tests.unit import tiny_models
 from tests.unit.comm import Json, Wire
@@ -29,10 +33,16 @@ class Bench:
         """The messages about the view that carry data, oldest first."""
         return [s.content for s in self.page.of("panel") if s.content["panel"] == self.view.panel and s.content["data"]]
 
-    def array(self, name: str, inner: str | None = None) -> Any:
+    @property
+    def data(self) -> Json:
+        """Everything that the page knows of the view."""
+        return self.page.panel(self.view)["data"]
+
+    def array(self, name: str, *inner: str) -> Any:
         for sent in reversed(self.page.of("panel")):
             value = (sent.content["data"] or {}).get(name)
-            value = value.get(inner) if isinstance(value, dict) and inner is not None else value
+            for key in inner:
+                value = value.get(key) if isinstance(value, dict) else None
             if sent.content["panel"] == self.view.panel and value is not None:
                 return np.frombuffer(sent.buffers[value["$array"]], value["dtype"]).reshape(value["shape"])
         raise AssertionError(f"{name} was never sent")
@@ -87,24 +97,29 @@ def test_gradients_are_shown_until_the_finer_method_has_answered(bench: Bench, m
     asked: list[str] = []
     real = module.attribute
 
+    def shown() -> str:
+        return next(told["data"]["method"] for told in reversed(bench.told) if "method" in told["data"])
+
     def slowly(*args: Any, **kwargs: Any) -> Any:
         method = args[3]
-        if method != "gradient_x_input":
-            bench.page.wait(lambda: bench.told[-1]["data"]["method"] == "gradient_x_input", "the rough scores")
+        if method == "integrated_gradients":
+            bench.page.wait(lambda: shown() == "gradient_x_input", "the rough scores")
         asked.append(method)
         return real(*args, **kwargs)
 
     monkeypatch.setattr(module, "attribute", slowly)
     bench.page.ablate("L0H1")
     bench.page.calm()
-    assert asked == ["gradient_x_input", "integrated_gradients"]
-    assert bench.told[-1]["data"]["method"] == "integrated_gradients"
+    assert asked[:2] == ["gradient_x_input", "integrated_gradients"]
+    assert sorted(asked) == sorted(METHODS)  # each once: what is compared is what was shown
+    assert shown() == "integrated_gradients"
 
 
 def test_going_back_to_a_method_or_a_state_computes_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.page.ablate("L0H1")
     bench.page.calm()
-    monkeypatch.setattr(module, "attribute", lambda *_a, **_k: pytest.fail("computed again"))
+    for name in ("attribute", "evidences", "deletion_steps", "direct_by_source"):
+        monkeypatch.setattr(module, name, lambda *_a, **_k: pytest.fail("computed again"))
     bench.page.wish("undo", "undo")
     bench.page.calm()
     assert bench.page.panel(bench.view)["status"] == "done"
@@ -153,3 +168,140 @@ def test_what_is_no_token_is_refused_in_a_sentence(bench: Bench) -> None:
         seq = bench.page.wish("panel", "target", panel=bench.view.panel, action="target", id=wrong)
         bench.page.wait(lambda seq=seq: bench.page.refusal(seq), "a refusal")
         assert "is not the id of a token" in str(bench.page.refusal(seq))
+
+
+def test_the_threshold_runs_over_real_answers_and_the_curves_are_the_deletion_tests(bench: Bench) -> None:
+    live, asked = bench.session.model, bench.session.question.first  # pyright: ignore[reportOptionalMemberAccess]
+    scores = attribute(live, asked, steps=4).scores
+    whole = deletion_test(live, asked, scores)
+    order, counts = bench.array("deletion", "order"), bench.array("deletion", "counts").tolist()
+    assert order.tolist() == list(whole.order)
+    assert counts == list(range(len(whole.order) + 1))
+    assert bench.data["deletion"]["orders"] == len(whole.random_deletion)
+    for name, own, drawn in (
+        ("deletion", whole.deletion, whole.random_deletion),
+        ("insertion", whole.insertion, whole.random_insertion),
+    ):
+        np.testing.assert_allclose(bench.array("deletion", name, "own"), own, atol=1e-5)
+        np.testing.assert_allclose(bench.array("deletion", name, "low"), drawn.min(0), atol=1e-5)
+        np.testing.assert_allclose(bench.array("deletion", name, "high"), drawn.max(0), atol=1e-5)
+    assert bench.data["deletion"]["deletion"]["area"] == pytest.approx(whole.deletion_area, abs=1e-5)
+    ids = [t["id"] for t in bench.data["deletion"]["tokens"]]
+    table = bench.array("deletion", "probabilities")
+    for count in (0, 2, len(order)):
+        real = delete(live, asked, order[:count].tolist()).logits.softmax(-1)
+        np.testing.assert_allclose(table[count], real[ids].numpy(), atol=1e-6)
+        assert int(real.argmax()) in ids
+
+
+def test_methods_stand_side_by_side_with_their_checks_and_their_rank_correlation(bench: Bench) -> None:
+    live, asked = bench.session.model, bench.session.question.first  # pyright: ignore[reportOptionalMemberAccess]
+    alone = {method: attribute(live, asked, method=method, steps=4) for method in METHODS}
+    compare = bench.data["compare"]
+    assert compare["methods"] == list(METHODS)
+    table = bench.array("compare", "scores")
+    for row, (method, result) in enumerate(alone.items()):
+        np.testing.assert_allclose(table[row], result.scores, atol=1e-5)
+        assert compare["lines"][row].startswith(result.line)
+        assert compare["lines"][row].endswith(evidence(live, asked, result.scores).line), method
+    ranked = agreement({method: result.scores for method, result in alone.items()})
+    np.testing.assert_allclose(bench.array("compare", "correlations"), ranked.correlations, atol=1e-5)
+
+
+def test_each_token_names_the_heads_that_carried_it_and_what_all_others_carried(bench: Bench) -> None:
+    live, asked = bench.session.model, bench.session.question.first  # pyright: ignore[reportOptionalMemberAccess]
+    parts = direct_by_source(live, asked)
+    layers, heads, values, sums = (bench.array("carriers", name) for name in ("layers", "heads", "values", "sums"))
+    for position in range(len(asked.tokens)):
+        named = [(f"L{a}H{b}", v) for a, b, v in zip(layers[position], heads[position], values[position], strict=True)]
+        expected = parts.carriers(position, len(named))
+        assert [name for name, _ in named] == [name for name, _ in expected]
+        assert [v for _, v in named] == pytest.approx([v for _, v in expected], abs=1e-6)
+    np.testing.assert_allclose(sums, parts.by_token, atol=1e-6)
+
+
+def test_a_whole_answer_is_written_and_every_token_of_it_explained(bench: Bench) -> None:
+    live, asked = bench.session.model, bench.session.question.first  # pyright: ignore[reportOptionalMemberAccess]
+    bench.view.answer = 3
+    bench.page.wait(lambda: bench.data.get("answer", {}).get("method") == "integrated_gradients", "the answer")
+    bench.page.calm()
+    written = [t.id for t in live.generate(list(asked.ids), max_new_tokens=3)]
+    assert [t["id"] for t in bench.data["answer"]["outputs"]] == written
+    table = attribute_answer(live, asked, written, method="integrated_gradients", steps=4)
+    np.testing.assert_allclose(bench.array("answer", "scores"), table.scores, atol=1e-5)
+    assert all(token["id"] == tops[0]["id"] for token, tops in zip(
+        bench.data["answer"]["outputs"], bench.data["answer"]["tops"], strict=True
+    ))  # fmt: skip
+
+
+def test_a_token_that_might_have_been_written_is_explained_in_its_place(bench: Bench) -> None:
+    bench.view.answer = 3
+    bench.page.wait(lambda: bench.data.get("answer", {}).get("method") == "integrated_gradients", "the answer")
+    bench.page.calm()
+    rows, written = bench.array("answer", "scores"), bench.data["answer"]["outputs"]
+    own, other = written[1]["id"], bench.data["answer"]["tops"][1][1]["id"]
+    for token in (own, other):
+        bench.page.wish("panel", "instead", panel=bench.view.panel, action="instead", output=1, id=token)
+        bench.page.wait(lambda token=token: (bench.data.get("instead") or {}).get("id") == token, "the other token")
+    live, asked = bench.session.model, bench.session.question.first  # pyright: ignore[reportOptionalMemberAccess]
+    alone = attribute_answer(live, asked, [written[0]["id"], other], method="integrated_gradients", steps=4)
+    row = bench.array("instead", "scores")
+    assert len(row) == rows.shape[1]
+    np.testing.assert_allclose(row[: len(alone.inputs)], alone.scores[1], atol=1e-5)
+    assert not row[len(alone.inputs) :].any()
+    assert not np.allclose(row, rows[1], atol=1e-4)
+
+
+def test_a_pattern_is_found_or_refused_beside_its_field_and_costs_no_run(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "attribute", lambda *_a, **_k: pytest.fail("computed again"))
+    bench.view.pattern = r"w\d\d"
+    bench.page.wait(lambda: bench.data["matches"] is not None, "matches")
+    index = bench.array("matches", "index").tolist()
+    chosen = set(bench.array("matches", "chosen").tolist())
+    tokens = [t["text"].strip() for t in bench.data["tokens"]]
+    assert [key in chosen for key in index] == [len(text) == 3 for text in tokens]
+    for wrong, sentence in (("(", "cannot be read"), ("zebra", "matches nothing")):
+        bench.view.pattern = wrong
+        bench.page.wait(lambda s=sentence: s in bench.data["matches_note"], sentence)
+        assert bench.data["matches"] is None
+
+
+@pytest.mark.parametrize("wrong", [[[2, 1]], [[0, 2], [1, 3]], [[0]], [["a", 2]], "token", [[-1, 2]], [[0, True]]])
+def test_a_selection_that_makes_no_sense_is_refused_and_the_old_one_stays(bench: Bench, wrong: Any) -> None:
+    bench.view.selection = ((0, 2), (3, 4))
+    with pytest.raises(traitlets.TraitError):
+        bench.view.selection = wrong
+    assert bench.view.selection == ((0, 2), (3, 4))
+
+
+def test_what_takes_long_asks_first_and_shows_something_meanwhile(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ASK", 0.0)
+    bench.page.ablate("L0H1")
+    bench.page.wait(lambda: bench.page.panel(bench.view)["status"] == "asking", "a question")
+    assert bench.data["method"] == "gradient_x_input"
+    assert bench.data["estimate_seconds"] > 0
+    bench.page.wish("panel", "compute", panel=bench.view.panel, action="compute")
+    bench.page.calm()
+    assert bench.data["method"] == "integrated_gradients"
+    waiting = {one["method"] for one in bench.data["compare"]["waiting"]}
+    assert waiting >= {"occlusion"}
+    assert bench.data["deletion"]["orders"] == 1
+    assert bench.data["deletion"]["wait"] > 0
+    bench.page.wish("panel", "compute", panel=bench.view.panel, action="compute", what="occlusion")
+    bench.page.wait(lambda: "occlusion" in bench.data["compare"]["methods"], "occlusion")
+
+
+def test_the_other_views_come_before_the_checks(bench: Bench) -> None:
+    heads = iw.HeadAblation(bench.session, mode="zero")
+    bench.page.calm()
+    seen = len(bench.page.of("panel"))
+    bench.page.ablate("L0H1")
+    bench.page.calm()
+    news = [s.content for s in bench.page.of("panel")[seen:]]
+    done = next(i for i, n in enumerate(news) if n["panel"] == heads.panel and n["status"] == "done")
+    deletion = next(i for i, n in enumerate(news) if "deletion" in (n["data"] or {}))
+    assert done < deletion
