@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import interp_widgets as iw
 from interp_widgets.methods.direct import direct_effects
 from interp_widgets.methods.head_effects import head_effects
+from interp_widgets.model.applied import applied
 from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.live import LiveModel
 from interp_widgets.model.parts import Layer, Write
@@ -187,6 +188,71 @@ def patched_everywhere(b: Bench) -> float | None:
     return worst
 
 
+def applied_is_a_run(b: Bench) -> float:
+    """The owner's own call inside `applied()` gives what our run gives, for an edit before and after every block."""
+    d, worst = b.live.anatomy.d_model, 0.0
+    for layer in b.live.anatomy.layers:
+        for site in (f"L{layer.index}.pre", f"L{layer.index}"):
+            edit = iw.Steer(site, torch.linspace(-1, 1, d), 1.0, positions="all")
+            with applied(b.live, [edit], ()) as receipts:
+                own = b.own()
+            assert receipts[0].state == "acted", receipts[0]
+            worst = max(worst, off(own, b.run(edit).logits))
+    return worst
+
+
+def recorded_states(b: Bench) -> float | None:
+    """Inside `applied()` the library's own `output_hidden_states` holds the stream that the next block reads."""
+    with _recorders(b.module):
+        return _recorded_states(b)
+
+
+def _recorded_states(b: Bench) -> float | None:
+    with torch.no_grad():
+        plain = hidden_states(b)
+    d, worst = b.live.anatomy.d_model, None
+    for layer in b.live.anatomy.layers[:-1]:
+        site, at = f"L{layer.index}", layer.index + 1
+        before = b.run(read=[site])[site]
+        if plain is None or len(plain) <= at or not _is(plain[at], before):
+            continue  # what this model records there is not the stream of an unedited run either
+        edit = iw.Steer(site, torch.linspace(-1, 1, d), 1.0, positions="all")
+        with torch.no_grad(), applied(b.live, [edit], ()):
+            states = hidden_states(b)
+        assert states is not None
+        worst = max(worst or 0.0, off(states[at][0], b.run(edit, read=[site])[site]))
+    return worst
+
+
+@contextmanager
+def _recorders(module: nn.Module) -> Generator[None]:
+    """The library's recorders stay on a model for good; what this check made it hook is taken off again."""
+    tables = [m._forward_hooks for m in module.modules()]
+    there = [set(table) for table in tables]
+    flags = {m: set(vars(m)) for m in module.modules()}
+    try:
+        yield
+    finally:
+        for table, before in zip(tables, there, strict=True):
+            for key in set(table) - before:
+                del table[key]
+        for m, before in flags.items():
+            for name in set(vars(m)) - before:
+                delattr(m, name)
+
+
+def hidden_states(b: Bench) -> Sequence[Tensor] | None:
+    """What the library records of its own call, if it does."""
+    try:
+        return b.module(torch.tensor([b.ids]), output_hidden_states=True, use_cache=False).hidden_states
+    except (TypeError, AttributeError, ValueError):
+        return None
+
+
+def _is(recorded: Any, stream: Tensor) -> bool:
+    return isinstance(recorded, Tensor) and recorded[0].shape == stream.shape and off(recorded[0], stream) < REPLAYED
+
+
 # ---- sums -------------------------------------------------------------------------------------------------------------
 
 
@@ -345,6 +411,8 @@ CHECKS: dict[str, tuple[Check, float]] = {
     "an ablated head is a plain hook": (ablated_head, REPLAYED),
     "an ablated MLP or neuron is a plain hook": (ablated_mlp, REPLAYED),
     "the stream of another run gives that run": (patched_everywhere, REPLAYED),
+    "the owner's call inside applied() is the run": (applied_is_a_run, REPLAYED),
+    "recorded hidden states are what is read next": (recorded_states, REPLAYED),
     "heads add up to the projection": (heads_sum, ROUNDED),
     "writes add up to the stream": (writes_sum, ROUNDED),
     "direct effects add up to the answer": (direct_sum, ROUNDED),

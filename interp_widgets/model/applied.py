@@ -11,6 +11,7 @@ import torch
 from interp_widgets.model.compile import Compiled, compile_steps, place_step
 from interp_widgets.model.errors import FeatureOffError
 from interp_widgets.model.gate import Args, Kwargs, activate
+from interp_widgets.model.handed import STREAM, given_at, handed_on
 from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.positions import Row
 from interp_widgets.model.question import Token
@@ -26,6 +27,9 @@ def applied(
     live: LiveModel, interventions: Sequence[Intervention], tokens: Sequence[Token]
 ) -> Generator[list[Receipt]]:
     """Put `interventions` in force for calls of the module made in this context; yields the list that receives receipts.
+
+    An edit of the stream is made in what the block before gives, wherever that is the very tensor that is read next, so that
+    `output_hidden_states` and hooks of other libraries record what the model went on with.
 
     Raises:
         FeatureOffError: for a model compiled in place, whose own call would not see the interventions.
@@ -43,8 +47,9 @@ def applied(
     compiled = Compiled(live.program(), compile_steps(live, interventions, tokens))
     follow = _Follower(live, compiled)
     compiled.program.on_before(live.anatomy.root, follow)
+    handed = handed_on(live) if any(step.site.part in STREAM for step in compiled.steps) else {}
     for step in compiled.steps:
-        place_step(live, compiled.program, step, lambda: len(follow.rows))
+        place_step(live, compiled.program, step, lambda: len(follow.rows), given_at(handed, step.site))
     try:
         compiled.program.lock = None  # the user's own call does not hold it
         with activate(compiled.program):

@@ -12,7 +12,8 @@ from interp_widgets.model.anatomy import Anatomy
 from interp_widgets.model.errors import FeatureOffError, InterventionError
 from interp_widgets.model.gate import Program, Tap
 from interp_widgets.model.interventions import Ablate, Intervention, Steer
-from interp_widgets.model.places import check_site, layer_of, place
+from interp_widgets.model.parts import Write
+from interp_widgets.model.places import check_site, layer_of, on_output, place
 from interp_widgets.model.question import Token
 from interp_widgets.model.reads import capture
 from interp_widgets.model.receipts import Receipt
@@ -75,8 +76,14 @@ def aligned(site: Site, value: torch.Tensor) -> tuple[torch.Tensor, bool]:
     return (value.transpose(0, 1) if site.part == "pattern" and whole and each else value), each
 
 
-def place_step(live: LiveModel, program: Program, step: Step, rows: Callable[[], int]) -> None:
-    """Put `step` where it acts; a strength of 0 is not placed, so that the run stays bit-identical."""
+def place_step(
+    live: LiveModel, program: Program, step: Step, rows: Callable[[], int], given: Write | None = None
+) -> None:
+    """Put `step` where it acts; a strength of 0 is not placed, so that the run stays bit-identical.
+
+    Args:
+        given: edit what this module gives instead; the caller knows that it is the step's site.
+    """
     intervention = step.intervention
     if isinstance(intervention, Steer) and intervention.coefficient == 0 and intervention.mode != "clamp":
         return
@@ -84,6 +91,8 @@ def place_step(live: LiveModel, program: Program, step: Step, rows: Callable[[],
         _place_edge(live, program, step)
     elif step.site.part == "pattern":
         _place_pattern(live, program, step)
+    elif given is not None:
+        on_output(program, given, rows, lambda x, s=step: _changed(s, x))
     else:
         place(program, live.anatomy, step.site, rows, lambda x, s=step: _changed(s, x))
 

@@ -128,7 +128,7 @@ def watched(anatomy: Anatomy) -> tuple[dict[nn.Module, None], dict[nn.Module, No
     before: dict[nn.Module, None] = {anatomy.root: None}
     after: dict[nn.Module, None] = {anatomy.embed: None}
     for layer in anatomy.layers:
-        before[layer.module] = None
+        before[layer.module] = after[layer.module] = None
         before.update(dict.fromkeys(layer.norms))
         if layer.middle is not None:
             before[layer.middle] = None
@@ -145,8 +145,6 @@ def watched(anatomy: Anatomy) -> tuple[dict[nn.Module, None], dict[nn.Module, No
                 after[layer.mlp.write.module] = None
     if anatomy.final_norm is not None:
         before[anatomy.final_norm] = None
-    elif anatomy.layers:
-        after[anatomy.layers[-1].module] = None
     before[anatomy.unembed] = None
     return before, after
 

@@ -104,10 +104,6 @@ def test_two_interventions_at_one_place_act_in_their_order_bit_for_bit(bench: Be
 
 
 @pytest.mark.case("A09")
-@pytest.mark.xfail(
-    strict=True,
-    reason="an edit after a block is made where the next block reads it; transformers records what the block gave before that",
-)
 @pytest.mark.parametrize("first", ["transformers", "ours"])
 def test_recorded_hidden_states_are_what_the_next_block_got_whoever_hooked_first(first: str) -> None:
     model = tiny_models.gpt2()
