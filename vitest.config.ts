@@ -8,5 +8,8 @@ export default defineConfig({
     pool: "threads",
     maxWorkers: 2,
     testTimeout: 20_000,
+    setupFiles: ["js/tests/setup.ts"],
+    // Tests clean up after themselves, and one page for all files of a worker takes half the time.
+    isolate: false,
   },
 });

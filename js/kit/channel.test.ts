@@ -1,4 +1,4 @@
-import { beforeEach, expect, test, vi } from "vitest";
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { INTERVAL, openChannel, TooLargeError } from "./channel.ts";
 
 type Sent = { seq: number; key: string; args: { value: number } };
@@ -12,6 +12,9 @@ const open = () =>
 beforeEach(() => {
   sent = [];
   vi.useFakeTimers();
+});
+afterEach(() => {
+  vi.useRealTimers();
 });
 
 test("three hundred moves in three seconds send at most thirty a second, and the last value last", () => {
