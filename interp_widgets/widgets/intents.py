@@ -11,7 +11,7 @@ from interp_widgets.session import Session
 from interp_widgets.widgets.brief import brief
 
 if TYPE_CHECKING:
-    from interp_widgets.widgets.channel import SessionWidget
+    from interp_widgets.widgets.wishes import Wishes
 
 _TEXT = 1_000_000
 _POSITIONS = 100_000
@@ -57,13 +57,13 @@ MOVES = frozenset({"clear", "undo", "redo"})
 """Wishes whose meaning depends on everything before them."""
 
 
-def apply(mirror: SessionWidget, session: Session, intent: Intent) -> None:
+def apply(wishes: Wishes, session: Session, intent: Intent) -> None:
     """Do what is wished.
 
     Raises:
         InterpError: in a sentence, when it makes no sense; the session is as before.
     """
-    _APPLY[intent.name](mirror, session, intent)
+    _APPLY[intent.name](wishes, session, intent)
 
 
 def keys_of(intent: Intent) -> list[str]:
@@ -81,11 +81,11 @@ def narrowed(intent: Intent, keys: list[str]) -> Intent | None:
     return replace(intent, args={**intent.args, "sites": [key.removeprefix("head:") for key in keys]})
 
 
-def _ablate(_mirror: SessionWidget, session: Session, intent: Intent) -> None:
+def _ablate(_wishes: Wishes, session: Session, intent: Intent) -> None:
     session.switch([_text(intent, "site")], off=_flag(intent, "off"), mode=_mode(intent), positions=_positions(intent))
 
 
-def _ablate_many(_mirror: SessionWidget, session: Session, intent: Intent) -> None:
+def _ablate_many(_wishes: Wishes, session: Session, intent: Intent) -> None:
     sites = intent.args.get("sites")
     if not isinstance(sites, list) or not sites or not all(isinstance(s, str) and len(s) < 100 for s in sites):
         raise InterventionError("Name at least one site to switch, such as L1H3.")
@@ -93,20 +93,20 @@ def _ablate_many(_mirror: SessionWidget, session: Session, intent: Intent) -> No
     session.switch([str(s) for s in sites], off=_flag(intent, "off"), mode=_mode(intent), positions=where)
 
 
-def _edge(_mirror: SessionWidget, session: Session, intent: Intent) -> None:
+def _edge(_wishes: Wishes, session: Session, intent: Intent) -> None:
     session.cut(_text(intent, "site"), _position(intent, "dest"), _position(intent, "src"), _flag(intent, "off"))
 
 
-def _set_mode(_mirror: SessionWidget, session: Session, intent: Intent) -> None:
+def _set_mode(_wishes: Wishes, session: Session, intent: Intent) -> None:
     session.set_mode(_mode(intent) or "mean")
 
 
-def _strength(_mirror: SessionWidget, session: Session, intent: Intent) -> None:
+def _strength(_wishes: Wishes, session: Session, intent: Intent) -> None:
     value = intent.args.get("value")
     session.strength(_text(intent, "name"), value, final=bool(intent.args.get("final", True)))  # pyright: ignore[reportArgumentType]
 
 
-def _vector(_mirror: SessionWidget, session: Session, intent: Intent) -> None:
+def _vector(_wishes: Wishes, session: Session, intent: Intent) -> None:
     args = intent.args
     on = args.get("on")
     session.steer_settings(
@@ -118,29 +118,29 @@ def _vector(_mirror: SessionWidget, session: Session, intent: Intent) -> None:
     )
 
 
-def _ask(mirror: SessionWidget, session: Session, intent: Intent) -> None:
+def _ask(wishes: Wishes, session: Session, intent: Intent) -> None:
     prompt = intent.args.get("prompt")
     if not isinstance(prompt, str) or len(prompt) > _TEXT:
         raise PromptError("A prompt is a text of at most a million characters.")
     target, foil = _tokens(intent, "target"), _tokens(intent, "foil")
 
-    mirror.later(intent, lambda: session.ask(prompt, target, foil))
+    wishes.later(session, intent, lambda: session.ask(prompt, target, foil))
 
 
-def _clear(_mirror: SessionWidget, session: Session, _intent: Intent) -> None:
+def _clear(_wishes: Wishes, session: Session, _intent: Intent) -> None:
     session.clear()
 
 
-def _undo(mirror: SessionWidget, session: Session, intent: Intent) -> None:
-    mirror.after_asking(intent, session.undo)
+def _undo(wishes: Wishes, session: Session, intent: Intent) -> None:
+    wishes.after_asking(session, intent, session.undo)
 
 
-def _redo(mirror: SessionWidget, session: Session, intent: Intent) -> None:
-    mirror.after_asking(intent, session.redo)
+def _redo(wishes: Wishes, session: Session, intent: Intent) -> None:
+    wishes.after_asking(session, intent, session.redo)
 
 
-def _panel(mirror: SessionWidget, _session: Session, intent: Intent) -> None:
-    view = mirror.view(_text(intent, "panel"))
+def _panel(wishes: Wishes, _session: Session, intent: Intent) -> None:
+    view = wishes.view(_text(intent, "panel"))
     if view is None:
         raise InterventionError("This view is closed; run its cell again.")
     view.act(_text(intent, "action"), intent.args)

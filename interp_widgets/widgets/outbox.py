@@ -23,6 +23,8 @@ RATE = 50.0
 BURST = 8
 LIMIT = 1_000_000
 IDLE = 5.0
+BEAT = 0.5
+BEATS = "beat"  # their key: they go before everything else, for a late one is taken for the end
 
 
 def pack(data: Any, buffers: list[bytes]) -> Any:
@@ -43,6 +45,10 @@ def pack(data: Any, buffers: list[bytes]) -> Any:
     if isinstance(data, np.integer):
         return int(data)  # pyright: ignore[reportUnknownArgumentType]
     raise TypeError(f"{type(data).__name__} cannot be sent to the browser.")
+
+
+def _beat() -> Json:
+    return {"kind": "beat"}
 
 
 def clean(text: str) -> str:
@@ -70,6 +76,7 @@ class Sender:
         self._lock = threading.RLock()  # see `Worker`: a condition's own `with` is not safe from interrupts
         self._wake = threading.Condition(self._lock)
         self._waiting: dict[tuple[Outbox, Hashable], Make] = {}
+        self._beating: dict[Outbox, Callable[[], bool]] = {}
         self._thread: threading.Thread | None = None
         self._allowance = float(BURST)
         self._at = time.monotonic()
@@ -85,6 +92,13 @@ class Sender:
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._loop, name="interp_widgets sender", daemon=True)
                 self._thread.start()
+
+    def beat(self, box: Outbox, heard: Callable[[], bool]) -> None:
+        """Say at least every `BEAT` seconds that this process lives, for as long as somebody listens."""
+        if not self.forked:
+            with self._lock:
+                self._beating[box] = heard
+            self.put(box, BEATS, _beat)
 
     @property
     def forked(self) -> bool:
@@ -110,12 +124,24 @@ class Sender:
 
     def _next(self) -> tuple[Outbox, Hashable] | None:
         with self._lock:
-            if not self._waiting:
-                self._wake.wait_for(lambda: bool(self._waiting), IDLE)
-            if not self._waiting:
-                self._thread = None
-                return None
-            return next(iter(self._waiting))
+            while True:
+                pause = self._note_beats()
+                if not self._waiting:
+                    self._wake.wait_for(lambda: bool(self._waiting), IDLE if pause is None else pause)
+                if self._waiting:
+                    return next((key for key in self._waiting if key[1] == BEATS), next(iter(self._waiting)))
+                if pause is None:
+                    self._thread = None
+                    return None
+
+    def _note_beats(self) -> float | None:
+        """Note the beats that are due; seconds until the next one, None when nobody listens."""
+        self._beating = {box: heard for box, heard in self._beating.items() if heard()}
+        pauses = {box: box.spoke + BEAT - time.monotonic() for box in self._beating}
+        for box, pause in pauses.items():
+            if pause <= 0:
+                self._waiting.setdefault((box, BEATS), _beat)
+        return max(0.0, min(pauses.values())) if pauses else None
 
     def _wait_for_allowance(self) -> None:
         now = time.monotonic()
@@ -141,6 +167,7 @@ class Outbox:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._closed = False
+        self.spoke = 0.0  # when the page last heard of us
 
     def put(self, key: Hashable, make: Make) -> None:
         """Send what `make` gives (a message, several, or None) when its turn comes; a newer `put` of its key replaces it."""
@@ -150,6 +177,11 @@ class Outbox:
     def later(self, job: Callable[[], None]) -> None:
         """Do `job` on the sender's thread, after what waits: for what must not be done wherever memory is freed."""
         _SENDER.put(self, object(), job)
+
+    def beat(self, heard: Callable[[], bool]) -> None:
+        """Let the page hear from us every half second while `heard()`, for it to notice when this process has ended."""
+        if not self._closed:
+            _SENDER.beat(self, lambda: not self._closed and heard())
 
     def close(self) -> None:
         """Send what waits, and nothing after."""
@@ -167,6 +199,9 @@ class Outbox:
         try:
             made = make()
             messages = made if isinstance(made, list) else [made] if made is not None else []
+            if not messages:
+                return 0
+            self.spoke = time.monotonic()
             for content in messages:
                 self._post(content)
         except Exception:

@@ -1,32 +1,6 @@
 import { expect, test } from "vitest";
-import type { Clock } from "../kit/channel.ts";
+import { handClock } from "../tests/hand_clock.ts";
 import { type Connection, monitor } from "./connection.ts";
-
-/** A clock that is moved by hand. */
-function handClock() {
-  let now = 0;
-  const timers: { at: number; run: () => void }[] = [];
-  const time: Clock = {
-    now: () => now,
-    after(ms, run) {
-      const timer = { at: now + ms, run };
-      timers.push(timer);
-      return () => timers.splice(timers.indexOf(timer) >>> 0, timers.includes(timer) ? 1 : 0);
-    },
-  };
-  function advance(ms: number): void {
-    const end = now + ms;
-    for (;;) {
-      const due = timers.filter((timer) => timer.at <= end).sort((a, b) => a.at - b.at)[0];
-      if (due === undefined) break;
-      timers.splice(timers.indexOf(due), 1);
-      now = due.at;
-      due.run();
-    }
-    now = end;
-  }
-  return { time, advance };
-}
 
 function make() {
   const { time, advance } = handClock();

@@ -1,10 +1,11 @@
 /**
- * Whether there is a kernel at the other end. Three sources, from the surest to the weakest:
- * what the host knows of the kernel (JupyterLab: its status and its websocket), the comm itself, and silence after a ping.
- * A kernel that runs a cell may be silent for minutes: that is "busy", and never called dead.
+ * Whether there is a kernel at the other end. Four sources, from the surest to the weakest: what the host knows of the kernel
+ * (JupyterLab: its status and its websocket), the comm itself, the kernel's pulse, and silence after a ping.
+ * A kernel that runs a cell may leave a ping unanswered for minutes: that is "busy", and never called dead while it has a pulse.
  */
 
 import type { Clock } from "../kit/channel.ts";
+import { pulse } from "./pulse.ts";
 
 export type Status = "connecting" | "live" | "busy" | "silent" | "reconnecting" | "restarted" | "dead" | "closed";
 
@@ -33,6 +34,9 @@ export function connection(status: Status, message = SENTENCES[status], usable =
   return { status, message, usable };
 }
 
+const NO_PULSE =
+  "Nothing is heard from the kernel: it has stopped, is stuck, or cannot be reached. If it does not come back, restart it.";
+
 /** Where the host says nothing about its kernel, silence may as well be a long cell: nothing is switched off. */
 const MAYBE_BUSY = "No answer from the kernel yet: it is running a cell, or it is gone.";
 
@@ -49,6 +53,10 @@ export type Monitor = {
   /** Anything at all came from the kernel. */
   heard(): void;
   pong(id: number): void;
+  /** The kernel said by itself that it lives. */
+  beat(): void;
+  /** Whether the page is looked at: a kernel does not beat for one that is hidden. */
+  seen(yes: boolean): void;
   /** JupyterLab's word on the kernel: idle, busy, restarting, autorestarting, terminating, dead, unknown. */
   kernel(status: string): void;
   /** JupyterLab's word on the websocket: connected, connecting, disconnected. */
@@ -88,6 +96,22 @@ export function monitor(hooks: Hooks, time: Clock): Monitor {
     become(status);
   }
 
+  const heart = pulse(
+    {
+      lost() {
+        // Where the host says nothing of its kernel, a beat may have to wait for the end of a cell like everything else.
+        if (gone() || now.status === "reconnecting") return;
+        if (kernelStatus === "") become("silent", MAYBE_BUSY, true);
+        else become("silent", NO_PULSE);
+      },
+      back() {
+        if (now.status === "silent") become("live");
+        if (since() !== null) schedule(DOUBT);
+      },
+    },
+    time,
+  );
+
   const gone = (): boolean => now.status === "restarted" || now.status === "dead" || now.status === "closed";
 
   function ask(): void {
@@ -103,7 +127,7 @@ export function monitor(hooks: Hooks, time: Clock): Monitor {
 
   function check(): void {
     cancel = null;
-    if (gone() || now.status === "reconnecting") return;
+    if (gone() || heart.lost() || now.status === "reconnecting") return;
     if (asked !== null) {
       if (kernelStatus === "busy") become("busy");
       else if (kernelStatus === "idle") become("silent");
@@ -123,7 +147,13 @@ export function monitor(hooks: Hooks, time: Clock): Monitor {
 
   return {
     current: () => now,
+    beat: heart.beat,
+    seen(yes) {
+      heart.rest();
+      if (yes && !gone() && asked === null) ask();
+    },
     heard() {
+      heart.felt();
       if (gone()) return;
       asked = null;
       become("live");
@@ -131,6 +161,7 @@ export function monitor(hooks: Hooks, time: Clock): Monitor {
       else cancel?.();
     },
     pong(id) {
+      heart.felt();
       // Messages sent before a restart may still arrive after it; only the answer to a newer question counts.
       if (certain || now.status === "closed" || (gone() && asked?.id !== id)) return;
       asked = null;
@@ -149,7 +180,10 @@ export function monitor(hooks: Hooks, time: Clock): Monitor {
         become("connecting");
         hooks.hello();
         ask();
-      } else become("reconnecting");
+      } else {
+        heart.rest();
+        become("reconnecting");
+      }
     },
     commChanged() {
       if (gone()) return;
@@ -173,6 +207,7 @@ export function monitor(hooks: Hooks, time: Clock): Monitor {
       if (!certain) become("closed", message);
     },
     stop() {
+      heart.rest();
       cancel?.();
       cancel = null;
     },

@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
 import { FakeKernel } from "../tests/fake_kernel.ts";
+import { handClock } from "../tests/hand_clock.ts";
 import { FakeModel } from "../tests/host.ts";
 import { createStore, type Wire } from "./store.ts";
 
@@ -131,4 +132,43 @@ test("until a new answer comes the last one stays readable and counts as old", (
     state: { ...kernel.state, question: null, answer: null },
   });
   expect(store.state.value?.state.answer).toBeNull();
+});
+
+test("a page asks the kernel to beat while it is looked at, again every minute, and no longer once it is hidden or gone", () => {
+  const { time, advance } = handClock();
+  const model = new FakeModel();
+  new FakeKernel(model);
+  const abort = new AbortController();
+  const store = createStore(model as unknown as Wire, abort.signal, time);
+  const said = (): unknown[][] =>
+    model.sent.splice(0).map((one) => {
+      const { kind, listening, on } = one as { kind: string; listening?: boolean; on?: boolean };
+      return kind === "hello" ? [kind, listening] : kind === "listening" ? [kind, on] : [kind];
+    });
+  expect(said()).toEqual([["hello", true]]);
+  advance(125_000);
+  expect(said().filter(([kind]) => kind === "listening")).toEqual([
+    ["listening", true],
+    ["listening", true],
+  ]);
+  const look = (visible: boolean): void => {
+    const state = visible ? "visible" : "hidden";
+    Object.defineProperty(document, "visibilityState", { configurable: true, get: () => state });
+    document.dispatchEvent(new Event("visibilitychange"));
+  };
+  look(false);
+  expect(said()).toEqual([["listening", false]]);
+  advance(600_000);
+  expect(said()).toEqual([]);
+  look(true);
+  expect(said()).toContainEqual(["listening", true]);
+  model.receive({ kind: "beat" });
+  advance(1600);
+  expect(store.connection.value.status).toBe("silent");
+  abort.abort();
+  said();
+  advance(600_000);
+  look(true);
+  expect(said()).toEqual([]);
+  Reflect.deleteProperty(document, "visibilityState");
 });

@@ -12,6 +12,7 @@ import { type Connection, connection, monitor } from "./connection.ts";
 import { watchKernel } from "./host_kernel.ts";
 import { type Panel, type PanelMessage, RecentStates, receivePanel } from "./panels.ts";
 import type { IntentName, Intents, State } from "./protocol.ts";
+import { listen } from "./pulse.ts";
 
 export type Snapshot = { revision: number; state: State };
 export type Refusal = { seq: number; key: string; message: string };
@@ -76,7 +77,18 @@ export function createStore(wire: Wire, abort: AbortSignal, time: Clock = clock)
     },
     time,
   );
-  const hello = (): void => send({ kind: "hello", client: channel.client, version: __IW_VERSION__ });
+  const listening = listen(
+    (on) => {
+      watch.seen(on);
+      if (live.peek().usable) send({ kind: "listening", client: channel.client, on });
+    },
+    time,
+    abort,
+  );
+  const hello = (): void => {
+    send({ kind: "hello", client: channel.client, version: __IW_VERSION__, listening: listening.on() });
+    listening.renew();
+  };
   const watch = monitor(
     {
       hello,
@@ -139,6 +151,10 @@ export function createStore(wire: Wire, abort: AbortSignal, time: Clock = clock)
     if (message === null || typeof message !== "object") return;
     if (message.kind === "pong") {
       if (message.client === channel.client) watch.pong(Number(message.id));
+      return;
+    }
+    if (message.kind === "beat") {
+      watch.beat();
       return;
     }
     if (message.kind === "state") onState(message as never);

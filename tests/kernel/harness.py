@@ -134,7 +134,11 @@ def _place(state: Any, path: Sequence[str | int], buffer: bytes) -> None:
 
 
 class Kernel:
-    """One kernel process and its client; a context manager that ends both."""
+    """One kernel process and its client; a context manager that ends both.
+
+    Attributes:
+        busy: how often this kernel has said that it is busy.
+    """
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="iw-kernel-")
@@ -290,6 +294,7 @@ class Kernel:
         self._cells: dict[str, Cell] = {}
         self._comms: dict[str, Comm] = {}
         self._idle: set[str] = set()
+        self.busy = 0
         self._subshell: str | None = None
         file = str(Path(self._folder.name) / "connection.json")
         Path(file).unlink(missing_ok=True)
@@ -355,6 +360,8 @@ class Kernel:
         if kind.startswith("comm_"):
             sent = message["header"]["date"].timestamp()
             self._take_comm(kind, content, [bytes(buffer) for buffer in message["buffers"]], sent)
+        elif kind == "status" and content["execution_state"] == "busy":
+            self.busy += 1
         elif kind == "status" and content["execution_state"] == "idle":
             self._idle.add(parent)
             if parent in self._cells:

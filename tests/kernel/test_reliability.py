@@ -286,6 +286,35 @@ def test_the_stop_button_stops_what_the_views_compute(page: Page, busy: bool) ->
     page.answered(page.ablate("L1H1"))
 
 
+@pytest.mark.case("F15")
+def test_a_page_hears_that_the_kernel_lives_while_a_cell_computes_and_it_does_not_look_busy_for_that(
+    page: Page,
+) -> None:
+    kernel = page.kernel
+    page.answered(page.ablate("L0H1"))
+
+    def beats() -> list[float]:
+        return [m.time for m in list(page.comm.messages) if m.content["kind"] == "beat"]
+
+    sent = page.comm.send({"kind": "listening", "client": page.client, "on": True})
+    kernel.wait(lambda: kernel.handled(sent) and beats(), "the first beat")
+    page.comm.messages.clear()
+    busy = kernel.busy
+    kernel.wait(lambda: len(beats()) >= 6, "beats of an idle kernel")
+    assert kernel.busy == busy
+    cell = kernel.start("print('begun', flush=True); n = 0\nwhile n < 60_000_000: n += 1")
+    kernel.wait(lambda: "begun" in cell.stdout, "the cell's first line")
+    page.comm.messages.clear()
+    kernel.wait(lambda: len(beats()) >= 5 or cell.done, "beats during a cell")
+    gaps = [after - before for before, after in itertools.pairwise(beats())]
+    print(f"pulse: at most {max(gaps):.2f} s between beats while a cell computes")
+    assert len(gaps) >= 2, "the cell was too short: the test shows nothing"
+    assert max(gaps) < 1.5
+    kernel.interrupt()
+    kernel.wait(lambda: cell.done, "the end of the cell")
+    page.comm.send({"kind": "listening", "client": page.client, "on": False})
+
+
 @pytest.mark.case("L03")
 def test_a_cell_run_a_hundred_times_keeps_one_worker_and_at_most_two_live_views(opened: Kernel) -> None:
     code = "cell_view = iw.HeadAblation(session, mode='zero'); cell_view"

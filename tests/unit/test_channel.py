@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import interp_widgets as iw
-from interp_widgets.widgets import channel
+from interp_widgets.widgets import channel, pages
 from interp_widgets.widgets.channel import mirror_of
 from interp_widgets.worker import worker_of
 from tests.unit.conftest import Bench
@@ -283,10 +283,10 @@ def test_while_a_forward_is_long_the_page_is_answered_at_once_and_errors_too(ben
 def test_data_of_an_older_state_that_has_not_been_sent_is_not_lost_when_a_newer_one_begins(bench: Bench) -> None:
     bench.page.calm()
     mirror, panel, here = mirror_of(bench.session), bench.heads.panel, bench.session.revision
-    with mirror._showing:  # nothing is sent while both are said
-        mirror._show(panel, here + 1, "done", {"baseline": 41.0}, 1.0)
-        mirror._show(panel, here + 2, "computing", None, 0.0)
-        mirror._show(panel, here + 2, "partial", {"floor": 0.5}, 0.5)
+    with mirror._panels._lock:  # nothing is sent while both are said
+        mirror._computing._show(panel, here + 1, "done", {"baseline": 41.0}, 1.0)
+        mirror._computing._show(panel, here + 2, "computing", None, 0.0)
+        mirror._computing._show(panel, here + 2, "partial", {"floor": 0.5}, 0.5)
     bench.page.wait(lambda: bench.page.panel(bench.heads)["data"].get("floor") == 0.5, "the newer part")
     last = bench.page.panel(bench.heads)
     assert (last["revision"], last["status"], last["data"]["baseline"]) == (here + 2, "partial", 41.0)
@@ -310,3 +310,34 @@ def test_what_several_threads_change_at_once_is_never_lost(bench: Bench) -> None
         f"L{layer}H{head}" for layer in range(3) for head in range(4)
     }
     bench.session.clear()
+
+
+@pytest.mark.case("F15")
+def test_a_page_is_kept_hearing_for_as_long_as_it_listens_and_not_when_it_is_hidden_or_gone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = bench.page
+    page.calm()
+
+    def beats(seconds: float) -> int:
+        before = len(page.of("beat"))
+        time.sleep(seconds)
+        return len(page.of("beat")) - before
+
+    assert beats(0.8) == 0, "nobody asked for it"
+    page.comm.receive({"kind": "listening", "client": page.client, "on": True})
+    assert beats(1.7) >= 2
+    page.comm.receive({"kind": "listening", "client": page.client, "on": False})
+    assert beats(1.2) <= 1
+    page.comm.receive({"kind": "hello", "client": page.client, "version": "0", "listening": True})
+    assert beats(1.7) >= 2
+    page.comm.receive({"kind": "bye", "client": page.client})
+    assert beats(1.2) <= 1
+    monkeypatch.setattr(pages, "LISTENING", 0.3)  # a page that vanished without a word
+    page.comm.receive({"kind": "listening", "client": page.client, "on": True})
+    beats(1.0)
+    assert beats(1.2) == 0
+    for junk in (None, 1, [], {}):
+        page.comm.receive({"kind": "listening", "client": page.client, "on": junk})
+        page.comm.receive({"kind": "listening", "client": junk, "on": True})
+    assert beats(1.2) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -55,6 +56,59 @@ def test_five_thousand_updates_go_out_below_sixty_a_second_and_the_last_value_ar
     assert most <= 60
     numbers = [c["n"] for c in wire.contents if c["kind"] == "state"]
     assert numbers == sorted(numbers)
+
+
+@pytest.mark.case("F15")
+def test_a_page_that_listens_hears_a_beat_every_half_second_and_nothing_once_it_stops() -> None:
+    wire, heard = Wire(), True
+    box = Outbox(wire.send)
+    begun = time.monotonic()
+    box.beat(lambda: heard)
+    wire.wait(lambda: len(wire.sent) >= 5)
+    times = [at - begun for at, *_ in wire.sent]
+    gaps = [after - before for before, after in itertools.pairwise(times)]
+    assert wire.contents == [{"kind": "beat"}] * len(wire.sent)
+    assert times[0] < 0.3
+    assert min(gaps) > 0.4, "more is said than is needed"
+    assert max(gaps) < 1.0, "the page would give us up"
+    heard = False
+    said = len(wire.sent)
+    time.sleep(1.2)
+    assert len(wire.sent) <= said + 1
+
+
+@pytest.mark.case("F15")
+def test_what_is_said_anyway_is_a_beat_too() -> None:
+    wire = Wire()
+    box = Outbox(wire.send)
+    box.beat(lambda: True)
+    for n in range(15):
+        box.put("value", lambda n=n: {"kind": "state", "n": n})
+        time.sleep(0.1)
+    box.close()
+    assert sum(content["kind"] == "beat" for content in wire.contents) <= 2
+
+
+@pytest.mark.case("F15")
+def test_a_busy_session_does_not_take_the_beat_of_another() -> None:
+    wire, other, stop = Wire(), Wire(), threading.Event()
+    busy, box = Outbox(other.send), Outbox(wire.send)
+
+    def hammer() -> None:
+        while not stop.is_set():
+            busy.put(object(), lambda: {"kind": "busy"})
+            time.sleep(0.005)
+
+    thread = threading.Thread(target=hammer)
+    thread.start()
+    box.beat(lambda: True)
+    begun = time.monotonic()
+    wire.wait(lambda: len(wire.sent) >= 4)
+    stop.set()
+    thread.join()
+    box.close()
+    assert time.monotonic() - begun < 6
+    assert len(other.sent) > 20
 
 
 def test_a_key_that_is_put_again_and_again_keeps_its_place_and_starves_nobody() -> None:

@@ -1,0 +1,200 @@
+"""What is computed for a session's pages: the answer of the present revision first, then what every view shows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from interp_widgets.model.errors import CancelledError, InterpError
+from interp_widgets.session import Session, Snapshot
+from interp_widgets.widgets.panels import SENTENCE, Json, Panels
+from interp_widgets.worker import ANSWER, PANEL, Worker, worker_of
+
+if TYPE_CHECKING:
+    from interp_widgets.widgets.base import View
+
+log = logging.getLogger("interp_widgets")
+Cancelled = Callable[[], bool]
+
+
+class Computing:
+    """The jobs of one session, on its model's worker.
+
+    Args:
+        session: gives the session while it is open, else None.
+        panels: the views.
+        news: sends what a view shows; `publish` sends the state.
+
+    Attributes:
+        error: why there is no answer.
+    """
+
+    def __init__(
+        self,
+        session: Callable[[], Session | None],
+        panels: Panels,
+        news: Callable[[str], None],
+        publish: Callable[[], None],
+    ) -> None:
+        self._session = session
+        self._panels = panels
+        self._news = news
+        self._publish = publish
+        self._turns: dict[str, Cancelled] = {}
+        self._failed = -1
+        self.error: str | None = None
+
+    def fails(self, revision: int) -> bool:
+        """Whether the answer of this revision could not be computed."""
+        return self._failed == revision
+
+    # ---- wishes to the worker -------------------------------------------------------------------------------------
+
+    def compute(self) -> None:
+        """Wish for the answer of the present revision, and then for what every view shows."""
+        session = self._session()
+        if session is None or not self._panels:
+            return
+        snapshot, worker = session.snapshot(), worker_of(session.model)
+        worker.drop_where(mine(session, "panel"))
+        worker.submit((id(session), "answer"), lambda cancelled: self._answer(snapshot, cancelled), ANSWER)
+
+    def recompute(self) -> None:
+        """Wish for what is not there: the answer, or what a view was computing when it was stopped."""
+        session = self._session()
+        if session is None or session.question is None:
+            return
+        if worker_of(session.model).any(mine(session, "answer", "panel")):
+            return
+        if session.peek() is None and not self.fails(session.revision):
+            self.compute()
+            return
+        for view in self._panels.views():
+            if not self._panels.shows(view.panel, session.revision):
+                self.compute_panel(view)
+
+    def compute_panel(self, view: View, priority: int = PANEL) -> None:
+        """Wish for what one view shows at the present revision; with `PREFETCH`, when nobody else waits."""
+        session = self._session()
+        if session is not None:
+            snapshot, panel = session.snapshot(), view.panel
+            job = lambda cancelled: self._panel(panel, snapshot, cancelled)  # noqa: E731
+            worker_of(session.model).submit((id(session), "panel", panel), job, priority)
+
+    def stop(self, message: str) -> None:
+        """Stop what computes for this session, and say so where it would have been shown."""
+        session = self._session()
+        if session is None:
+            return
+        worker = worker_of(session.model)
+        answering = worker.any(mine(session, "answer", "do"))
+        stopped = [view.panel for view in self._panels.views() if answering or _runs(worker, session, view)]
+        worker.drop_where(mine(session, "answer", "panel", "do"))
+        if answering:
+            self.error, self._failed = message, session.revision
+        for panel in stopped:
+            self._show(panel, session.revision, "failed", None, 0.0, message)
+
+    def leave(self) -> None:
+        """Nobody looks any more: stop what computes for the pages, without a word."""
+        session = self._session()
+        if session is not None:
+            worker_of(session.model).drop_where(mine(session, "panel", "answer"))
+
+    def remove(self, panel: str) -> None:
+        """A view closed: stop what computes for it."""
+        session = self._session()
+        if session is not None:
+            worker_of(session.model).drop((id(session), "panel", panel))
+
+    # ---- on the worker --------------------------------------------------------------------------------------------
+
+    def _answer(self, snapshot: Snapshot, cancelled: Cancelled) -> None:
+        session = self._session()
+        if session is None or snapshot.revision != session.revision:
+            return
+        if snapshot.question is not None:
+            error = self._asked(session, snapshot, cancelled)
+            if cancelled():
+                raise CancelledError
+            if snapshot.revision != session.revision:
+                return
+            self.error, self._failed = error, -1 if error is None else snapshot.revision
+            self._publish()
+        for view in self._panels.views():
+            self.compute_panel(view)
+
+    def _asked(self, session: Session, snapshot: Snapshot, cancelled: Cancelled) -> str | None:
+        try:
+            session.compute(snapshot, cancelled)
+        except CancelledError:
+            raise
+        except InterpError as error:
+            return str(error)
+        except Exception as error:
+            log.exception("the answer could not be computed")
+            return _sentence("The answer", error)
+        return None
+
+    def _panel(self, panel: str, snapshot: Snapshot, cancelled: Cancelled) -> None:
+        view, session = self._panels.view(panel), self._session()
+        if view is None or session is None or snapshot.revision != session.revision or snapshot.question is None:
+            return
+        self._turns[panel] = cancelled
+        try:
+            view.compute(snapshot, cancelled)
+        except CancelledError:
+            raise
+        except InterpError as error:
+            self.publish(panel, snapshot.revision, "failed", message=str(error)[:SENTENCE])
+        except Exception as error:
+            if cancelled():
+                raise CancelledError from error  # a view that was closed under its own computation
+            log.exception("%s could not be computed", type(view).__name__)
+            self.publish(panel, snapshot.revision, "failed", message=_sentence(type(view).__name__, error))
+        finally:
+            self._turns.pop(panel, None)
+
+    def publish(
+        self,
+        panel: str,
+        revision: int,
+        status: str,
+        data: Json | None = None,
+        progress: float = 0.0,
+        message: str = "",
+    ) -> None:
+        """Send what one panel shows; keys that are left out keep their value.
+
+        Raises:
+            CancelledError: in a computation that has been told to stop, which has nothing to say any more.
+        """
+        turn = self._turns.get(panel)
+        if turn is not None and turn():
+            raise CancelledError
+        self._show(panel, revision, status, data, progress, message)
+
+    def _show(self, panel: str, *shown: Any) -> None:
+        if self._panels.show(panel, *shown):
+            self._news(panel)
+
+
+def mine(session: Session, *kinds: str) -> Callable[[object], bool]:
+    """A test for the keys of this session's jobs of these kinds."""
+    me = id(session)
+    return lambda key: isinstance(key, tuple) and key[0] == me and key[1] in kinds  # pyright: ignore[reportUnknownVariableType]
+
+
+def _runs(worker: Worker, session: Session, view: View) -> bool:
+    return worker.has((id(session), "panel", view.panel))
+
+
+def _sentence(what: str, error: Exception) -> str:
+    """What a page says of an error that nobody expected, and what to do where that is known."""
+    text = f"{what} could not be computed: {type(error).__name__}: {error}"[:SENTENCE]
+    if "device-side assert" in text or "CUDA error" in text or "illegal memory access" in text:
+        return f"{text.rstrip('.')}. The GPU has lost its state: restart the kernel; nothing that runs on it can be trusted any more."
+    if isinstance(error, MemoryError) or "out of memory" in text:
+        return f"{text.rstrip('.')}. Shorten the prompt, or free memory and try again; nothing was changed."
+    return text

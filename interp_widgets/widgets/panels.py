@@ -1,0 +1,140 @@
+"""What every view of a session was last told, key by key, so that a page that opens later sees the same."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from interp_widgets.widgets.base import View
+
+Json = dict[str, Any]
+SENTENCE = 2000
+
+
+@dataclass
+class Shown:
+    """What one view was last told.
+
+    Attributes:
+        data: each key's newest value, with the revision that it was measured at.
+        unsent: keys whose newest value has not been sent.
+        complaint: why the last setting was refused; shown until one is taken, or the session changes.
+    """
+
+    data: dict[str, tuple[int, Any]] = field(default_factory=dict[str, tuple[int, Any]])
+    unsent: set[str] = field(default_factory=set[str])
+    status: str = "computing"
+    revision: int = 0
+    progress: float = 0.0
+    message: str = ""
+    complaint: str = ""
+    complained_at: int = 0
+
+    @property
+    def running(self) -> bool:
+        """Whether it is not at its end."""
+        return self.status in ("computing", "partial")
+
+
+class Panels:
+    """The open views of a session, by panel, and what each shows; for calls from any thread."""
+
+    def __init__(self) -> None:
+        self._views: dict[str, weakref.ref[View]] = {}
+        self._shown: dict[str, Shown] = {}
+        self._lock = threading.RLock()
+
+    def __bool__(self) -> bool:
+        return bool(self._views)
+
+    def add(self, view: View) -> None:
+        """A view opened."""
+        self._views[view.panel] = weakref.ref(view)
+
+    def remove(self, panel: str) -> None:
+        """A view closed."""
+        with self._lock:
+            self._views.pop(panel, None)
+            self._shown.pop(panel, None)
+
+    def views(self) -> list[View]:
+        """The open views, in the order in which they opened."""
+        return [view for ref in list(self._views.values()) if (view := ref()) is not None]
+
+    def view(self, panel: str) -> View | None:
+        """The view that shows `panel`."""
+        ref = self._views.get(panel)
+        return ref() if ref is not None else None
+
+    def told(self) -> list[str]:
+        """The panels that have been told anything."""
+        with self._lock:
+            return list(self._shown)
+
+    def shows(self, panel: str, revision: int) -> bool:
+        """Whether a view shows all there is of `revision`."""
+        shown = self._shown.get(panel)
+        return shown is not None and not shown.running and shown.revision == revision
+
+    def show(
+        self, panel: str, revision: int, status: str, data: Json | None, progress: float = 0.0, message: str = ""
+    ) -> bool:
+        """Note what a view shows from now on; False when it has closed."""
+        with self._lock:
+            if panel not in self._views:
+                return False
+            shown = self._shown.setdefault(panel, Shown())
+            for key, value in (data or {}).items():
+                shown.data[key] = (revision, value)
+                shown.unsent.add(key)
+            if revision > shown.complained_at:
+                shown.complaint = ""
+            shown.status, shown.revision, shown.progress, shown.message = status, revision, progress, message
+            return True
+
+    def complain(self, panel: str, revision: int, message: str) -> None:
+        """Note a sentence beside what a view shows; an empty one takes it away."""
+        with self._lock:
+            shown = self._shown.setdefault(panel, Shown())
+            shown.complaint, shown.complained_at = message[:SENTENCE], revision
+            if message and not shown.running:
+                shown.status = "failed"
+
+    def news(self, panel: str) -> list[Json]:
+        """The messages with what a view has not been sent yet."""
+        with self._lock:
+            shown = self._shown.get(panel)
+            if shown is None:
+                return []
+            keys, shown.unsent = shown.unsent, set()
+            return _messages(panel, shown, keys)
+
+    def again(self, panel: str) -> list[Json]:
+        """The messages with all that a view shows."""
+        with self._lock:
+            shown = self._shown.get(panel)
+            return [] if shown is None else _messages(panel, shown, shown.data)
+
+
+def _messages(panel: str, shown: Shown, keys: Iterable[str]) -> list[Json]:
+    """What `keys` are now, one message for each revision that they were measured at, oldest first."""
+    messages: list[Json] = []
+    for revision in sorted({shown.data[key][0] for key in keys} | {shown.revision}):
+        data = {key: shown.data[key][1] for key in keys if shown.data[key][0] == revision}
+        last = revision == shown.revision
+        messages.append(
+            {
+                "kind": "panel",
+                "panel": panel,
+                "revision": revision,
+                "status": shown.status if last else "partial",
+                "progress": shown.progress if last else 0.0,
+                "message": (shown.complaint or shown.message) if last else "",
+                "data": data or None,
+            }
+        )
+    return messages
