@@ -18,6 +18,7 @@ from interp_widgets.api import (
     dose_response,
     head_effects,
     open,
+    position_effects,
     prompts,
     self_repair,
     steering_vector,
@@ -25,6 +26,7 @@ from interp_widgets.api import (
 from interp_widgets.methods.attribution import Attribution
 from interp_widgets.methods.dose_response import DoseResponse
 from interp_widgets.methods.head_effects import HeadEffects
+from interp_widgets.methods.position_effects import PositionEffects
 from interp_widgets.methods.self_repair import RepairReport
 from interp_widgets.methods.steering import SteeringVector
 from interp_widgets.model.errors import (
@@ -75,6 +77,7 @@ __all__ = [
     "ModelChangedError",
     "ModelRefusedError",
     "Patch",
+    "PositionEffects",
     "PromptError",
     "Question",
     "Receipt",
@@ -98,6 +101,7 @@ __all__ = [
     "dose_response",
     "head_effects",
     "open",
+    "position_effects",
     "prompts",
     "self_repair",
     "steering_vector",

@@ -14,6 +14,7 @@ from interp_widgets.model.live import LiveModel
 from interp_widgets.model.question import Asked, Question
 from interp_widgets.model.receipts import Receipt
 from interp_widgets.model.reference import Reference
+from interp_widgets.model.rows import divergence_of
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,11 @@ class Answer:
     Attributes:
         metric: in logits (or the unit of your own metric), positive toward the target; the mean over a prompt set.
         plain_metric: the same with nothing on.
-        values: the metric of every example, `[example]`; `plain_values` likewise.
+        values: the metric of every example, `[example]`; `plain_values`, `ranks`, `target_probabilities`, `kls` likewise.
         interval: half the 95 % interval of the mean over a prompt set, None for one prompt.
-        rank: of the target among all tokens, from 1, in the first example.
-        target_probability: of the target (summed over several).
-        kl: KL(plain ‖ edited) at the read position, in nats.
+        rank: of the target among all tokens, from 1; the mean over a prompt set.
+        target_probability: of the target (summed over several); the mean over a prompt set.
+        kl: KL(plain ‖ edited) at the read position, in nats; the mean over a prompt set.
         top: the most likely next tokens of both runs, in the first example.
         receipts: one per intervention.
         seconds: what the run took.
@@ -48,27 +49,35 @@ class Answer:
     values: tuple[float, ...]
     plain_values: tuple[float, ...]
     interval: float | None
-    rank: int
+    rank: float
     target_probability: float
     plain_target_probability: float
     kl: float
     top: tuple[Next, ...]
     receipts: tuple[Receipt, ...]
     seconds: float
+    ranks: tuple[int, ...] = ()
+    target_probabilities: tuple[float, ...] = ()
+    kls: tuple[float, ...] = ()
 
 
 def reference_for(live: LiveModel, question: Question, chosen: Reference | None) -> Reference | None:
     """Which prompts a mean ablation uses: the chosen ones, the question's corrupt prompts, the rest of its set, the model's own."""
     if chosen is not None:
         return chosen
-    corrupt = tuple(
-        "".join(t.text for t in a.corrupt if t.kind == "text") for a in question.examples if a.corrupt is not None
-    )
-    if corrupt:
-        return Reference("corrupt prompt" if len(corrupt) == 1 else f"{len(corrupt)} corrupt prompts", corrupt)
+    given = [a for a in question.examples if a.corrupt is not None]
+    if given:
+        name = "corrupt prompt" if len(given) == 1 else f"{len(given)} corrupt prompts"
+        pairs = tuple((a.ids, tuple(t.id for t in a.corrupt or ())) for a in given)
+        return Reference(name, tuple(_text(a) for a in given), pairs=pairs)
     if question.n > 1:
         return Reference("the prompt set", tuple(a.prompt for a in question.examples))
     return live.reference
+
+
+def _text(asked: Asked) -> str:
+    """The corrupt prompt as it was written."""
+    return asked.corrupt_prompt or "".join(t.text for t in asked.corrupt or () if t.kind != "special")
 
 
 def with_references(interventions: tuple[Intervention, ...], reference: Reference | None) -> tuple[Intervention, ...]:
@@ -102,7 +111,12 @@ def compute_answer(
             receipts = reading.receipts
     values = _metrics(question, edited)
     plain_values = _metrics(question, plain) if uses else values
-    first = question.first
+    examples = question.examples
+    ranks = tuple(_rank(a, row) for a, row in zip(examples, edited, strict=True))
+    chances, plain_chances = (
+        tuple(_probability(a, row) for a, row in zip(examples, rows, strict=True)) for rows in (edited, plain)
+    )
+    kls = tuple(divergence_of(p, q) if uses else 0.0 for p, q in zip(plain, edited, strict=True))
     interval = float(1.96 * np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
     return Answer(
         metric=float(np.mean(values)),
@@ -110,13 +124,16 @@ def compute_answer(
         values=values,
         plain_values=plain_values,
         interval=interval,
-        rank=_rank(first, edited[0]),
-        target_probability=_probability(first, edited[0]),
-        plain_target_probability=_probability(first, plain[0]),
-        kl=divergence(plain[0], edited[0]),
+        rank=ranks[0] if len(ranks) == 1 else float(np.mean(ranks)),
+        target_probability=float(np.mean(chances)),
+        plain_target_probability=float(np.mean(plain_chances)),
+        kl=float(np.mean(kls)),
         top=_top(live, plain[0], edited[0], top),
         receipts=receipts,
         seconds=time.perf_counter() - start,
+        ranks=ranks,
+        target_probabilities=chances,
+        kls=kls,
     )
 
 
@@ -131,12 +148,6 @@ def _rank(asked: Asked, logits: torch.Tensor) -> int:
 
 def _probability(asked: Asked, logits: torch.Tensor) -> float:
     return float(torch.softmax(logits, -1)[list(asked.metric.target)].sum())
-
-
-def divergence(plain: torch.Tensor, edited: torch.Tensor) -> float:
-    """KL(plain ‖ edited) in nats, of two rows of logits."""
-    p, q = torch.log_softmax(plain.double(), -1), torch.log_softmax(edited.double(), -1)
-    return max(0.0, float((p.exp() * (p - q)).sum()))
 
 
 def _top(live: LiveModel, plain: torch.Tensor, edited: torch.Tensor, k: int) -> tuple[Next, ...]:

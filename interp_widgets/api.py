@@ -16,6 +16,7 @@ from interp_widgets.methods import attention as _attention
 from interp_widgets.methods import attribution as _attribution
 from interp_widgets.methods import dose_response as _dose_response
 from interp_widgets.methods import head_effects as _head_effects
+from interp_widgets.methods import position_effects as _position_effects
 from interp_widgets.methods import self_repair as _self_repair
 from interp_widgets.methods import steering as _steering
 from interp_widgets.model.errors import InterpError, InterventionError, ModelRefusedError, PromptError
@@ -178,7 +179,12 @@ def attribute(
 
 
 def head_effects(
-    x: Session | LiveModel, question: Question | None = None, mode: str = "mean", reference: Any = None
+    x: Session | LiveModel,
+    question: Question | None = None,
+    mode: str = "mean",
+    reference: Any = None,
+    *,
+    draws: int = 1,
 ) -> _head_effects.HeadEffects:
     """What each head and MLP was worth; see `interp_widgets.methods.head_effects.head_effects`.
 
@@ -188,7 +194,17 @@ def head_effects(
     """
     live, asked, interventions = _asked(x, question)
     chosen = Reference.of(reference) or (x.reference if isinstance(x, Session) else None)
-    return _head_effects.head_effects(live, asked, interventions, mode, chosen)  # pyright: ignore[reportArgumentType]
+    return _head_effects.head_effects(live, asked, interventions, mode, chosen, draws=draws)  # pyright: ignore[reportArgumentType]
+
+
+def position_effects(x: Session | LiveModel, question: Question | None = None) -> _position_effects.PositionEffects:
+    """What the interventions change at every position; see `interp_widgets.methods.position_effects.position_effects`.
+
+    Example:
+        >>> iw.position_effects(session).kl  # doctest: +SKIP
+    """
+    live, asked, interventions = _asked(x, question)
+    return _position_effects.position_effects(live, asked, interventions)
 
 
 def self_repair(

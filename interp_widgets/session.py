@@ -153,7 +153,7 @@ class Session:
         except PromptError as error:
             raise PromptError(f"Example {n}: {error}") from None if n else error
         shown = example.prompt if isinstance(example.prompt, str) else str(tokens.raw.decode([t.id for t in encoded]))
-        asked = Asked(shown, encoded, Metric((0,)), target, foil, where, corrupt)
+        asked = Asked(shown, encoded, Metric((0,)), target, foil, where, corrupt, example.corrupt)
         if not target:
             best = int(self._live.answer(asked).logits.argmax())
             target = (tokens.token(best),)
@@ -278,7 +278,7 @@ class Session:
             self._check(steer)
             changed = Entry(steer, entry.on if entry else True)
             if changed != entry:
-                moment = self.now.with_entry(changed, f"{name} {value:+.2f}")
+                moment = self.now.with_entry(changed, f"{name} {value:+z.2f}")
                 self._step(lambda _now: replace(moment, draft=f"strength:{name}"))
             if final:
                 self._history.finish()

@@ -78,6 +78,7 @@ class Asked:
     foil: tuple[Token, ...]
     position: int
     corrupt: tuple[Token, ...] | None = None
+    corrupt_prompt: str | None = None
 
     @property
     def ids(self) -> tuple[int, ...]:

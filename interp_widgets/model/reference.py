@@ -17,6 +17,8 @@ class Reference:
         name: what stands beside the number.
         prompts: one or more texts.
         by_position: mean at each position over aligned prompts, instead of one mean pooled over positions.
+        pairs: for prompts that were written for one question each: the token ids of the question and of the prompt, in the
+            order of `prompts`.
 
     Raises:
         InterventionError: when it is empty or holds an empty text.
@@ -29,6 +31,7 @@ class Reference:
     name: str
     prompts: tuple[str, ...]
     by_position: bool = False
+    pairs: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.prompts or not all(isinstance(p, str) and p for p in self.prompts):  # pyright: ignore[reportUnnecessaryIsInstance]

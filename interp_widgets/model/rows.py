@@ -199,6 +199,12 @@ def target_of(base: Base) -> int:
     return ids[0] if ids else int(base.logits[0].argmax())
 
 
+def divergence_of(before: torch.Tensor, after: torch.Tensor) -> float:
+    """KL(before ‖ after) in nats, of two rows of logits `[vocab]`."""
+    p, q = torch.log_softmax(before.double(), -1), torch.log_softmax(after.double(), -1)
+    return max(0.0, float((p.exp() * (p - q)).sum()))
+
+
 def rows_of(base: Base, logits: torch.Tensor) -> Rows:
     """What is kept of `logits [row, vocab]`, compared with the base's answer."""
     own = torch.log_softmax(base.logits[0].float(), -1)

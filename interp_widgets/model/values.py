@@ -60,13 +60,56 @@ def _ablated(live: LiveModel, ablate: Ablate, tokens: Sequence[Token]) -> torch.
         )
     site = ablate.site
     if ablate.mode == "resample":
-        other = live.tokens.encode(reference.prompts[0])
-        return _pick(_activation(live, Site(site.part, site.layer), other, tokens, f"Resampling {site.name}"), site)
+        what = f"Resampling {site.name}"
+        other = live.tokens.encode(draws(live, reference, tokens, 1, what)[0].pairs[0][1])
+        return _pick(_activation(live, Site(site.part, site.layer), other, tokens, what), site)
     whole = Site(site.part, site.layer)
     mean = means(live, reference, ablate.positions, len(tokens)).values.get(whole)
     if mean is None:
         raise InterventionError(f"{site.name} has no mean over {reference.name!r}; use mode='zero'.")
     return _pick(mean, site, by_position=reference.by_position)
+
+
+def draws(
+    live: LiveModel, reference: Reference, tokens: Sequence[Token], most: int, what: str = "Resampling"
+) -> list[Reference]:
+    """The prompts of `reference` that a prompt may be resampled from, one reference each: those that line up, `most` at most.
+
+    Where prompts were written for one question each, those written for this one come alone; a prompt is resampled from itself
+    only where there is no other. An ablation takes the first.
+
+    Raises:
+        InterventionError: when no prompt of the reference has as many tokens as the question.
+
+    Example:
+        >>> [one.prompts for one in draws(live, Reference.of(["a b c", "d e f", "g"]), tokens, 4)]  # doctest: +SKIP
+        [('a b c',), ('d e f',)]
+    """
+    ids = tuple(t.id for t in tokens)
+    own = {i: other for i, (question, other) in enumerate(reference.pairs) if question == ids}
+    found: list[Reference] = []
+    itself: list[Reference] = []
+    lengths: set[int] = set()
+    for i in own or range(reference.n):
+        prompt = reference.prompts[i]
+        other = own[i] if own else tuple(t.id for t in live.tokens.encode(prompt))
+        lengths.add(len(other))
+        if len(other) == len(ids):
+            one = Reference(reference.name, (prompt,), reference.by_position, ((ids, other),))
+            (itself if other == ids else found).append(one)
+        if len(found) == most:
+            break
+    if found or itself:
+        return found or itself[:1]
+    if reference.n == 1 or own:
+        raise InterventionError(
+            f"{what} needs a prompt of the same length: it has {min(lengths)} tokens and the question {len(tokens)}; "
+            "write one that lines up token by token."
+        )
+    raise InterventionError(
+        f"{what} needs a prompt of the same length: the {reference.n} prompts of {reference.name!r} have {min(lengths)} to "
+        f"{max(lengths)} tokens, none of them the question's {len(tokens)}; give a corrupt prompt that lines up token by token."
+    )
 
 
 def _pick(value: torch.Tensor, site: Site, by_position: bool = True) -> torch.Tensor:
