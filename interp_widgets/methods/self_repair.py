@@ -71,13 +71,13 @@ class RepairReport:
     def words(self) -> str:
         """The sum, as a sentence."""
         what = " and ".join([", ".join(self.ablated[:-1]), self.ablated[-1]] if self.ablated[:-1] else self.ablated)
-        share = "" if not np.isfinite(self.share) else f" ({self.share:.1%} of it)"
-        rest = float(np.nansum(self.heads)), float(np.nansum(self.mlps)), self.norm
+        share = "" if not np.isfinite(self.share) else f" ({self.share:z.1%} of it)"
+        heads, mlps = float(np.nansum(self.heads)), float(np.nansum(self.mlps))
         return (
-            f"Without {what} ({self.mode}) the answer goes from {self.before:.3f} to {self.after:.3f}: "
-            f"{self.direct:.3f} of direct effect was lost, {self.total:.3f} in all, so {self.repaired:.3f} was made up for{share}: "
-            f"{rest[0]:+.3f} by heads, {rest[1]:+.3f} by MLPs, {rest[2]:+.3f} by the final norm"
-            + (f", {self.other:+.3f} by the rest." if abs(self.other) > 5e-4 else ".")
+            f"Without {what} ({self.mode}) the answer goes from {self.before:z.3f} to {self.after:z.3f}: "
+            f"{self.direct:z.3f} of direct effect was lost, {self.total:z.3f} in all, so {self.repaired:z.3f} was made "
+            f"up for{share}: {heads:+z.3f} by heads, {mlps:+z.3f} by MLPs, {self.norm:+z.3f} by the final norm"
+            + (f", {self.other:+z.3f} by the rest." if abs(self.other) > 5e-4 else ".")
         )
 
     def backups(self, most: int = 5) -> list[str]:

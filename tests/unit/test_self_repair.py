@@ -12,7 +12,7 @@ import torch
 
 from interp_widgets.builtin.known import KnownCircuit, known
 from interp_widgets.methods.direct import direct_effects
-from interp_widgets.methods.self_repair import self_repair, source_writes
+from interp_widgets.methods.self_repair import RepairReport, self_repair, source_writes
 from interp_widgets.model.errors import InterventionError
 from interp_widgets.model.interventions import Ablate, Steer
 from interp_widgets.model.live import LiveModel, open_model
@@ -156,3 +156,13 @@ def test_a_prompt_set_gives_means() -> None:
         single = [self_repair(live, a, "L1H0", "zero") for a in (one, two)]
         assert both.repaired == pytest.approx((single[0].repaired + single[1].repaired) / 2)
         assert both.n == 2
+
+
+def test_no_zero_in_the_sentence_has_a_minus_sign() -> None:
+    nothing = np.full((1, 2), -1e-9)
+    report = RepairReport(
+        ("L0H0",), "zero", -1e-5, 2.0, -2e-4, 1.0, -1e-4, nothing, np.array([-3e-5]), -6e-4, -0.0, nothing, n=1
+    )
+    assert "-0.000" not in report.words
+    assert "-0.0%" not in report.words
+    assert "-0.001 by the rest" in report.words
