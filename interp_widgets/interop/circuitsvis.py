@@ -25,7 +25,8 @@ from interp_widgets.methods.attention import Attention
 from interp_widgets.model.errors import InterpError
 from interp_widgets.model.question import Token
 from interp_widgets.version import __version__
-from interp_widgets.widgets.attention_patterns import cells_of, large_of, overview_of, pooled, steps, triangle
+from interp_widgets.widgets.pattern_images import cells_of, pooled, steps, triangle
+from interp_widgets.widgets.pattern_overview import overview_of
 
 Array = npt.NDArray[np.float32]
 Json = dict[str, Any]
@@ -207,9 +208,13 @@ def _small(values: Array, limit: float, *, signed: bool, square: bool) -> npt.ND
 
 def _large(values: Array, head: int, square: bool) -> Json:
     """Whole pages have no limit of one message: every head is there, exactly."""
-    if not square:
-        return large_of(values[None], 0, head)
-    return {"layer": 0, "head": head, "size": values.shape[-1], "values": values[head].reshape(-1)}
+    flat = values[head].reshape(-1)
+    return {
+        "layer": 0,
+        "head": head,
+        "size": values.shape[-1],
+        "values": flat if square else flat.take(triangle(values.shape[-1])),
+    }
 
 
 def _state(revision: int, heads: int) -> Json:

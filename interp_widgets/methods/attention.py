@@ -9,12 +9,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from interp_widgets.model.compile import compile_program
 from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.live import LiveModel
 from interp_widgets.model.question import Asked, Token
+from interp_widgets.model.reads import watch
+from interp_widgets.model.run import forward
 from interp_widgets.model.sites import Site
 
 Array = npt.NDArray[np.float32]
+Take = Callable[[int, Array, Array | None], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +72,7 @@ def attention(
     interventions: Sequence[Intervention] = (),
     *,
     value_weighted: bool = False,
+    layers: Sequence[int] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Attention:
     """The attention patterns of every head under `interventions`, in one forward.
@@ -76,6 +81,7 @@ def attention(
         asked: the prompt.
         interventions: what is on.
         value_weighted: also measure what each source would carry.
+        layers: only these, in this order.
 
     Raises:
         FeatureOffError: when this model's attention cannot be read, with the reason.
@@ -84,21 +90,67 @@ def attention(
         >>> attention(live, session.question.first).patterns.shape  # doctest: +SKIP
         (4, 8, 15, 15)
     """
-    live.need("patterns read")
-    layers = [layer for layer in live.anatomy.layers if layer.attention is not None]
-    reads = [Site("pattern", layer.index) for layer in layers]
-    if value_weighted:
-        reads += [Site("v", layer.index) for layer in layers]
-    run = live.runs([list(asked.ids)], interventions, reads, logits=False, cancelled=cancelled)[0]
-    n, heads = len(asked.tokens), max((layer.attention.n_heads for layer in layers if layer.attention), default=0)
-    patterns = np.full((len(live.anatomy.layers), heads, n, n), np.nan, dtype=np.float32)
-    weights = np.full((len(live.anatomy.layers), heads, n), np.nan, dtype=np.float32) if value_weighted else None
-    for layer in layers:
-        found = run[Site("pattern", layer.index)]
-        patterns[layer.index, : found.shape[0]] = found.float().cpu().numpy()
-        if weights is not None:
-            weights[layer.index, : found.shape[0]] = carried(live, layer.index, run[Site("v", layer.index)])
+    wanted = range(len(live.anatomy.layers)) if layers is None else layers
+    n, heads = (
+        len(asked.tokens),
+        max((layer.attention.n_heads for layer in live.anatomy.layers if layer.attention), default=0),
+    )
+    patterns = np.full((len(wanted), heads, n, n), np.nan, dtype=np.float32)
+    weights = np.full((len(wanted), heads, n), np.nan, dtype=np.float32) if value_weighted else None
+    row = {layer: i for i, layer in enumerate(wanted)}
+
+    def take(layer: int, found: Array, norms: Array | None) -> None:
+        patterns[row[layer], : len(found)] = found
+        if weights is not None and norms is not None:
+            weights[row[layer], : len(norms)] = norms
+
+    each_layer(live, asked, interventions, take, layers=wanted, value_weighted=value_weighted, cancelled=cancelled)
     return Attention(asked.tokens, patterns, weights)
+
+
+def each_layer(
+    live: LiveModel,
+    asked: Asked,
+    interventions: Sequence[Intervention],
+    take: Take,
+    *,
+    layers: Sequence[int] | None = None,
+    value_weighted: bool = False,
+    cancelled: Callable[[], bool] | None = None,
+) -> None:
+    """The patterns of one forward, a layer at a time while it runs: what is held is one layer's, however large the model.
+
+    Args:
+        take: called with the layer's number, its patterns `[head, dest, src]` and, when `value_weighted`, the norms
+            `[head, src]` of what each source would carry; from the first layer up, once for every layer that has heads.
+        layers: only these.
+
+    Raises:
+        FeatureOffError: when this model's attention cannot be read, with the reason. CancelledError: when cancelled.
+
+    Example:
+        >>> each_layer(live, asked, (), lambda layer, patterns, _: print(layer, patterns.shape))  # doctest: +SKIP
+        0 (8, 15, 15)
+    """
+    live.need("patterns read")
+    wanted = [
+        layer.index for layer in live.anatomy.layers if layer.attention and (layers is None or layer.index in layers)
+    ]
+    values: dict[int, torch.Tensor] = {}
+    with live.lock:
+        live.ready()
+        batch = live.batch(asked.tokens)
+        compiled = compile_program(live, batch, interventions, (), [asked.tokens], cancelled)
+        for index in wanted:
+            if value_weighted:
+                watch(live, compiled.program, Site("v", index), 1, lambda v, index=index: values.update({index: v[0]}))
+
+            def see(pattern: torch.Tensor, index: int = index) -> None:
+                norms = carried(live, index, values.pop(index)) if value_weighted else None
+                take(index, pattern[0].detach().float().cpu().numpy(), norms)
+
+            watch(live, compiled.program, Site("pattern", index), 1, see)
+        forward(live.caller, live.anatomy, batch, compiled.program, [len(asked.tokens) - 1])
 
 
 def carried(live: LiveModel, layer: int, values: torch.Tensor) -> Array:

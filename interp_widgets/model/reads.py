@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,8 @@ from interp_widgets.model.sites import Site
 if TYPE_CHECKING:
     from interp_widgets.model.live import LiveModel
 
+Look = Callable[[torch.Tensor], None]
+
 
 def capture(live: LiveModel, program: Program, site: Site, rows: int, caught: dict[Site, torch.Tensor]) -> None:
     """Let `program` keep what stands at `site`, `[row, pos, ...]`, in `caught`.
@@ -22,19 +25,32 @@ def capture(live: LiveModel, program: Program, site: Site, rows: int, caught: di
     Raises:
         FeatureOffError: where this model does not let the site be read, with the reason.
     """
+
+    def keep(x: torch.Tensor) -> None:
+        caught[site] = x.detach().clone()
+
+    watch(live, program, site, rows, keep)
+
+
+def watch(live: LiveModel, program: Program, site: Site, rows: int, look: Look) -> None:
+    """Let `program` show what stands at `site`, `[row, pos, ...]`, to `look` while it is there; it must not be kept.
+
+    Raises:
+        FeatureOffError: where this model does not let the site be read, with the reason.
+    """
     if site.part in ("pattern", "q", "k", "v", "q_unrotated", "k_unrotated"):
-        _capture_attention(live, program, site, caught)
+        _watch_attention(live, program, site, look)
     elif site.part in ("attn_norm", "mlp_norm", "final_norm"):
-        _capture_norm(live, program, site, rows, caught)
+        _watch_norm(live, program, site, rows, look)
     else:
 
-        def keep(x: torch.Tensor) -> None:
-            caught[site] = x.detach().clone()
+        def see(x: torch.Tensor) -> None:
+            look(x)
 
-        place(program, live.anatomy, site, lambda: rows, keep)
+        place(program, live.anatomy, site, lambda: rows, see)
 
 
-def _capture_attention(live: LiveModel, program: Program, site: Site, caught: dict[Site, torch.Tensor]) -> None:
+def _watch_attention(live: LiveModel, program: Program, site: Site, look: Look) -> None:
     attention = layer_of(live.anatomy, site).attention
     assert attention is not None
     if site.part in ("q_unrotated", "k_unrotated") and live.rotary:
@@ -49,9 +65,9 @@ def _capture_attention(live: LiveModel, program: Program, site: Site, caught: di
 
     def see(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pattern: torch.Tensor) -> None:
         if site.part == "pattern":
-            caught[site] = (pattern if site.index is None else pattern[:, site.index]).detach().clone()
+            look(pattern if site.index is None else pattern[:, site.index])
         else:
-            caught[site] = pick({"q": q, "k": k, "v": v}[site.part[0]]).detach().clone()
+            look(pick({"q": q, "k": k, "v": v}[site.part[0]]))
 
     if live.patterns_wrapped:
         program.attention.setdefault(attention.module, []).append(Tap(see))
@@ -60,7 +76,7 @@ def _capture_attention(live: LiveModel, program: Program, site: Site, caught: di
         raise FeatureOffError(
             f"{site.name} is off: attention of this model does not go through transformers' registry."
         )
-    program.on_after(attention.module, lambda _a, _k, out: _native(out, site, caught))
+    program.on_after(attention.module, lambda _a, _k, out: _native(out, site, look))
 
 
 def native_pattern(output: Any) -> torch.Tensor | None:
@@ -72,13 +88,13 @@ def native_pattern(output: Any) -> torch.Tensor | None:
     return None
 
 
-def _native(output: Any, site: Site, caught: dict[Site, torch.Tensor]) -> None:
+def _native(output: Any, site: Site, look: Look) -> None:
     pattern = native_pattern(output)
     if pattern is not None:
-        caught[site] = (pattern if site.index is None else pattern[:, site.index]).detach().float().clone()
+        look((pattern if site.index is None else pattern[:, site.index]).float())
 
 
-def _capture_norm(live: LiveModel, program: Program, site: Site, rows: int, caught: dict[Site, torch.Tensor]) -> None:
+def _watch_norm(live: LiveModel, program: Program, site: Site, rows: int, look: Look) -> None:
     norm: nn.Module | None
     if site.part == "final_norm":
         norm = live.anatomy.final_norm
@@ -91,10 +107,10 @@ def _capture_norm(live: LiveModel, program: Program, site: Site, rows: int, caug
 
     centred = is_centred(norm)
 
-    def keep(x: torch.Tensor) -> None:
-        caught[site] = norm_scale(norm, x.detach(), centred)
+    def see(x: torch.Tensor) -> None:
+        look(norm_scale(norm, x.detach(), centred))
 
-    on_input(program, norm, lambda: rows, keep)
+    on_input(program, norm, lambda: rows, see)
 
 
 def is_centred(norm: nn.Module) -> bool:

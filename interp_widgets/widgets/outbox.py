@@ -58,8 +58,8 @@ def clean(text: str) -> str:
 
 def _array(array: npt.NDArray[Any], buffers: list[bytes]) -> Json:
     kind = {"f": "float32", "i": "int32", "u": "uint8", "b": "uint8"}[array.dtype.kind]
-    if array.dtype == np.float16:
-        kind = "float16"
+    if str(array.dtype) in ("float16", "uint16"):
+        kind = str(array.dtype)
     buffers.append(np.ascontiguousarray(array, dtype=np.dtype(kind).newbyteorder("<")).tobytes())
     return {"$array": len(buffers) - 1, "dtype": kind, "shape": list(array.shape)}
 

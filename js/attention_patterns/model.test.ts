@@ -153,3 +153,23 @@ test("pixels: full attention has the ramp's last colour, above the diagonal ther
   expect(pixel(2, 5, 3)).toEqual([100, 100, 100, 255]);
   expect(pixel(2, 2, 5)).toEqual([0, 0, 0, 0]);
 });
+
+test("a long pattern comes in steps, and shows no digit that it does not know", () => {
+  const made = (low: number, high: number, values: number[]): Patterns =>
+    read({
+      ...madePatterns(),
+      large: { layer: 0, head: 0, size: 2, low, high, values: u16(values) },
+    });
+  const fine = made(0, 1, [65535, 26214, 39321]);
+  expect(fine.large?.at(1, 0)).toBeCloseTo(0.4, 5);
+  if (fine.large === null) throw new Error("no pattern");
+  expect(cellWords(fine, fine.large, 1, 0)).toContain("0.4000, the largest of these");
+  const coarse = made(-500, 500, [0, 65535, 0]);
+  if (coarse.large === null) throw new Error("no pattern");
+  expect(cellWords(coarse, coarse.large, 1, 0)).toContain(": 500.0,");
+  expect(made(0.5, 0.5, [0, 0, 0]).large?.at(1, 0)).toBe(0.5);
+});
+
+function u16(values: number[]): unknown {
+  return { shape: [values.length], data: values, dtype: "uint16" };
+}

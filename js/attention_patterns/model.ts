@@ -31,7 +31,14 @@ export type Patterns = {
 };
 
 /** One head's pattern as it can be drawn: `size` cells a side, each of one token or of several. */
-export type Drawn = { site: string; size: number; exact: boolean; at(row: number, column: number): number };
+export type Drawn = {
+  site: string;
+  size: number;
+  exact: boolean;
+  /** How many decimals of a value are sure. */
+  digits: number;
+  at(row: number, column: number): number;
+};
 export type Edge = { site: string; dest: number; src: number };
 export type HeadAt = { layer: number; head: number };
 
@@ -70,14 +77,21 @@ function asRecord(value: Decoded | undefined): { readonly [key: string]: Decoded
 }
 
 function readLarge(value: Decoded | undefined, square: boolean): Drawn | null {
-  const { layer, head, size, values: raw } = asRecord(value);
+  const { layer, head, size, values: raw, low, high } = asRecord(value);
   const values = asArray(raw);
+  const [start, step] = typeof low === "number" && typeof high === "number" ? [low, (high - low) / 65535] : [0, 0];
   if (values === null || typeof layer !== "number" || typeof head !== "number" || typeof size !== "number") return null;
   const at = (row: number, column: number): number => {
     const index = indexOf(row, column, size, square);
-    return index === null ? Number.NaN : (values.data[index] ?? Number.NaN);
+    const level = index === null ? Number.NaN : (values.data[index] ?? Number.NaN);
+    return typeof low === "number" ? start + level * step : level;
   };
-  return { site: siteOf({ layer, head }), size, exact: true, at };
+  return { site: siteOf({ layer, head }), size, exact: true, digits: digitsOf(step), at };
+}
+
+/** Four decimals, fewer where the values came in steps that are coarser than that. */
+function digitsOf(step: number): number {
+  return step > 0 ? Math.max(0, Math.min(4, Math.floor(-Math.log10(step)))) : 4;
 }
 
 function readScores(value: Decoded | undefined): Map<string, NdArray> {
@@ -119,6 +133,7 @@ export function fromThumb(patterns: Patterns, site: string): Drawn | null {
     site,
     size,
     exact: false,
+    digits: 2,
     at(row, column) {
       const index = indexOf(row, column, size, square);
       const level = index === null ? Number.NaN : (thumbs.data[start + index] ?? Number.NaN);
@@ -196,17 +211,17 @@ export function scoreWords(patterns: Patterns, site: string): string {
 export function cellWords(patterns: Patterns, drawn: Drawn, row: number, column: number): string {
   const { tokens, signed, show } = patterns;
   const value = drawn.at(row, column);
-  const digits = drawn.exact ? 4 : 2;
   const [dest, src] = [row, column].map((block) => blockWords(tokens, block, drawn.size)) as [string, string];
   if (Number.isNaN(value)) return `${dest} cannot look ahead to ${src}`;
-  const number = `${signed && value > 0 ? "+" : ""}${num(value, digits)}`;
+  const number = `${signed && value > 0 ? "+" : ""}${num(value, drawn.digits)}`;
   const what =
     show === "value-weighted"
       ? " (attention × ‖value through W_O‖)"
       : show === "difference"
         ? " against the plain run"
         : "";
-  return `${dest} looks at ${src}: ${drawn.exact ? "" : "about "}${number}${what}`;
+  const covered = drawn.exact && drawn.size < tokens.length ? ", the largest of these" : "";
+  return `${dest} looks at ${src}: ${drawn.exact ? "" : "about "}${number}${covered}${what}`;
 }
 
 function blockWords(tokens: readonly Token[], block: number, size: number): string {

@@ -230,9 +230,13 @@ function aboutParts(patterns: Patterns, edited: boolean, examples: number): stri
   ].filter(Boolean);
 }
 
-function cellNote({ size, tokens }: Patterns): string[] {
+function cellNote({ size, tokens, large: drawn }: Patterns): string[] {
   const n = tokens.length;
-  return size < n ? [`${size} × ${size} cells for ${n} tokens, each the largest it covers`] : [];
+  const side = drawn?.size ?? n;
+  return [
+    size < n ? `small: ${size} × ${size} cells for ${n} tokens, each the largest it covers` : "",
+    side < n ? `large: ${side} × ${side} cells, each the largest it covers; edges are cut from Python there` : "",
+  ].filter(Boolean);
 }
 
 function largePart(context: ViewContext<Traits>, shared: Shared): HTMLElement {

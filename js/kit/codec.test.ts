@@ -29,6 +29,9 @@ test("half precision numbers decode to their exact values, subnormal, infinite a
   const bits = new Uint16Array([0x3c00, 0xc000]);
   const decoded = decode(spec("float16", [2]), [view(bits.buffer, 1)]);
   expect(isNdArray(decoded) && Array.from(decoded.data)).toEqual([1, -2]);
+  const levels = new Uint16Array([0, 513, 65535]);
+  const steps = decode(spec("uint16", [3]), [view(levels.buffer, 1)]);
+  expect(isNdArray(steps) && Array.from(steps.data)).toEqual([0, 513, 65535]);
 });
 
 test("bytes with a range stand for that range", () => {

@@ -10,7 +10,7 @@ export type Decoded = null | boolean | number | string | NdArray | Decoded[] | {
 type Spec = { $array: number; dtype: string; shape: number[]; range?: [number, number] };
 
 const MAX_DEPTH = 32;
-const BYTES: Record<string, number> = { float32: 4, float16: 2, uint8: 1, int32: 4 };
+const BYTES: Record<string, number> = { float32: 4, float16: 2, uint8: 1, uint16: 2, int32: 4 };
 
 export function isNdArray(value: unknown): value is NdArray {
   return typeof value === "object" && value !== null && "shape" in value && "data" in value;
@@ -53,6 +53,7 @@ function typed(dtype: string, bytes: Uint8Array, width: number): ArrayLike<numbe
   const length = aligned.byteLength / width;
   if (dtype === "float32") return new Float32Array(buffer, byteOffset, length);
   if (dtype === "int32") return new Int32Array(buffer, byteOffset, length);
+  if (dtype === "uint16") return new Uint16Array(buffer, byteOffset, length);
   if (dtype === "float16") return Float32Array.from(new Uint16Array(buffer, byteOffset, length), fromHalf);
   return aligned;
 }

@@ -12,6 +12,7 @@ import interp_widgets as iw
 from interp_widgets.methods.attention import Attention, attention
 from interp_widgets.model.question import Token
 from interp_widgets.widgets.attention_patterns import AttentionPatterns, cells_of, large_of, pooled, thumbnails
+from interp_widgets.widgets.pattern_overview import exact_layer, measure
 from tests.unit.comm import RecordingComm, Sent, Wire
 from tests.unit.tiny_models import gpt2, llama, tokenizer
 
@@ -171,7 +172,7 @@ def test_another_head_is_drawn_without_another_run(
         return [(d["large"]["layer"], d["large"]["head"]) for d in sent if "large" in d]
 
     page.wait(lambda: larges() == [(0, 1)], "the head that was asked for")
-    monkeypatch.setattr("interp_widgets.widgets.attention_patterns.attention", None)
+    monkeypatch.setattr("interp_widgets.methods.attention.forward", None)
     wish = {"panel": view.panel, "action": "head", "layer": 1, "head": 3}
     page.receive({"kind": "intent", "client": "a", "seq": 1, "name": "panel", "key": "panel", "args": wish})
     page.wait(lambda: larges()[-1] == (1, 3), "another head")
@@ -194,6 +195,64 @@ def test_all_thumbnails_and_a_large_pattern_fit_into_one_message(tokens: int, he
     large = large_of(values, 0, 0)
     assert large["values"].nbytes <= 300_000
     assert large["size"] == min(tokens, 547)
+
+
+@pytest.mark.parametrize("tokens", [386, 387, 512, 547])
+def test_every_value_of_a_large_pattern_is_right_to_the_last_digit_that_is_shown(tokens: int) -> None:
+    values = np.tril(np.random.default_rng(1).random((1, 1, tokens, tokens)) ** 8).astype(np.float32)
+    large = large_of(values, 0, 0)
+    read = large["values"].astype(np.float64)
+    if "low" in large:
+        read = large["low"] + read * (large["high"] - large["low"]) / 65_535
+    assert large["size"] == tokens
+    assert np.abs(read - values[0, 0][np.tril_indices(tokens)]).max() <= (0 if tokens == 386 else 1e-5)
+
+
+@pytest.mark.parametrize("show", ["now", "difference", "value-weighted"])
+def test_a_model_too_large_to_hold_all_patterns_shows_the_same_a_layer_at_a_time(
+    session: iw.Session, monkeypatch: pytest.MonkeyPatch, show: str
+) -> None:
+    question = session.question
+    assert question is not None
+    on = [iw.Ablate("L0H1", mode="zero"), iw.Ablate("L1H2", mode="edge", edge=(4, 1))]
+    held = measure(session.model, question.first, on, show)
+    monkeypatch.setattr("interp_widgets.widgets.pattern_overview.KEPT", 4 * 4 * 6 * 6)
+    layered = measure(session.model, question.first, on, show, chosen=1)
+    assert sorted(held.exact) == list(range(len(session.model.anatomy.layers)))
+    assert sorted(layered.exact) == [1], "only the layer that is drawn large is held"
+    told, expected = layered.told(), held.told()
+    assert told["limit"] == expected["limit"]
+    for name, value in expected.items():
+        if name.startswith("thumbs"):
+            assert np.array_equal(told[name], value)
+    for name, scores in expected["scores"].items():
+        assert np.array_equal(told["scores"][name], scores, equal_nan=True)
+    for layer, values in held.exact.items():
+        assert np.array_equal(exact_layer(session.model, question.first, on, show, layer), values)
+
+
+def test_a_head_of_a_layer_that_is_not_held_is_measured_again(
+    session: iw.Session, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("interp_widgets.widgets.pattern_overview.KEPT", 1)
+    view = AttentionPatterns(session, layer=0, head=1)
+    page = wire.of(next(w for w in session.widgets if type(w).__name__ == "SessionWidget"))
+
+    def newest() -> Sent:
+        return next(s for s in reversed(page.custom) if "large" in (s.content.get("data") or {}))
+
+    def shown() -> tuple[int, int]:
+        large = newest().content["data"]["large"]
+        return large["layer"], large["head"]
+
+    page.wait(lambda: any("large" in (s.content.get("data") or {}) for s in page.custom), "the first head")
+    assert shown() == (0, 1)
+    wish = {"panel": view.panel, "action": "head", "layer": 1, "head": 3}
+    page.receive({"kind": "intent", "client": "a", "seq": 1, "name": "panel", "key": "panel", "args": wish})
+    page.wait(lambda: shown() == (1, 3), "another layer's head")
+    sent = newest()
+    values = np.frombuffer(sent.buffers[sent.content["data"]["large"]["values"]["$array"]], np.float32)
+    assert np.array_equal(values, iw.attention(session)[1, 3][np.tril_indices(6)])
 
 
 def test_a_pooled_pattern_keeps_the_largest_of_every_block_with_its_sign() -> None:
