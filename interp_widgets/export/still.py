@@ -16,8 +16,8 @@ Json = dict[str, Any]
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
-<style>html{{color-scheme:light dark}}body{{margin:0;padding:6px}}
-html.dark body{{background:#111318}}{style}</style></head>
+<style>html{{color-scheme:light dark}}html.light{{color-scheme:light}}html.dark{{color-scheme:dark}}
+body{{margin:0;padding:6px}}html.dark:not(.framed) body{{background:#111318}}{style}</style></head>
 <body><div id="place"></div>
 <script type="application/json" id="scene">{scene}</script>
 <script type="application/json" id="bundles">{bundles}</script>
@@ -25,11 +25,32 @@ html.dark body{{background:#111318}}{style}</style></head>
 const read = (id) => JSON.parse(document.getElementById(id).textContent);
 const load = (text) => import(URL.createObjectURL(new Blob([text], {{ type: "text/javascript" }})));
 const outer = window.frameElement;
+const system = matchMedia("(prefers-color-scheme: dark)");
+const host = outer?.ownerDocument;
+const isDark = () => {{
+  const {{ jpThemeLight, vscodeThemeKind }} = host?.body.dataset ?? {{}};
+  if (jpThemeLight) return jpThemeLight === "false";
+  if (vscodeThemeKind) return /dark|high-contrast$/.test(vscodeThemeKind);
+  const named = host?.documentElement.getAttribute("theme") ?? host?.documentElement.dataset.theme;
+  return named ? named === "dark" : system.matches;
+}};
+const follow = () => {{
+  const dark = isDark();
+  document.documentElement.classList.toggle("dark", dark);
+  document.documentElement.classList.toggle("light", !dark);
+  if (outer) outer.style.colorScheme = dark ? "dark" : "light";
+}};
+follow();
+system.addEventListener("change", follow);
 if (outer) {{
-  const theme = outer.ownerDocument.body.dataset.jpThemeLight;
-  if (theme === "false") document.documentElement.classList.add("dark");
-  new ResizeObserver(() => {{ outer.style.height = document.body.scrollHeight + 2 + "px"; }}).observe(document.body);
-}} else if (matchMedia("(prefers-color-scheme: dark)").matches) document.documentElement.classList.add("dark");
+  document.documentElement.classList.add("framed");
+  const watched = {{ attributes: true }};
+  const changes = new MutationObserver(follow);
+  changes.observe(host.body, watched);
+  changes.observe(host.documentElement, watched);
+  const fit = () => {{ outer.style.height = document.body.scrollHeight + 2 + "px"; }};
+  new ResizeObserver(fit).observe(document.body);
+}}
 const {{ session, view, still }} = read("bundles");
 const [a, b, c] = await Promise.all([load(session), load(view), load(still)]);
 await c.show(document.getElementById("place"), read("scene"), {{ session: a, view: b }});
