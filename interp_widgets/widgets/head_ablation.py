@@ -12,7 +12,8 @@ import traitlets
 from interp_widgets.methods.attention import attention
 from interp_widgets.methods.direct import direct_effects
 from interp_widgets.methods.head_card import copying_scores, head_card
-from interp_widgets.methods.head_effects import HeadEffects, head_effects
+from interp_widgets.methods.head_effects import MOST_DRAWS, HeadEffects, head_effects
+from interp_widgets.methods.position_effects import position_effects
 from interp_widgets.model.costing import SAY
 from interp_widgets.model.errors import CancelledError, FeatureOffError, InterpError
 from interp_widgets.model.interventions import Ablate
@@ -21,7 +22,7 @@ from interp_widgets.session import Session, Snapshot
 from interp_widgets.widgets.attention_patterns import heads_of, need_head
 from interp_widgets.widgets.base import View
 from interp_widgets.widgets.guard import bundle
-from interp_widgets.widgets.head_tables import card_of, direct_of, duration, effects_of, reference_words
+from interp_widgets.widgets.head_tables import card_of, direct_of, duration, effects_of, prompts_of, reference_words
 from interp_widgets.widgets.wire import Json
 from interp_widgets.worker import PANEL, worker_of
 
@@ -62,6 +63,8 @@ class HeadAblation(View):
             `"induction"` (Olsson et al. 2022) or `"copying"`.
         read: of which number the total effect is: `"metric"`, `"probability"`, `"rank"` or `"KL"`.
         positions: where heads are switched off, here and by a click; empty for everywhere.
+        draws: in mode `"resample"`, from how many prompts that line up with the question each effect is measured, at most; a
+            click takes the first.
 
     Example:
         >>> iw.HeadAblation(session, mode="zero", positions=[3, 4])  # doctest: +SKIP
@@ -69,11 +72,12 @@ class HeadAblation(View):
 
     _esm = bundle("head_ablation.js")
     _css = bundle("head_ablation.css")
-    settings: ClassVar[frozenset[str]] = frozenset({"mode", "colour", "read", "positions"})
+    settings: ClassVar[frozenset[str]] = frozenset({"mode", "colour", "read", "positions", "draws"})
     mode = traitlets.Enum(("mean", "zero", "resample"), "mean").tag(sync=True, echo_update=False)
     colour = traitlets.Enum(COLOURS, "total effect").tag(sync=True, echo_update=False)
     read = traitlets.Enum(READS, "metric").tag(sync=True, echo_update=False)
     positions = WholeNumbers().tag(sync=True, echo_update=False)
+    draws = traitlets.Int(4, min=1, max=MOST_DRAWS).tag(sync=True, echo_update=False)
 
     def __init__(self, session: Session, **settings: Any) -> None:
         self._swept: list[tuple[Any, HeadEffects]] = []
@@ -141,8 +145,9 @@ class HeadAblation(View):
         """Direct effects, the scores that are asked for, and the sweep of every head and MLP from the state on screen."""
         assert snapshot.question is not None
         self._forget_positions(snapshot)
-        self.publish(snapshot, "computing")
+        self.publish(snapshot, "computing", {"prompts": prompts_of(snapshot.question)})
         self._tell_direct(snapshot, cancelled)
+        self._tell_places(snapshot, cancelled)
         self._tell_scores(snapshot, cancelled)
         try:
             self._sweep(snapshot, lambda: cancelled() or self._stopped == snapshot.revision)
@@ -162,6 +167,15 @@ class HeadAblation(View):
 
     def _where(self) -> Positions:
         return Positions.of(self.positions or "all")
+
+    def _tell_places(self, snapshot: Snapshot, cancelled: Cancelled) -> None:
+        """What is changed at every position; nothing while nothing is on."""
+        assert snapshot.question is not None
+        places: Json = {}
+        if snapshot.interventions:
+            found = position_effects(self.session.model, snapshot.question, snapshot.interventions, cancelled)
+            places = {"plain": found.plain, "edited": found.edited, "change": found.change, "kl": found.kl}
+        self.publish(snapshot, "partial", {"places": places})
 
     def _tell_direct(self, snapshot: Snapshot, cancelled: Cancelled) -> None:
         assert snapshot.question is not None
@@ -195,7 +209,8 @@ class HeadAblation(View):
         assert snapshot.question is not None
         live, words = self.session.model, reference_words(snapshot)
         state = (snapshot.question, snapshot.interventions, snapshot.mode, snapshot.reference)
-        key = (*state, self._where(), live.fingerprint())
+        draws = self.draws if snapshot.mode == "resample" else 1
+        key = (*state, self._where(), draws, live.fingerprint())
         kept = next((table for other, table in self._swept if other == key), None)
         if kept is not None:
             self.publish(snapshot, "done", self._told(kept, words), 1.0)
@@ -217,6 +232,7 @@ class HeadAblation(View):
             first=self._hovered,
             proceed=lambda _seconds: self._agreed == snapshot.revision,
             positions=self._where(),
+            draws=draws or 1,
         )
         if result.done:
             self._swept = [*self._swept[1 - KEPT :], (key, result)]

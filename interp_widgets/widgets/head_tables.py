@@ -9,13 +9,15 @@ import numpy.typing as npt
 
 from interp_widgets.methods.direct import DirectEffects
 from interp_widgets.methods.head_card import HeadCard, Written
-from interp_widgets.methods.head_effects import HeadEffects
+from interp_widgets.methods.head_table import READINGS, HeadEffects
 from interp_widgets.model.live import LiveModel
+from interp_widgets.model.question import Question
 from interp_widgets.session import Snapshot
 from interp_widgets.widgets.wire import Json, token_of
 
 Array = npt.NDArray[np.float32]
-EACH = 250_000  # bytes of one array that holds every example; beyond, only the mean is sent
+EACH = 600_000  # bytes of the arrays that hold every example; beyond, only the mean is sent
+PROMPTS, PROMPT = 1000, 160  # how many prompts of a set are named, and how much of each
 
 
 def reference_words(snapshot: Snapshot) -> str:
@@ -24,7 +26,9 @@ def reference_words(snapshot: Snapshot) -> str:
     if reference is None or snapshot.mode == "zero":
         return ""
     if snapshot.mode == "resample":
-        return f"{reference.name} (“{shortened(reference.prompts[0])}”, position by position)"
+        counted = "" if reference.name.startswith(f"{reference.n} ") else f"{reference.n} prompts, "
+        one = f"“{shortened(reference.prompts[0])}”, " if reference.n == 1 else counted
+        return f"{reference.name} ({one}position by position)"
     prompts = f"{reference.n} prompt{'s' if reference.n > 1 else ''}"
     return (
         f"{reference.name} ({prompts}, {'by position' if reference.by_position else 'pooled'}, {reference.digest[:6]})"
@@ -52,33 +56,33 @@ def effects_of(live: LiveModel, result: HeadEffects, reference: str) -> Json:
     }
     for name in ("effects", "mlp", "metrics", "mlp_metrics", "kl", "mlp_kl", "chances", "mlp_chances"):
         data[name] = np.asarray(getattr(result, name), dtype=np.float32)
-    chances, ranks = (
-        parted(result, "chance", result.baseline_chance),
-        parted(result, "rank", float(result.baseline_rank)),
-    )
-    data["chance_effects"], data["mlp_chance_effects"] = chances[0] - result.chances, chances[1] - result.mlp_chances
-    data["rank_effects"], data["mlp_rank_effects"] = (
-        np.where(after < 0, np.nan, after - before).astype(np.float32)
-        for after, before in zip((result.ranks, result.mlp_ranks), ranks, strict=True)
-    )
-    if result.n > 1 and result.each.size * 4 <= EACH:
-        data["each"] = np.asarray(result.each, dtype=np.float32)
+    for reading in READINGS:
+        data[f"{reading}_effects"], data[f"mlp_{reading}_effects"] = result.lost(reading)
+    if result.n_draws > 1:
+        data |= {"spread": result.spread, "draws": result.n_draws}
+    data |= _each(result)
+    data["restored"] = [[layer, head, float(rows.metric[0])] for (layer, head), rows in result.restored.items()]
     return data
 
 
-def parted(result: HeadEffects, name: str, now: float) -> tuple[Array, Array]:
-    """A reading without the edits to a part, `[layer, head]` and `[layer]`: the one of now, except for parts that are edited.
+def _each(result: HeadEffects) -> Json:
+    """The effects of every example of a prompt set, `[example, layer, head]`, on each reading."""
+    if result.n == 1 or result.each.size * 4 * 4 > EACH:
+        return {}
+    lost = {name: [e.lost(name) for e in result.examples] for name in READINGS}
+    readings = {name: np.stack([heads for heads, _ in pairs]) for name, pairs in lost.items()}
+    mlps = {name: np.stack([column for _, column in pairs]) for name, pairs in lost.items()}
+    readings["KL"], mlps["KL"] = (
+        np.stack([e.kl for e in result.examples]),
+        np.stack([e.mlp_kl for e in result.examples]),
+    )
+    mlps["metric"] = np.stack([e.mlp for e in result.examples])
+    return {"each": result.each, "each_read": readings, "each_mlp": mlps}
 
-    Over a prompt set those are not kept, and NaN.
-    """
-    heads, mlps = np.full(result.effects.shape, now, np.float32), np.full(result.mlp.shape, now, np.float32)
-    for (layer, head), rows in result.restored.items():
-        value = float(getattr(rows, name)[0]) if result.n == 1 else np.nan
-        if head < 0:
-            mlps[layer] = value
-        else:
-            heads[layer, head] = value
-    return heads, mlps
+
+def prompts_of(question: Question) -> list[str]:
+    """The prompts of a set, shortened; none for one prompt, which is on the screen."""
+    return [shortened(a.prompt, PROMPT) for a in question.examples[:PROMPTS]] if question.n > 1 else []
 
 
 def direct_of(result: DirectEffects) -> Json:

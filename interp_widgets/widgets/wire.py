@@ -118,6 +118,7 @@ def _answer(session: Session, answer: Answer) -> Json:
         "plain_metric": answer.plain_metric,
         "interval": answer.interval,
         "values": list(answer.values[:EXAMPLES]),
+        "each": _each(answer) if len(answer.values) > 1 else None,
         "target_probability": answer.target_probability,
         "rank": answer.rank,
         "kl": answer.kl,
@@ -128,6 +129,15 @@ def _answer(session: Session, answer: Answer) -> Json:
         "receipts": [_receipt(r) for r in answer.receipts] + idle,
         "milliseconds": answer.seconds * 1e3,
         "floor": session.model.report.floor,
+    }
+
+
+def _each(answer: Answer) -> Json:
+    """What every example of a prompt set answers."""
+    return {
+        "chance": list(answer.target_probabilities[:EXAMPLES]),
+        "rank": list(answer.ranks[:EXAMPLES]),
+        "KL": list(answer.kls[:EXAMPLES]),
     }
 
 

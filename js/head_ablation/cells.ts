@@ -3,7 +3,7 @@
 import { asArray, cell, type NdArray } from "../kit/codec.ts";
 import { columnsOf, positionOf, type Shape } from "../kit/grid_geometry.ts";
 import { type Diverging, diverging } from "../kit/scale.ts";
-import type { Table } from "./model.ts";
+import { record, type Table } from "./model.ts";
 
 export const COLOURS = ["total effect", "direct effect", "previous-token", "duplicate-token", "induction", "copying"];
 export const READS = ["metric", "probability", "rank", "KL"];
@@ -51,17 +51,20 @@ export function cellsOf(table: Table | null, { colour, read, example }: Choice):
       revisions.scores,
     );
   }
-  const name = { probability: "chance_effects", rank: "rank_effects", KL: "kl" }[read];
-  if (name !== undefined)
-    return built(asArray(data[name]), asArray(data[`mlp_${name}`]), MEANINGS[read] ?? "", 0, revisions.effects);
-  const one = revisions.each === revisions.effects ? exampleOf(asArray(data.each), example) : null;
+  const name = { metric: "effects", probability: "chance_effects", rank: "rank_effects", KL: "kl" }[read] ?? "effects";
+  const fresh = revisions.each === revisions.effects;
+  const key = read === "probability" ? "chance" : read;
+  const [one, oneMlp] = [key === "metric" ? data.each : record(data.each_read)[key], record(data.each_mlp)[key]].map(
+    (all) => (fresh ? exampleOf(asArray(all), example) : null),
+  );
   const cells = built(
-    one ?? table.effects,
-    one === null ? table.mlp : null,
-    MEANINGS.metric ?? "",
-    table.floor,
+    one ?? asArray(data[name]),
+    oneMlp ?? (one == null ? asArray(data[read === "metric" ? "mlp" : `mlp_${name}`]) : null),
+    MEANINGS[read] ?? "",
+    read === "metric" ? table.floor : 0,
     revisions.effects,
   );
+  if (read !== "metric") return cells;
   if (table.meanwhile !== "direct") return cells;
   const meanwhile = { heads: asArray(data.direct), mlps: asArray(data.direct_mlp) };
   return {
@@ -83,10 +86,10 @@ function numbers(array: NdArray | null): number[] {
 }
 
 function exampleOf(each: NdArray | null, example: number): NdArray | null {
-  const [count = 0, layers = 0, heads = 0] = each?.shape ?? [];
+  const [count = 0, ...shape] = each?.shape ?? [];
   if (each === null || example < 0 || example >= count) return null;
-  const size = layers * heads;
-  return { shape: [layers, heads], data: Array.from(each.data).slice(example * size, (example + 1) * size) };
+  const size = shape.reduce((product, n) => product * n, 1);
+  return { shape, data: Array.from(each.data).slice(example * size, (example + 1) * size) };
 }
 
 /** A site's number; where the new table has none yet, the one of before, marked stale, or what stands in for it. */

@@ -7,10 +7,10 @@ import { section } from "../kit/frame.ts";
 import { segment } from "../kit/segment.ts";
 import { answerIsStale } from "../session/derive.ts";
 import type { ViewContext } from "../session/shell.ts";
-import type { Traits } from "./model.ts";
+import { meanOf, type Traits } from "./model.ts";
 import type { Settings } from "./settings.ts";
 
-export function examplesPart({ snapshot, watch }: ViewContext<Traits>, settings: Settings): HTMLElement {
+export function examplesPart({ snapshot, watch, panel }: ViewContext<Traits>, settings: Settings): HTMLElement {
   const part = section("Examples", "the same question on other prompts");
   const which = segment("which example", (value) => {
     settings.example.value = Number(value);
@@ -24,7 +24,9 @@ export function examplesPart({ snapshot, watch }: ViewContext<Traits>, settings:
   watch(() => {
     const now = snapshot.value;
     const answer = now?.state.answer;
-    const values = answer?.values ?? [];
+    const { read } = settings.choice.value;
+    const values =
+      (read === "metric" ? answer?.values : answer?.each?.[read === "probability" ? "chance" : read]) ?? [];
     show(part.node, values.length > 1);
     if (answer == null || now === null || values.length < 2) return;
     const chosen = settings.example.value;
@@ -36,11 +38,15 @@ export function examplesPart({ snapshot, watch }: ViewContext<Traits>, settings:
       ],
       String(chosen),
     );
-    strip.paint({ values, mean: answer.metric, interval: answer.interval ?? null, chosen });
+    const { mean, interval } = meanOf(values);
+    strip.paint({ values, mean, interval, chosen });
     strip.node.classList.toggle("iw-stale", answerIsStale(now));
-    const spread = answer.interval == null ? "" : `, 95 % interval ±${num(answer.interval)}`;
-    const shown = one === undefined ? "" : ` · shown in the grid: example ${chosen + 1}, ${num(one)}`;
-    setText(words, `mean ${num(answer.metric)}${spread}${shown}`);
+    const prompts = panel.value?.data.prompts;
+    const prompt = Array.isArray(prompts) ? (prompts[chosen] ?? "") : "";
+    const shown =
+      one === undefined ? "" : ` · shown in the grid: example ${chosen + 1}, ${num(one)}: ${String(prompt)}`;
+    const what = read === "metric" ? now.state.question?.label : read;
+    setText(words, `${what}: mean ${num(mean)}, 95 % interval ±${num(interval)}${shown}`);
   });
   return part.node;
 }

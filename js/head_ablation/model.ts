@@ -2,8 +2,7 @@
 
 import { asArray, cell, type Decoded, type NdArray } from "../kit/codec.ts";
 import { named, num, plural } from "../kit/format.ts";
-import { columnsOf, positionOf, type Shape } from "../kit/grid_geometry.ts";
-import { type Diverging, diverging } from "../kit/scale.ts";
+import { columnsOf, type Position, positionOf, type Shape } from "../kit/grid_geometry.ts";
 import type { Panel } from "../session/panels.ts";
 import type { Question, State } from "../session/protocol.ts";
 import type { Mark } from "../session/store.ts";
@@ -25,51 +24,49 @@ export type Table = {
   floor: number;
   effects: NdArray | null;
   mlp: NdArray | null;
-  metrics: NdArray | null;
-  mlpMetrics: NdArray | null;
-  kl: NdArray | null;
-  ranks: NdArray | null;
-  direct: NdArray | null;
-  top: Decoded;
   reference: string;
   revision: number;
-  scale: Diverging;
-  mlpScale: Diverging;
   order: ReadonlyMap<number, number>;
   /** "direct" while a long sweep has empty cells. */
   meanwhile: string;
   positions: readonly number[];
+  /** What taking its edits away gives, for every site that is edited. */
+  restored: ReadonlyMap<string, number>;
+  /** How many draws of a resample ablation an effect is the mean of. */
+  draws: number;
   data: Panel["data"];
   revisions: Panel["revisions"];
 };
 
 export function readTable(panel: Panel | null): Table | null {
   if (panel === null) return null;
-  const { data } = panel;
-  const floor = number(data.floor, 0);
-  const [effects, mlp] = [asArray(data.effects), asArray(data.mlp)];
+  const { data, revisions } = panel;
+  const effects = asArray(data.effects);
+  const text = (value: Decoded | undefined): string => (typeof value === "string" ? value : "");
   return {
-    mode: typeof data.mode === "string" ? data.mode : "",
+    mode: text(data.mode),
     baseline: number(data.baseline, Number.NaN),
-    floor,
+    floor: number(data.floor, 0),
     effects,
-    mlp,
-    metrics: asArray(data.metrics),
-    mlpMetrics: asArray(data.mlp_metrics),
-    kl: asArray(data.kl),
-    ranks: asArray(data.ranks),
-    direct: asArray(data.direct),
-    top: data.top ?? null,
-    reference: typeof data.reference === "string" ? data.reference : "",
-    revision: panel.revisions.effects ?? -1,
-    scale: diverging(Array.from(effects?.data ?? []), floor),
-    mlpScale: diverging(Array.from(mlp?.data ?? []), floor),
+    mlp: asArray(data.mlp),
+    reference: text(data.reference),
+    revision: revisions.effects ?? -1,
     order: ranking(effects),
-    meanwhile: typeof data.meanwhile === "string" ? data.meanwhile : "",
+    meanwhile: text(data.meanwhile),
     positions: Array.isArray(data.positions) ? data.positions.map(Number) : [],
+    restored: new Map(list(data.restored).map(([layer, head, metric]) => [siteAt(layer, head), metric ?? Number.NaN])),
+    draws: revisions.draws === revisions.effects ? number(data.draws, 1) : 1,
     data,
-    revisions: panel.revisions,
+    revisions,
   };
+}
+
+function list(value: Decoded | undefined): number[][] {
+  return Array.isArray(value) ? value.map((one) => (Array.isArray(one) ? one.map(Number) : [])) : [];
+}
+
+function siteAt(layer = 0, head = 0): string {
+  return head < 0 ? `L${layer}.mlp` : `L${layer}H${head}`;
 }
 
 function number(value: Decoded | undefined, otherwise: number): number {
@@ -89,13 +86,6 @@ export function shapeOf(heads: readonly number[]): Shape {
   return { heads, mlp: heads.length > 0 };
 }
 
-function lookup(table: Table | null, shape: Shape, site: string): number {
-  const position = positionOf(shape, site);
-  if (table === null || position === null) return Number.NaN;
-  if (position.column === columnsOf(shape)) return table.mlp?.data[position.row] ?? Number.NaN;
-  return cell(table.effects, position.row, position.column);
-}
-
 /** Words with some of them strong: [text, strong]. */
 export type Words = [string, boolean][];
 
@@ -103,50 +93,80 @@ export type Words = [string, boolean][];
  * What the answer would be with this site off (or, when it is off, back on), from the table alone: no kernel is asked.
  * "L2H6 off: 2.97 → 0.86 · direct 1.90 · rank 1 of 32 · ␣Mary still ahead"
  */
-export function preview(site: string, off: boolean, table: Table | null, state: State): Words {
+export function preview(site: string, off: boolean, table: Table | null, state: State, example = -1): Words {
   const shape = shapeOf(state.model.heads);
   const position = positionOf(shape, site);
-  const effect = lookup(table, shape, site);
-  if (table === null || position === null || Number.isNaN(effect)) {
-    const direct = position === null || table === null ? Number.NaN : cell(table.direct, position.row, position.column);
+  if (table === null || position === null)
+    return [
+      [site, true],
+      [": not measured yet", false],
+    ];
+  const isMlp = position.column === columnsOf(shape);
+  const pick = (heads: Decoded | undefined, mlps: Decoded | undefined): number =>
+    isMlp ? (asArray(mlps)?.data[position.row] ?? Number.NaN) : cell(asArray(heads), position.row, position.column);
+  const { data } = table;
+  const direct = pick(data.direct, data.direct_mlp);
+  const all = everyExample(table, position.row, position.column, isMlp);
+  const effect = all[example] ?? pick(data.effects, data.mlp);
+  if (Number.isNaN(effect)) {
     return [
       [site, true],
       [": not measured yet", false],
       [Number.isFinite(direct) ? ` · direct effect ${num(direct)}` : "", false],
     ];
   }
-  const from = Number.isFinite(table.baseline) ? table.baseline : (state.answer?.metric ?? Number.NaN);
-  const isMlp = position.column === columnsOf(shape);
-  const measured = isMlp ? table.mlpMetrics?.data[position.row] : cell(table.metrics, position.row, position.column);
-  const without = measured !== undefined && Number.isFinite(measured) ? measured : from - effect;
-  const to = off ? from + effect : without;
+  const now = Number.isFinite(table.baseline) ? table.baseline : (state.answer?.metric ?? Number.NaN);
+  const from = all[example] === undefined ? now : (state.answer?.values?.[example] ?? now);
+  const measured = all[example] === undefined ? pick(data.metrics, data.mlp_metrics) : Number.NaN;
+  const without = Number.isFinite(measured) ? measured : from - effect;
+  const to = off ? ((all[example] === undefined ? table.restored.get(site) : undefined) ?? from + effect) : without;
   const words: Words = [
     [site, true],
     [off ? " back on: " : " off: ", false],
     [`${num(from)} → ${num(to)}`, true],
   ];
-  const parts = isMlp ? [] : headParts(position.row, position.column, table, state, off);
-  if (Math.abs(effect) < table.floor) parts.push(`below the noise (±${num(table.floor, 4)})`);
-  const verdict = ahead(state.question, to);
-  for (const part of [...parts, verdict]) if (part) words.push([` · ${part}`, false]);
+  const place = table.order.get(position.row * (table.effects?.shape[1] ?? 0) + position.column);
+  const [kl, rank] = [pick(data.kl, data.mlp_kl), pick(data.ranks, data.mlp_ranks)];
+  const spread = pick(data.spread, data.mlp_spread);
+  const parts = [
+    all[example] === undefined ? "" : `example ${example + 1}`,
+    example < 0 && all.length > 1 ? `mean effect ${num(effect)} ± ${num(meanOf(all).interval)} (95 %)` : "",
+    table.draws > 1
+      ? `mean of ${table.draws} draws ${num(effect)}${Number.isFinite(spread) ? ` ± ${num(spread)}` : ""}`
+      : "",
+    Number.isFinite(direct) ? `direct ${num(direct)}` : "",
+    place === undefined || isMlp ? "" : `rank ${place} of ${table.order.size}`,
+    Number.isFinite(kl) ? `KL ${num(kl)}` : "",
+    all.length === 0 && rank > 1 && !off ? fallen(position, rank, table, state) : "",
+    Math.abs(effect) < table.floor ? `below the noise (±${num(table.floor, 4)})` : "",
+    ahead(state.question, to),
+  ];
+  for (const part of parts) if (part) words.push([` · ${part}`, false]);
   return words;
 }
 
-function headParts(row: number, column: number, table: Table, state: State, off: boolean): string[] {
-  const direct = cell(table.direct, row, column);
-  const kl = cell(table.kl, row, column);
-  const place = table.order.get(row * (table.effects?.shape[1] ?? 0) + column);
-  const rank = cell(table.ranks, row, column);
-  return [
-    Number.isFinite(direct) ? `direct ${num(direct)}` : "",
-    place === undefined ? "" : `rank ${place} of ${table.order.size}`,
-    Number.isFinite(kl) && !off ? `KL ${num(kl)}` : "",
-    Number.isFinite(rank) && rank > 1 && !off ? fallen(row, column, rank, table, state) : "",
-  ].filter(Boolean);
+/** A site's effect in every example of a prompt set; empty for one prompt, and where only the mean was sent. */
+function everyExample({ data, revisions }: Table, row: number, column: number, isMlp: boolean): number[] {
+  const all = asArray(isMlp ? record(data.each_mlp).metric : data.each);
+  if (all === null || revisions.each !== revisions.effects) return [];
+  const size = all.data.length / (all.shape[0] || 1);
+  const at = isMlp ? row : row * (all.shape[2] ?? 0) + column;
+  return Array.from({ length: all.shape[0] ?? 0 }, (_, example) => all.data[example * size + at] ?? Number.NaN);
 }
 
-function fallen(row: number, column: number, rank: number, table: Table, state: State): string {
-  const best = topOf(table.top, row, column);
+/** A mean, and half its 95 % interval. */
+export function meanOf(values: readonly number[]): { mean: number; interval: number } {
+  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+  const squares = values.reduce((sum, value) => sum + (value - mean) ** 2, 0);
+  return { mean, interval: 1.96 * Math.sqrt(squares / (values.length - 1) / values.length) };
+}
+
+export function record(value: Decoded | undefined): { readonly [key: string]: Decoded } {
+  return value !== null && typeof value === "object" && !Array.isArray(value) && !("shape" in value) ? value : {};
+}
+
+function fallen({ row, column }: Position, rank: number, table: Table, state: State): string {
+  const best = topOf(table.data.top ?? null, row, column);
   const target = state.question?.target[0];
   if (target === undefined) return best ? `then ${best} is first` : "";
   return `${named(target)} ${best ? `behind ${best}, ` : ""}now ${ordinal(rank)}`;
@@ -185,8 +205,9 @@ export function honestParts(table: Table | null, state: State, colour = "total e
         : `${mode}${set ? ` over ${set}` : ""}`;
   const where =
     table !== null && table.positions.length > 0 ? `at ${plural(table.positions.length, "chosen token")}` : "";
+  const drawn = table !== null && table.draws > 1 ? `mean of ${table.draws} draws, a click takes the first` : "";
   const hollow = table?.meanwhile === "direct" ? "hollow: direct effects, until the sweep has come to them" : "";
-  return [how, where, "exact", hollow, "cells do not add up to the answer"];
+  return [how, drawn, where, "exact", hollow, "cells do not add up to the answer"];
 }
 
 const DIRECT = "direct: its write through the final norm of this run, along target − foil, in one forward";

@@ -1,14 +1,15 @@
 /** The prompt: a click links a token in every view, or chooses where heads are switched off; an open card colours it. */
 
+import { asArray, type NdArray } from "../kit/codec.ts";
 import { el, setText, show } from "../kit/dom.ts";
-import { plural } from "../kit/format.ts";
+import { named, num, plural } from "../kit/format.ts";
 import { diverging } from "../kit/scale.ts";
 import { segment } from "../kit/segment.ts";
 import { tokenIndex, tokenStrip } from "../kit/tokens.ts";
 import { partIsStale } from "../session/derive.ts";
 import type { ViewContext } from "../session/shell.ts";
 import { readCard } from "./card.ts";
-import type { Traits } from "./model.ts";
+import { record, type Traits } from "./model.ts";
 import type { Settings } from "./settings.ts";
 
 const WHERE = [
@@ -32,23 +33,51 @@ export function promptPart(context: ViewContext<Traits>, settings: Settings): HT
     settings.setPositions([...chosen]);
   }
 
+  const places = derive(() => record(panel.value?.data.places));
+  const key = segment("colour of the prompt", (value) => {
+    settings.places.value = value;
+  });
+  const line = el("span", "iw-honest iw-num", { "data-iw": "place" });
+  const node = el("div", "iw-where", {}, el("span", "iw-muted", {}, "At every token"), key.node, line);
+
   watch(() => {
     const now = card.value;
     const tokens = question.value?.tokens ?? [];
-    const open = now !== null && now.site === settings.card.value && now.contribution?.data.length === tokens.length;
-    const scores = open ? (now.contribution?.data ?? null) : null;
+    const fits = (array: NdArray | null): NdArray | null => (array?.data.length === tokens.length ? array : null);
+    const open = now !== null && now.site === settings.card.value ? fits(now.contribution) : null;
+    const scores = (open ?? fits(asArray(places.value[settings.places.value])))?.data ?? null;
     strip.paint({
       tokens,
       scores,
       scale: diverging(Array.from(scores ?? [])),
       ramp: theme.value.ramp,
       position: question.value?.position ?? null,
-      stale: open && partIsStale(panel.value, "card", snapshot.value?.revision ?? 0),
+      stale: scores !== null && partIsStale(panel.value, open ? "card" : "places", snapshot.value?.revision ?? 0),
       chosen: new Set(settings.positions.value),
     });
+    show(node, fits(asArray(places.value.kl)) !== null && open === null);
+  });
+  watch(() => {
+    const { label = "metric", tokens = [] } = question.value ?? {};
+    const { value } = settings.places;
+    key.paint(
+      [
+        { value: "change", text: `Change of ${label}` },
+        { value: "kl", text: "KL" },
+        { value: "", text: "Plain" },
+      ],
+      value,
+    );
+    const at = tokenIndex(hover.value) ?? tokenIndex(lock.value);
+    const token = at === null ? undefined : tokens[at];
+    const read = (name: string): string => num(asArray(places.value[name])?.data[at ?? 0] ?? Number.NaN);
+    const where = token === undefined ? "" : `read at ${named(token)} (${at}): `;
+    if (where !== "") setText(line, `${where}${read("plain")} → ${read("edited")} · KL ${read("kl")}`);
+    else if (value === "kl") setText(line, "KL from the plain run of what is predicted at each token, in nats");
+    else setText(line, value === "" ? "" : `the same ${label}, read at each token: now − plain`);
   });
   watch(() => strip.mark(tokenIndex(hover.value), tokenIndex(lock.value)));
-  return [strip.node, wherePart(context, settings)];
+  return [strip.node, node, wherePart(context, settings)];
 }
 
 function wherePart({ watch }: ViewContext<Traits>, settings: Settings): HTMLElement {

@@ -13,6 +13,8 @@ export type Settings = {
   setPositions(positions: readonly number[]): void;
   /** Whether a click on a token chooses it. */
   choosing: { value: boolean; peek(): boolean };
+  /** What the prompt's colours say: what changed of the metric, or of the whole answer, read at each token; or nothing. */
+  places: { value: string };
   /** The head whose card is open. */
   card: { value: string | null; peek(): string | null };
 };
@@ -53,6 +55,7 @@ export function settingsOf({ model, signal, derive, watch, question }: ViewConte
       model.save_changes();
     },
     choosing,
+    places: signal("change"),
     card: signal<string | null>(null),
   };
 }

@@ -334,3 +334,85 @@ test("a layer that is off as a whole says what its cells mean", async () => {
   click(head(view, "all heads of layer 1"));
   expect(view.textContent).toContain("all heads of 1 layer are off");
 });
+
+test("several draws are said to be several: their mean and spread, while the arrow is what a click gives", async () => {
+  const page = await openPage(["HeadAblation"]);
+  const view = page.root("HeadAblation");
+  const flat = page.kernel.effects.flat();
+  const effects = f32(
+    flat.map((effect) => effect * 0.5),
+    [4, 8],
+  );
+  const spread = f32(
+    flat.map(() => 0.25),
+    [4, 8],
+  );
+  send(page, "done", { ...page.kernel.sweep(), mode: "resample", effects, spread, draws: 4 });
+  head(view, "L2H6").focus();
+  expect(line(view)).toContain("4.11 → 2.00 · mean of 4 draws 1.05 ± 0.25");
+  expect(view.textContent).toContain("mean of 4 draws, a click takes the first");
+});
+
+test("what changed is read at every token of the prompt, as a logit difference or as KL", async () => {
+  const page = await openPage(["HeadAblation"]);
+  const view = page.root("HeadAblation");
+  const count = page.kernel.state.question?.tokens.length ?? 0;
+  const places = (values: number[]): unknown => f32(values, [count]);
+  const change = Array.from({ length: count }, (_, index) => (index < 3 ? 0 : -index / 10));
+  send(page, "done", {
+    places: {
+      plain: places(change.map(() => 2)),
+      edited: places(change.map((one) => 2 + one)),
+      change: places(change),
+      kl: places(change.map((one) => one * one)),
+    },
+  });
+  expect(Number(find(view, '[data-token="4"]').dataset.score)).toBeCloseTo(-0.4, 5);
+  find(view, '[data-token="4"]').dispatchEvent(new Event("pointerover", { bubbles: true }));
+  expect(find(view, '[data-iw="place"]').textContent).toContain("(4): 2.00 → 1.60 · KL 0.16");
+  click(buttonNamed(view, "KL"));
+  expect(Number(find(view, '[data-token="4"]').dataset.score)).toBeCloseTo(0.16, 5);
+  click(buttonNamed(view, "Plain"));
+  expect(find(view, '[data-token="4"]').dataset.score).toBeUndefined();
+  send(page, "done", { places: {} });
+  expect((find(view, '[data-iw="place"]').closest(".iw-where") as HTMLElement).hidden).toBe(true);
+});
+
+test("one example of a prompt set is shown in every reading, its MLPs too, and named by its prompt", async () => {
+  const page = await openPage(["HeadAblation"], { examples: 3 });
+  const view = page.root("HeadAblation");
+  const flat = page.kernel.effects.flat();
+  const three = (by: number, values: number[]): number[] =>
+    [0, 1, 2].flatMap((n) => values.map((one) => one * by * (n + 1)));
+  const [heads, mlps] = [three(0.1, flat), three(0.1, [1, 2, 3, 4])];
+  const readings = (values: number[], shape: number[]): Record<string, unknown> =>
+    Object.fromEntries(["chance", "rank", "KL"].map((name) => [name, f32(values, shape)]));
+  send(page, "done", {
+    ...page.kernel.sweep(),
+    each_read: readings(heads, [3, 4, 8]),
+    each_mlp: { ...readings(mlps, [3, 4]), metric: f32(mlps, [3, 4]) },
+    prompts: ["first", "second", "third prompt"],
+  });
+  click(find(view, '[data-example="2"]'));
+  expect(Number(head(view, "L1.mlp").dataset.effect)).toBeCloseTo(0.6, 5);
+  expect(find(view, '[data-iw="example"]').textContent).toContain("third prompt");
+  choose(view, "read", "rank");
+  expect(Number(head(view, "L2H6").dataset.effect)).toBeCloseTo(page.kernel.effect("L2H6") * 0.3, 5);
+  expect(Number(head(view, "L1.mlp").dataset.effect)).toBeCloseTo(0.6, 5);
+  head(view, "L2H6").focus();
+  expect(line(view)).toContain("example 3");
+  click(buttonNamed(view, "Mean of 3"));
+  head(view, "L0H0").focus();
+  head(view, "L2H6").focus();
+  expect(line(view)).toMatch(/mean effect −?\d+\.\d\d ± \d+\.\d\d \(95 %\)/);
+});
+
+test("switching an edited head back on promises what taking its edits away gives", async () => {
+  const page = await openPage(["HeadAblation"]);
+  const view = page.root("HeadAblation");
+  click(head(view, "L2H6"));
+  send(page, "done", { ...page.kernel.sweep(), restored: [[2, 6, 3.33]] });
+  head(view, "L0H0").focus();
+  head(view, "L2H6").focus();
+  expect(line(view)).toContain("→ 3.33");
+});

@@ -120,7 +120,7 @@ function gridPart(context: ViewContext<Traits>, settings: Settings): HTMLElement
     const here = state.value;
     line.classList.toggle("iw-fixed-on", site !== null);
     if (site === null || here === null) setText(line, HINT);
-    else paintWords(line, preview(site, off.value.has(site), table.value.now, here));
+    else paintWords(line, preview(site, off.value.has(site), table.value.now, here, settings.choice.value.example));
   });
   askForHovered(context, table);
   return part.node;

@@ -28,12 +28,15 @@ export function dots(label: string, choose: (index: number) => void): Dots {
       middle.style.left = `${at(mean)}%`;
       band.style.left = `${at(mean - (interval ?? 0))}%`;
       band.style.width = `${at(mean + (interval ?? 0)) - at(mean - (interval ?? 0))}%`;
+      const lanes = laneOf(values.map(at));
+      row.style.height = `${12 * Math.max(1, 1 + Math.max(0, ...lanes))}px`;
       reconcile(
         row,
         values,
         (index) => el("button", "iw-example-dot", { type: "button", "data-example": index }),
         (dot, value, index) => {
           dot.style.left = `${at(value)}%`;
+          dot.style.bottom = `${12 * (lanes[index] ?? 0)}px`;
           setAttributes(dot, {
             "aria-label": `example ${index + 1}: ${num(value)}`,
             "aria-pressed": String(index === chosen),
@@ -44,4 +47,15 @@ export function dots(label: string, choose: (index: number) => void): Dots {
       );
     },
   };
+}
+
+/** Dots that would hide each other are stacked, six high at most. */
+function laneOf(places: readonly number[]): number[] {
+  const stacked = new Map<number, number>();
+  return places.map((place) => {
+    const column = Math.round(place / 3);
+    const lane = stacked.get(column) ?? 0;
+    stacked.set(column, (lane + 1) % 6);
+    return lane;
+  });
 }

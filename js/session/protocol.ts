@@ -61,6 +61,8 @@ export type Answer = {
   interval?: number | null;
   /** The metric of every example. */
   values?: number[];
+  /** Of every example of a prompt set: the target's probability ("chance") and "rank", and "KL" from the plain run. */
+  each?: { [reading: string]: number[] } | null;
   /** Of the plain answer to this one, in nats. */
   kl?: number;
   target_probability: number;

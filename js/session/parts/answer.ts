@@ -85,7 +85,8 @@ function honestLine(question: Question | null, answer: Answer, edited: boolean):
     question === null || question.examples === 1
       ? "one prompt"
       : `mean of ${plural(question.examples, "prompt")}${interval}`;
-  const place = Number.isFinite(answer.rank) && answer.rank > 0 ? `rank ${answer.rank}` : "";
+  const { rank } = answer;
+  const place = rank > 0 ? (Number.isInteger(rank) ? `rank ${rank}` : `mean rank ${num(rank, 1)}`) : "";
   const chance = Number.isFinite(answer.target_probability) ? `target at ${percent(answer.target_probability)} %` : "";
   const kl = edited && answer.kl !== undefined ? `KL ${num(answer.kl)} from the plain run` : "";
   return [examples, chance, place, kl].filter(Boolean).join(" · ");
