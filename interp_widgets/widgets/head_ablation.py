@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import traitlets
 
-from interp_widgets.methods.attention import attention
+from interp_widgets.methods.attention import Attention, each_layer
 from interp_widgets.methods.direct import direct_effects
 from interp_widgets.methods.head_card import copying_scores, head_card
 from interp_widgets.methods.head_effects import MOST_DRAWS, HeadEffects, head_effects
 from interp_widgets.methods.position_effects import position_effects
 from interp_widgets.model.costing import SAY
 from interp_widgets.model.errors import CancelledError, FeatureOffError, InterpError
-from interp_widgets.model.interventions import Ablate
+from interp_widgets.model.interventions import Ablate, Intervention
+from interp_widgets.model.live import LiveModel
 from interp_widgets.model.positions import Positions
+from interp_widgets.model.question import Asked
 from interp_widgets.session import Session, Snapshot
 from interp_widgets.widgets.attention_patterns import heads_of, need_head
 from interp_widgets.widgets.base import View
 from interp_widgets.widgets.guard import bundle
-from interp_widgets.widgets.head_tables import card_of, direct_of, duration, effects_of, prompts_of, reference_words
+from interp_widgets.widgets.head_tables import (
+    SCORES,
+    card_of,
+    direct_of,
+    duration,
+    effects_of,
+    prompts_of,
+    reference_words,
+)
 from interp_widgets.widgets.wire import Json
 from interp_widgets.worker import PANEL, worker_of
 
 log = logging.getLogger("interp_widgets")
 Cancelled = Callable[[], bool]
-SCORES = ("previous-token", "duplicate-token", "induction")
-COLOURS = ("total effect", "direct effect", *SCORES, "copying")
+COLOURS = ("total effect", "direct effect", *SCORES)
 READS = ("metric", "probability", "rank", "KL")
 KEPT = 8
 
@@ -192,18 +202,17 @@ class HeadAblation(View):
         assert snapshot.question is not None
         live, asked, on = self.session.model, snapshot.question.first, snapshot.interventions
         try:
-            if self.colour in SCORES:
-                found = attention(live, asked, on, cancelled=cancelled)
-                scores = dict(zip(SCORES, (found.previous_token, found.duplicate_token, found.induction), strict=True))
-            elif self.colour == "copying":
+            if self.colour == "copying":
                 scores = {"copying": copying_scores(live, asked, on, cancelled)}
+            elif self.colour in SCORES:
+                scores = _pattern_scores(live, asked, on, cancelled)
             else:
                 return
         except FeatureOffError as error:
             self.publish(snapshot, "partial", {"scores": {}, "scores_note": str(error)})
             return
         arrays = {name: np.asarray(values, np.float32) for name, values in scores.items()}
-        self.publish(snapshot, "partial", {"scores": arrays, "scores_note": ""})
+        self.publish(snapshot, "partial", {"scores": arrays, "scores_note": SCORES[self.colour]})
 
     def _sweep(self, snapshot: Snapshot, cancelled: Cancelled) -> None:
         assert snapshot.question is not None
@@ -290,3 +299,20 @@ class HeadAblation(View):
         self._drawn = (snapshot.revision, at)
         status, progress, message = self._status
         self.publish(snapshot, status, {"card": card}, progress, message)
+
+
+def _pattern_scores(
+    live: LiveModel, asked: Asked, interventions: Sequence[Intervention], cancelled: Cancelled
+) -> dict[str, npt.NDArray[np.float32]]:
+    """The scores that are read off attention patterns, `[layer, head]`, a layer at a time."""
+    heads = [0 if layer.attention is None else layer.attention.n_heads for layer in live.anatomy.layers]
+    names = ("previous-token", "duplicate-token", "induction")
+    scores = {name: np.full((len(heads), max(heads)), np.nan, np.float32) for name in names}
+
+    def take(layer: int, patterns: npt.NDArray[np.float32], _norms: object) -> None:
+        found = Attention(asked.tokens, patterns[None])
+        for name, row in zip(names, (found.previous_token, found.duplicate_token, found.induction), strict=True):
+            scores[name][layer, : heads[layer]] = row[0]
+
+    each_layer(live, asked, interventions, take, cancelled=cancelled)
+    return scores

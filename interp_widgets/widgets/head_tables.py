@@ -20,6 +20,15 @@ EACH = 600_000  # bytes of the arrays that hold every example; beyond, only the 
 PROMPTS, PROMPT = 1000, 160  # how many prompts of a set are named, and how much of each
 
 
+# What a score is, beside the cells.
+SCORES = {
+    "previous-token": "mean attention from each position to the one before (Olsson et al. 2022)",
+    "duplicate-token": "mean attention to earlier occurrences of the same token; empty where none comes twice",
+    "induction": "mean attention to what followed an earlier occurrence (Olsson et al. 2022); empty where none comes twice",
+    "copying": "Σ attention · what the source's value does to its own token's logit, over the mean logit; purple suppresses",
+}
+
+
 def reference_words(snapshot: Snapshot) -> str:
     """What stands beside the numbers: the reference's name, size, and how it is taken."""
     reference = snapshot.reference
@@ -90,7 +99,7 @@ def direct_of(result: DirectEffects) -> Json:
     return {
         "direct": np.asarray(result.heads, dtype=np.float32),
         "direct_mlp": np.asarray(result.mlps, dtype=np.float32),
-        "direct_note": "",
+        "direct_note": "direct: its write through the final norm of this run, along target − foil, in one forward",
     }
 
 

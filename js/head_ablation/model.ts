@@ -107,7 +107,8 @@ export function preview(site: string, off: boolean, table: Table | null, state: 
   const { data } = table;
   const direct = pick(data.direct, data.direct_mlp);
   const all = everyExample(table, position.row, position.column, isMlp);
-  const effect = all[example] ?? pick(data.effects, data.mlp);
+  const one = all[example];
+  const effect = one ?? pick(data.effects, data.mlp);
   if (Number.isNaN(effect)) {
     return [
       [site, true],
@@ -116,10 +117,10 @@ export function preview(site: string, off: boolean, table: Table | null, state: 
     ];
   }
   const now = Number.isFinite(table.baseline) ? table.baseline : (state.answer?.metric ?? Number.NaN);
-  const from = all[example] === undefined ? now : (state.answer?.values?.[example] ?? now);
-  const measured = all[example] === undefined ? pick(data.metrics, data.mlp_metrics) : Number.NaN;
-  const without = Number.isFinite(measured) ? measured : from - effect;
-  const to = off ? ((all[example] === undefined ? table.restored.get(site) : undefined) ?? from + effect) : without;
+  const from = one === undefined ? now : (state.answer?.values?.[example] ?? now);
+  // Of one example the table has no metrics, only effects.
+  const known = one !== undefined ? Number.NaN : off ? table.restored.get(site) : pick(data.metrics, data.mlp_metrics);
+  const to = Number.isFinite(known) ? (known as number) : off ? from + effect : from - effect;
   const words: Words = [
     [site, true],
     [off ? " back on: " : " off: ", false],
@@ -129,8 +130,8 @@ export function preview(site: string, off: boolean, table: Table | null, state: 
   const [kl, rank] = [pick(data.kl, data.mlp_kl), pick(data.ranks, data.mlp_ranks)];
   const spread = pick(data.spread, data.mlp_spread);
   const parts = [
-    all[example] === undefined ? "" : `example ${example + 1}`,
-    example < 0 && all.length > 1 ? `mean effect ${num(effect)} ± ${num(meanOf(all).interval)} (95 %)` : "",
+    one === undefined ? "" : `example ${example + 1}`,
+    one === undefined && all.length > 1 ? `mean effect ${num(effect)} ± ${num(meanOf(all).interval)} (95 %)` : "",
     table.draws > 1
       ? `mean of ${table.draws} draws ${num(effect)}${Number.isFinite(spread) ? ` ± ${num(spread)}` : ""}`
       : "",
@@ -193,8 +194,8 @@ function ahead(question: Question | null, metric: number): string {
 /** "mean over names-corrupt (64, by position) · exact · cells do not add up to the answer" */
 export function honestParts(table: Table | null, state: State, colour = "total effect"): string[] {
   if (colour === "direct effect")
-    return [note(table, "direct_note") || DIRECT, "cells and the rest add up to the answer"];
-  if (colour !== "total effect") return [note(table, "scores_note") || (SCORES[colour] ?? "")];
+    return [note(table, "direct_note"), "cells and the rest add up to the answer"];
+  if (colour !== "total effect") return [note(table, "scores_note")];
   const set = table?.reference || referenceName(state);
   const mode = table?.mode || state.mode;
   const how =
@@ -209,15 +210,6 @@ export function honestParts(table: Table | null, state: State, colour = "total e
   const hollow = table?.meanwhile === "direct" ? "hollow: direct effects, until the sweep has come to them" : "";
   return [how, drawn, where, "exact", hollow, "cells do not add up to the answer"];
 }
-
-const DIRECT = "direct: its write through the final norm of this run, along target − foil, in one forward";
-const SCORES: Record<string, string> = {
-  "previous-token": "mean attention from each position to the one before (Olsson et al. 2022)",
-  "duplicate-token": "mean attention to earlier occurrences of the same token; empty where none comes twice",
-  induction: "mean attention to what followed an earlier occurrence (Olsson et al. 2022); empty where none comes twice",
-  copying:
-    "Σ attention · what the source's value does to its own token's logit, over the mean logit; purple suppresses",
-};
 
 function note(table: Table | null, key: string): string {
   const said = table?.data[key];
