@@ -11,10 +11,11 @@ import torch
 
 from interp_widgets.model.decode import Decoder, Line
 from interp_widgets.model.errors import CancelledError
-from interp_widgets.model.generate import Written, generate_many, joined, picked
+from interp_widgets.model.generate import generate_many, picked
 from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.question import Asked
 from interp_widgets.model.rows import Cancelled
+from interp_widgets.model.written import Written, joined
 
 if TYPE_CHECKING:
     from interp_widgets.model.live import LiveModel

@@ -17,7 +17,7 @@ from interp_widgets.model.compile import compile_program, receipts_of
 from interp_widgets.model.errors import ClosedError, FeatureOffError, PromptError
 from interp_widgets.model.fingerprint import Fingerprint, WeightProbe
 from interp_widgets.model.gate import Gate, Program
-from interp_widgets.model.generate import GenerationRun, Options, generate
+from interp_widgets.model.generate import generate
 from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.patterns import install, remove, wraps
 from interp_widgets.model.probe import embedding, vocabulary
@@ -32,7 +32,8 @@ from interp_widgets.model.sites import Site
 from interp_widgets.model.unwrap import refuse_structure, unwrap
 
 if TYPE_CHECKING:
-    from interp_widgets.model.generate import GenerationRun, Options
+    from interp_widgets.model.ending import Options
+    from interp_widgets.model.written import GenerationRun
 
 _REGISTRY: dict[int, weakref.ref[LiveModel]] = {}
 _REGISTRY_LOCK = threading.Lock()

@@ -9,16 +9,12 @@ from typing import Any, ClassVar
 
 import traitlets
 
+from interp_widgets.model.ending import Settings
 from interp_widgets.model.errors import CancelledError, InterpError, InterventionError
-from interp_widgets.model.generate import (
-    GeneratedToken,
-    Settings,
-    generate,
-    line_of,
-    score,
-)
-from interp_widgets.model.generate import Generation as Rows
+from interp_widgets.model.generate import generate, line_of, score
 from interp_widgets.model.interventions import Intervention, Steer
+from interp_widgets.model.written import GeneratedToken
+from interp_widgets.model.written import Generation as Rows
 from interp_widgets.session import Session, Snapshot
 from interp_widgets.widgets.base import View
 from interp_widgets.widgets.guard import bundle

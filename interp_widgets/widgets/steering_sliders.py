@@ -11,8 +11,9 @@ import traitlets
 from interp_widgets.methods.dose_response import DoseResponse, dose_response
 from interp_widgets.methods.steering import SteeringVector
 from interp_widgets.model.errors import CancelledError
-from interp_widgets.model.generate import GeneratedToken, GenerationRun, generate
+from interp_widgets.model.generate import generate
 from interp_widgets.model.interventions import Intervention, Steer
+from interp_widgets.model.written import GeneratedToken, GenerationRun
 from interp_widgets.session import Session, Snapshot
 from interp_widgets.widgets.base import View
 from interp_widgets.widgets.guard import bundle

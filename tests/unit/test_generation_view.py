@@ -218,7 +218,7 @@ def test_there_is_an_end_to_branches(session: iw.Session, wire: Wire) -> None:
 def test_an_error_in_the_middle_keeps_the_text_and_leaves_the_model_as_it_was(
     session: iw.Session, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from interp_widgets.model.generate import Generation as Rows
+    from interp_widgets.model.written import Generation as Rows
 
     step, count = Rows._step, iter(range(10**6))
 
