@@ -15,6 +15,13 @@ from interp_widgets.model.errors import InterventionError
 Mask = npt.NDArray[np.bool_]
 _GENERATED = re.compile(r"gen(?:erated)?\[(-?\d*)(?:(:)(-?\d*))?\]\Z")
 _PROMPT = re.compile(r"prompt\[(-?\d*)(?:(:)(-?\d*))?\]\Z")
+_WHOLE = r"\s*(-?\d{1,9}|None|)\s*"
+_SLICES = (
+    re.compile(rf"{_WHOLE}:{_WHOLE}(?::{_WHOLE})?\Z"),
+    re.compile(rf"slice\({_WHOLE},{_WHOLE}(?:,{_WHOLE})?\)\Z"),
+)
+_NUMBERS = re.compile(r"\[?\s*-?\d{1,9}(?:[\s,]+-?\d{1,9})*\s*\]?\Z")
+_SPELLED = re.compile(r"(?:(?:iw\.)?tokens\()?([\"'])(.+)\1\)?\Z", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -191,9 +198,27 @@ def _from_text(spec: str) -> Positions:
                 return Positions(kind, start, int(match[3]) if match[3] else None, label=spec)
             assert start is not None
             return Positions(kind, start, start + 1 if start != -1 else None, label=spec)
-    raise InterventionError(
-        f'Positions {spec!r} cannot be read. Write "all", "content", "prompt", "generated", "prompt[-1]" or "gen[:8]".'
-    )
+    read = _from_label(spec)
+    if read is None:
+        raise InterventionError(
+            f'Positions {spec!r} cannot be read. Write "all", "content", "prompt", "generated", "prompt[-1]", "gen[:8]", a '
+            "number, numbers with commas, a slice such as 3:7, or the text of a token in quotes."
+        )
+    return Positions.of(read)
+
+
+def _from_label(spec: str) -> slice | list[int] | int | Tokens | None:
+    """What a rule's own label says, or what a person types for it: `-1`, `[3, 5]`, `slice(3, 7)`, `3:7`, `tokens(" Mary")`, `" Mary"`."""
+    for pattern in _SLICES:
+        match = pattern.match(spec)
+        if match:
+            start, stop, step = (None if part in ("", "None", None) else int(part) for part in match.groups())
+            return None if step == 0 else slice(start, stop, step)
+    if _NUMBERS.match(spec):
+        numbers = [int(n) for n in re.findall(r"-?\d+", spec)]
+        return numbers if spec.startswith("[") or len(numbers) > 1 else numbers[0]
+    match = _SPELLED.match(spec)
+    return Tokens(match[2]) if match else None
 
 
 def _slice_label(s: slice) -> str:
