@@ -15,6 +15,7 @@ import torch
 
 from bench import cases, peers
 from bench.cases import Case, Setting
+from bench.generation import generation
 from bench.timing import clock_for, measure, ratio
 
 GPT2_SWEEP = {"HF one by one": (5.0, 7.0), "TransformerLens bridge": (5.0, 8.0), "nnsight": (5.0, 7.5)}
@@ -117,6 +118,8 @@ def plan(folder: Path, rounds: int) -> list[tuple[str, Any]]:
         ("sweep llama", lambda: cases.sweep(at("llama"), rounds, LLAMA_SWEEP)),
         ("sweep tiny", lambda: cases.sweep(at("tiny"), quick, {}, step=3)),
         ("patching tiny", lambda: cases.patch(at("tiny"), quick, {}, step=5)),
+        ("generation tiny", lambda: generation(at("tiny"), quick, 32, (1.3, 1.1))),
+        ("generation gpt2", lambda: generation(at("gpt2"), rounds, 16, (None, None))),
         ("attribution", lambda: cases.integrated(at("tiny"), rounds)),
     ]
 
