@@ -25,6 +25,21 @@ SAMPLES = 40
 
 
 @dataclass(frozen=True)
+class PlainText:
+    """What samples of the plain model are like.
+
+    Attributes:
+        loss, repeats: the ranges that hold 95 % of the samples: mean loss (nats), and share of repeated 4-grams.
+        seed: of the sample of median loss.
+    """
+
+    loss: tuple[float, float]
+    repeats: tuple[float, float]
+    seed: int
+    nbytes: int = 0
+
+
+@dataclass(frozen=True)
 class Coherence:
     """One continuation per strength, measured against samples of the plain model.
 
@@ -104,24 +119,42 @@ def coherence(
         raise InterventionError(f"The range of plain text needs at least 20 samples, not {samples!r}.")
     steer = as_steer(vector)
     doses = doses_of(STRENGTHS if strengths is None else strengths)
-    seeds = [seed + n for n in range(samples)]
-    plain = written(live, asked, [()] * samples, tokens, seeds, cancelled)
-    losses = np.array([-np.mean(np.log([max(t.probability, 1e-30) for t in row.tokens])) for row in plain], np.float64)
-    middle = int(np.argsort(losses)[samples // 2])
+    plain = plain_text(live, asked, tokens, samples, seed, cancelled)
     around = beside(interventions, steer)
     edits = [pushed_beside(around, steer, steer.vector.values, c) for c in doses]
-    rows = written(live, asked, edits, tokens, [seeds[middle]] * len(doses), cancelled)
+    rows = written(live, asked, edits, tokens, [plain.seed] * len(doses), cancelled)
     scores = plain_scores(live, asked, [[t.id for t in row.tokens] for row in rows], cancelled)
     return Coherence(
         np.array(doses, np.float32),
         np.array([-s.mean() for s in scores], np.float32),
         np.array([repeated([t.id for t in row.tokens]) for row in rows], np.float32),
-        _range(losses),
-        _range(np.array([repeated([t.id for t in row.tokens]) for row in plain])),
+        plain.loss,
+        plain.repeats,
         tuple(joined_text(live, row) for row in rows),
         samples,
         tokens,
     )
+
+
+def plain_text(
+    live: LiveModel, asked: Asked, tokens: int, samples: int, seed: int, cancelled: Cancelled | None = None
+) -> PlainText:
+    """The ranges of loss and repetition of plain samples of this prompt; drawn once for a state of the weights.
+
+    Raises:
+        CancelledError: when cancelled.
+    """
+    key = ("plain text", asked.ids, tokens, samples, seed, live.fingerprint())
+    kept = live.cache.get(key)
+    if isinstance(kept, PlainText):
+        return kept
+    seeds = [seed + n for n in range(samples)]
+    rows = written(live, asked, [()] * samples, tokens, seeds, cancelled)
+    losses = np.array([-np.mean(np.log([max(t.probability, 1e-30) for t in row.tokens])) for row in rows], np.float64)
+    repeats = np.array([repeated([t.id for t in row.tokens]) for row in rows])
+    found = PlainText(_range(losses), _range(repeats), seeds[int(np.argsort(losses)[samples // 2])])
+    live.cache.put(key, found)
+    return found
 
 
 def with_coherence(curve: DoseResponse, found: Coherence) -> DoseResponse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,18 @@ def written(
         if any(row.ended == "stopped" for row in out):
             raise CancelledError
     return out
+
+
+def seconds_for(live: LiveModel, asked: Asked, rows: int, tokens: int, cancelled: Cancelled | None = None) -> float:
+    """About how long `rows` continuations of the prompt take, from two steps of one batch."""
+    some = min(rows, _ROWS)
+    run = generate_many(live, [list(asked.ids)] * some, (), 2, ignore_eos=True, cancelled=cancelled)
+    start = time.perf_counter()
+    next(run, None)
+    middle = time.perf_counter()
+    next(run, None)
+    step = time.perf_counter() - middle
+    return -(-rows // some) * ((middle - start) + (tokens - 1) * step)
 
 
 def joined_text(live: LiveModel, row: Written) -> str:

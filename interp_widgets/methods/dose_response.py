@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 STRENGTHS: tuple[float, ...] = tuple(round(0.2 * n, 1) for n in range(-10, 11))
 RANDOMS = 8
 TEXT_TOKENS = 16
+ASK = 10.0  # seconds above which what nobody asked for asks first
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ def dose_response(
     positions: Any = None,
     randoms: int = RANDOMS,
     seed: int = 0,
+    progress: Callable[[DoseResponse], None] | None = None,
+    proceed: Callable[[float], bool] | None = None,
     cancelled: Cancelled | None = None,
 ) -> DoseResponse:
     """The answer at every strength, and what random vectors of equal norm do to it: blocks after the site, in one batch.
@@ -122,6 +126,9 @@ def dose_response(
         positions: as in `Steer`, if not `"content"`.
         randoms: how many random vectors of equal norm; 0 for none.
         seed: of the random vectors, from a generator of their own.
+        progress: called with the vector's own curve, before the random ones are run.
+        proceed: asked, with the estimated seconds, when the random vectors will take longer than 10 s; when it says no, the
+            curve comes without them.
         cancelled: asked between blocks.
 
     Raises:
@@ -138,8 +145,29 @@ def dose_response(
     if type(randoms) is not int or not 0 <= randoms <= 1000:
         raise InterventionError(f"randoms is a whole number from 0 to 1000, not {randoms!r}.")
     around = beside(interventions, steer)
-    if steer.positions.kind == "generated":
-        return _of_text(live, asked, steer, doses, around, randoms, seed, cancelled)
+    measure = _of_text if steer.positions.kind == "generated" else _of_answer
+    if randoms and (progress is not None or proceed is not None):
+        start = time.perf_counter()
+        own = measure(live, asked, steer, doses, around, 0, seed, cancelled)
+        seconds = (time.perf_counter() - start) * randoms
+        if progress is not None:
+            progress(own)
+        if proceed is not None and seconds > ASK and not proceed(seconds):
+            return own
+    return measure(live, asked, steer, doses, around, randoms, seed, cancelled)
+
+
+def _of_answer(
+    live: LiveModel,
+    asked: Asked,
+    steer: Steer,
+    doses: Sequence[float],
+    around: Sequence[Intervention],
+    randoms: int,
+    seed: int,
+    cancelled: Cancelled | None,
+) -> DoseResponse:
+    """The metric and the KL of the prompt's answer, from one batched run of the blocks after the site."""
     norm = visible_length(live, steer)
     found = track(live, asked, around, steer, doses, controls=randoms, seed=seed, norm=norm, cancelled=cancelled)
     rows = found.rows
@@ -191,7 +219,7 @@ def _of_text(
     """The metric and the KL, as means over greedy text at every strength: the prompt's own answer cannot move."""
     own = steer.vector.values
     drawn = np.random.default_rng(seed).standard_normal((randoms, *own.shape))
-    sizes = np.linalg.norm(drawn.reshape(randoms, -1), axis=-1).reshape(-1, *[1] * own.ndim)
+    sizes = np.linalg.norm(drawn.reshape(randoms, own.size), axis=-1).reshape(-1, *[1] * own.ndim)
     pushes = [own, *(drawn * (visible_length(live, steer) / sizes)).astype(np.float32)]
     edits = [pushed_beside(around, steer, v, c) for v in pushes for c in doses]
     plain = [i for i in around if i is not steer]

@@ -64,7 +64,7 @@ def strength_map(
         vector: a `SteeringVector`, or a `Steer` with its mode and positions.
         strengths: as in `dose_response`.
         layers: all of them unless given.
-        interventions: what is on and stays on.
+        interventions: what is on and stays on; this very push, when it is among them, is taken out.
         progress: called after every layer, with what is there so far and the share done.
         cancelled: asked between blocks.
 
@@ -79,12 +79,11 @@ def strength_map(
     if not chosen:
         raise InterventionError("There is no layer to try; pass at least one, or leave layers out for all of them.")
     steer = as_steer(vector)
+    others = [i for i in interventions if not (isinstance(i, Steer) and i.at(1.0) == steer)]
     done: dict[int, DoseResponse] = {}
     for layer in sorted(chosen, reverse=True):
         site = Site("resid_post", layer)
-        done[layer] = dose_response(
-            live, asked, steer, strengths, interventions, site=site, randoms=0, cancelled=cancelled
-        )
+        done[layer] = dose_response(live, asked, steer, strengths, others, site=site, randoms=0, cancelled=cancelled)
         if progress is not None:
             progress(_map(chosen, done), len(done) / len(chosen))
     return _map(chosen, done)

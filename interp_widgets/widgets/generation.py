@@ -12,12 +12,13 @@ import traitlets
 from interp_widgets.model.ending import Settings
 from interp_widgets.model.errors import CancelledError, InterpError, InterventionError
 from interp_widgets.model.generate import generate, line_of, score
-from interp_widgets.model.interventions import Intervention, Steer
+from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.written import GeneratedToken
 from interp_widgets.model.written import Generation as Rows
 from interp_widgets.session import Session, Snapshot
 from interp_widgets.widgets.base import View
 from interp_widgets.widgets.guard import bundle
+from interp_widgets.widgets.steering_sliders import idle
 from interp_widgets.widgets.wire import Json
 
 PLAIN, EDITED = 0, 1
@@ -161,7 +162,7 @@ class Generation(View):
     def compute(self, snapshot: Snapshot, cancelled: Callable[[], bool]) -> None:
         """The two texts from the prompt, where they are not written yet, and then the branches that were asked for."""
         assert snapshot.question is not None
-        asked, moving = snapshot.question.first, tuple(i for i in snapshot.interventions if not _idle(i))
+        asked, moving = snapshot.question.first, tuple(i for i in snapshot.interventions if not idle(i))
         here = (asked.ids, self._sampling(), self.tokens, self.session.model.fingerprint())
         if self._begun is None or self._begun[0] != here:
             self._branches, self._wanted = {}, []
@@ -351,7 +352,3 @@ class Generation(View):
         parts += [f"top {self.top_k}"] if self.top_k else []
         parts += [f"top-p {self.top_p:g}"] if self.top_p < 1 else []
         return " · ".join(parts)
-
-
-def _idle(intervention: Intervention) -> bool:
-    return isinstance(intervention, Steer) and intervention.coefficient == 0 and intervention.mode == "add"

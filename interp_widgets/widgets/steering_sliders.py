@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import traitlets
 
-from interp_widgets.methods.dose_response import DoseResponse, dose_response
+from interp_widgets.methods.dose_response import ASK
 from interp_widgets.methods.steering import SteeringVector
-from interp_widgets.model.errors import CancelledError
+from interp_widgets.model.errors import CancelledError, InterventionError
 from interp_widgets.model.generate import generate
 from interp_widgets.model.interventions import Intervention, Steer
 from interp_widgets.model.written import GeneratedToken, GenerationRun
 from interp_widgets.session import Session, Snapshot
 from interp_widgets.widgets.base import View
 from interp_widgets.widgets.guard import bundle
+from interp_widgets.widgets.steering_curves import Aim, Curves, aims
 from interp_widgets.widgets.wire import Json
 
 
@@ -27,6 +27,7 @@ class SteeringSliders(View):
         session: from `iw.open`.
         vectors: `{name: SteeringVector}`, given to the session under these names.
         tokens: how long the continuation is; 0 for none.
+        coherence: whether to find out at which strengths text breaks.
 
     Example:
         >>> mood = iw.steering_vector(session, ["I loved it."], ["I hated it."], "L1")  # doctest: +SKIP
@@ -35,8 +36,9 @@ class SteeringSliders(View):
 
     _esm = bundle("steering_sliders.js")
     _css = bundle("steering_sliders.css")
-    settings: ClassVar[frozenset[str]] = frozenset({"tokens"})
+    settings: ClassVar[frozenset[str]] = frozenset({"tokens", "coherence"})
     tokens = traitlets.Int(24, min=0, max=512).tag(sync=True, echo_update=False)
+    coherence = traitlets.Bool(True).tag(sync=True, echo_update=False)
 
     def __init__(self, session: Session, vectors: Mapping[str, SteeringVector] | None = None, **settings: Any) -> None:
         for name, vector in (vectors or {}).items():
@@ -44,37 +46,72 @@ class SteeringSliders(View):
                 raise TypeError(
                     f"The vector {name!r} is a {type(vector).__name__}; make one with iw.steering_vector(...)."
                 )
+        self._curves = Curves()
+        self._mapped: str | None = None
+        self._agreed: Any = None
+        self._stopped = self._writing = self._halted = False
+        self._edited: tuple[Any, list[Json]] | None = None
         super().__init__(session, **settings)
-        self._stopped = False
         self._plain: tuple[Any, list[Json]] | None = None
         for name, vector in (vectors or {}).items():
             session.add_vector(vector, name)
 
     def act(self, action: str, args: Json) -> None:
-        """`generate` starts the continuation again, `stop` ends it within one token."""
+        """Do what the page wishes.
+
+        `generate` starts the continuation again, `stop` ends it within one token (or else what is measured), `map` shows a
+        vector's map (null: none), `compute` allows what takes long.
+        """
         if action == "stop":
-            self._stopped = True
+            self._stopped = self._stopped or self._writing
+            self._halted = not self._writing
         elif action == "generate":
-            self._stopped = False
+            self._stopped, self._edited = False, None
+            self._mirror.compute_panel(self)
+        elif action == "map":
+            self._map(args.get("vector"))
+        elif action == "compute":
+            self._agreed = _asked(self.session.snapshot())
             self._mirror.compute_panel(self)
         else:
             super().act(action, args)
 
+    def _map(self, name: Any) -> None:
+        if name is not None and name not in self.session.vectors:
+            raise InterventionError(
+                f"There is no vector {name!r}; there are {', '.join(self.session.vectors) or 'none yet'}."
+            )
+        self._mapped = name
+        self._mirror.compute_panel(self)
+
     def compute(self, snapshot: Snapshot, cancelled: Callable[[], bool]) -> None:
-        """The continuation first, for it is what moves; then the curves."""
-        self.publish(snapshot, "computing")
+        """What is known at once; the continuation, for it is what moves; then what is not known yet."""
+        wanted = aims(self.session, snapshot)
+        self.publish(snapshot, "computing", self._told(wanted, Asks(agreed=True)))
+        self._halted = False
         if self.tokens and not self._stopped:
-            self._continue(snapshot, cancelled)
-        self._curves(snapshot, cancelled)
-        self.publish(snapshot, "done", progress=1.0)
+            self._writing = True
+            try:
+                self._continue(snapshot, cancelled)
+            finally:
+                self._writing = False
+        try:
+            self._measure(snapshot, wanted, lambda: cancelled() or self._halted)
+        except CancelledError:
+            if cancelled():
+                raise
+            self._agreed = None
+            self.publish(snapshot, "asking", message="Stopped; what was measured so far stays")
 
     def _continue(self, snapshot: Snapshot, cancelled: Callable[[], bool]) -> None:
         assert snapshot.question is not None
         asked = snapshot.question.first
         plain = self._plain_text(snapshot, cancelled)
-        moving = [i for i in snapshot.interventions if not (isinstance(i, Steer) and i.coefficient == 0)]
-        if not moving:
-            self.publish(snapshot, "partial", {"continuation": _continuation(plain, plain, running=False)}, 0.5)
+        moving = [i for i in snapshot.interventions if not idle(i)]
+        key = (asked.ids, self.tokens, tuple(moving), self.session.model.fingerprint())
+        known = plain if not moving else self._edited[1] if self._edited and self._edited[0] == key else None
+        if known is not None:
+            self.publish(snapshot, "partial", {"continuation": _continuation(plain, known, running=False)}, 0.5)
             return
         edited: list[Json] = []
         note = ""
@@ -86,6 +123,7 @@ class SteeringSliders(View):
                 break
             self.publish(snapshot, "partial", {"continuation": _continuation(plain, edited, running=True)}, 0.5)
         refuse_half(run)
+        self._edited = None if note else (key, edited)
         self.publish(snapshot, "partial", {"continuation": _continuation(plain, edited, running=False, note=note)}, 0.5)
 
     def _plain_text(self, snapshot: Snapshot, cancelled: Callable[[], bool]) -> list[Json]:
@@ -105,22 +143,65 @@ class SteeringSliders(View):
         self._plain = (key, plain)
         return plain
 
-    def _curves(self, snapshot: Snapshot, cancelled: Callable[[], bool]) -> None:
-        assert snapshot.question is not None
-        curves: Json = {}
-        names = list(self.session.vectors)
-        for n, name in enumerate(names):
-            others, steer = _without(snapshot.interventions, name, self.session.vectors[name])
-            response = dose_response(
-                self.session.model, snapshot.question.first, steer, interventions=others, cancelled=cancelled
-            )
-            curves[name] = _curve(response)
-            self.publish(snapshot, "partial", {"vectors": dict(curves)}, 0.5 + 0.5 * (n + 1) / len(names))
+    def _measure(self, snapshot: Snapshot, wanted: Sequence[Aim], cancelled: Callable[[], bool]) -> None:
+        """Curves, then where text breaks, then the map: what is there stays, what is not is filled in."""
+        live, asks = self.session.model, Asks(agreed=self._agreed == _asked(snapshot))
+
+        def tell(share: float = 0.5) -> None:
+            self.publish(snapshot, "partial", self._told(wanted, asks), share)
+
+        whole = [self._curves.measure(live, aim, tell, asks, cancelled) for aim in wanted]
+        tell(0.6)
+        if self.coherence and all(whole):
+            for n, aim in enumerate(wanted):
+                if not self._curves.break_up(live, aim, asks, cancelled):
+                    break
+                tell(0.6 + 0.3 * (n + 1) / len(wanted))
+        mapped = next((aim for aim in wanted if aim.name == self._mapped), None)
+        if mapped is not None:
+            self._curves.chart(live, mapped, lambda share: tell(0.9 + 0.1 * share), cancelled)
+        told, long = self._told(wanted, asks), asks.refused
+        words = "Random vectors, and where text breaks, take long on this model" if long else ""
+        self.publish(snapshot, "asking" if long else "done", told, 1.0, words)
+
+    def _told(self, wanted: Sequence[Aim], asks: Asks) -> Json:
+        chart = self._curves.map[1] if self._mapped is not None and self._curves.map is not None else None
+        shown = None if chart is None or chart["vector"] != self._mapped else chart
+        return {"vectors": self._curves.told(wanted), "map": shown, "estimate_seconds": asks.seconds or None}
+
+
+class Asks:
+    """Whether something that nobody asked for may take long; what was not allowed is added up."""
+
+    def __init__(self, *, agreed: bool) -> None:
+        self.agreed = agreed
+        self.seconds = 0.0
+
+    @property
+    def refused(self) -> bool:
+        """Whether anything was not allowed."""
+        return self.seconds > 0
+
+    def __call__(self, seconds: float) -> bool:
+        """Yes, when it is short or was agreed to."""
+        if self.agreed or seconds <= ASK:
+            return True
+        self.seconds += seconds
+        return False
+
+
+def _asked(snapshot: Snapshot) -> Any:
+    return None if snapshot.question is None else snapshot.question.first.ids
 
 
 def written(token: GeneratedToken) -> Json:
     """A generated token as the browser is told it; its kind keeps a special one, or half a letter, from being printed as text."""
     return {"id": token.id, "text": token.text, "kind": token.kind, "probability": token.probability}
+
+
+def idle(intervention: Intervention) -> bool:
+    """Whether it changes nothing, whatever it meets: strength 0, but for a clamp, which holds the stream at 0."""
+    return isinstance(intervention, Steer) and intervention.coefficient == 0 and intervention.mode != "clamp"
 
 
 def refuse_half(run: GenerationRun) -> None:
@@ -131,41 +212,6 @@ def refuse_half(run: GenerationRun) -> None:
     """
     if run.ended == "stopped":
         raise CancelledError
-
-
-def _without(
-    interventions: tuple[Intervention, ...], name: str, vector: SteeringVector
-) -> tuple[tuple[Intervention, ...], Steer]:
-    """Every other intervention, and this vector's push as it is set now."""
-    steer = next(
-        (i for i in interventions if isinstance(i, Steer) and i.name == name),
-        Steer(vector.site, vector, 0.0, name=name),
-    )
-    return tuple(i for i in interventions if i is not steer), steer
-
-
-def _curve(response: DoseResponse) -> Json:
-    return {
-        "strengths": np.asarray(response.strengths, dtype=np.float32),
-        "metric": np.asarray(response.metric, dtype=np.float32),
-        "kl": np.asarray(response.kl, dtype=np.float32),
-        "random_low": np.asarray(response.random_low, dtype=np.float32),
-        "random_high": np.asarray(response.random_high, dtype=np.float32),
-        "breaks": _edges(response),
-    }
-
-
-def _edges(response: DoseResponse) -> list[float] | None:
-    """The strengths, to the left and to the right of 0, from which on the text breaks; ±infinity reads as the end of the axis."""
-    if response.breaks is None or not response.breaks.any():
-        return None
-    broken = np.asarray(response.strengths)[response.breaks]
-    left, right = broken[broken < 0], broken[broken > 0]
-    ends = np.asarray(response.strengths)
-    return [
-        float(left.max()) if left.size else float(ends.min()),
-        float(right.min()) if right.size else float(ends.max()),
-    ]
 
 
 def _continuation(plain: list[Json], edited: list[Json], *, running: bool, note: str = "") -> Json:

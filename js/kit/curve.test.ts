@@ -1,12 +1,12 @@
 import { expect, test } from "vitest";
-import { curve, curveGeometry, HEIGHT, INSET, interpolate } from "./curve.ts";
+import { curve, curveGeometry, HEIGHT, INSET, interpolate, isBroken } from "./curve.ts";
 
 const data = {
   x: [-1, 0, 1],
   y: [0, 1, 4],
   low: [-1, -1, -1],
   high: [1, 1, 1],
-  breaks: [-0.5, 0.5] as [number, number],
+  breaks: [1, 0, 1],
 };
 
 test("the curve is aligned with the thumb, which stops short of both ends", () => {
@@ -29,11 +29,26 @@ test("a point that is not a number leaves a gap and spoils nothing else", () => 
   expect(range).toEqual([0, 4]);
 });
 
-test("what breaks is shaded outside the given strengths", () => {
-  const { broken } = curveGeometry(data, 1, 288);
-  expect(broken).toHaveLength(2);
-  expect(curveGeometry({ ...data, breaks: [null, 0.5] }, 1, 288).broken).toHaveLength(1);
+test("strengths at which text breaks are shaded, halfway to their neighbours and to the edge", () => {
+  const { broken, px } = curveGeometry(data, 1, 288);
+  expect(broken).toEqual([
+    { x: 0, width: px(-0.5), label: 12 },
+    { x: px(0.5), width: 288 - px(0.5), label: HEIGHT - 5 },
+  ]);
+  expect(curveGeometry({ ...data, breaks: [0, 1, 1] }, 1, 288).broken).toEqual([
+    { x: px(-0.5), width: 288 - px(-0.5), label: 12 },
+  ]);
   expect(curveGeometry({ ...data, breaks: null }, 1, 288).broken).toEqual([]);
+  expect([-1, -0.6, -0.4, 0.6, 1.2].map((x) => isBroken(data, x))).toEqual([true, true, false, true, false]);
+  expect(isBroken({ ...data, breaks: null }, 1)).toBe(false);
+});
+
+test("why it is shaded stands in the tooltip", () => {
+  const one = curve(new AbortController().signal);
+  one.paint({ ...data, criterion: "Breaks: the loss is high." }, 1, 0, false);
+  expect([...one.node.querySelectorAll("title")].map((node) => node.textContent)).toEqual(
+    Array(2).fill("Breaks: the loss is high."),
+  );
 });
 
 test("between two measured strengths the curve is read off straight, outside it is not read at all", () => {

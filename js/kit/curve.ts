@@ -10,8 +10,9 @@ export type CurveData = {
   y: ArrayLike<number>;
   low: ArrayLike<number> | null;
   high: ArrayLike<number> | null;
-  /** Where the text falls apart: outside these strengths. */
-  breaks: readonly [number | null, number | null] | null;
+  /** At which strengths the text falls apart (1), and by what measure, in a sentence; null while that is not known. */
+  breaks: ArrayLike<number> | null;
+  criterion?: string;
 };
 
 export const HEIGHT = 56;
@@ -25,7 +26,8 @@ export type CurveGeometry = {
   band: string;
   range: [number, number];
   zero: number | null;
-  broken: { x: number; width: number }[];
+  /** Where text breaks; `label`: the height at which the word does not meet the curve. */
+  broken: { x: number; width: number; label: number }[];
   px(strength: number): number;
   py(value: number): number;
 };
@@ -41,7 +43,7 @@ export function curveGeometry(data: CurveData, limit: number, width: number): Cu
     band: band(data, px, py),
     range,
     zero: range[0] < 0 && range[1] > 0 ? py(0) : null,
-    broken: brokenRegions(data.breaks, limit, px, width),
+    broken: brokenRegions(data, px, py, width),
     px,
     py,
   };
@@ -73,18 +75,32 @@ function band({ x, low, high }: CurveData, px: Axis, py: Axis): string {
   return upper === "" || lower === "" ? "" : `${upper}L${lower.slice(1)}Z`;
 }
 
-function brokenRegions(
-  breaks: CurveData["breaks"],
-  limit: number,
-  px: Axis,
-  width: number,
-): { x: number; width: number }[] {
-  if (breaks === null) return [];
-  const [low, high] = breaks;
-  const regions: { x: number; width: number }[] = [];
-  if (low !== null && Number.isFinite(low) && low > -limit) regions.push({ x: 0, width: px(low) });
-  if (high !== null && Number.isFinite(high) && high < limit) regions.push({ x: px(high), width: width - px(high) });
+/** Runs of broken strengths; each reaches halfway to its neighbours, the outermost to the edge. */
+function brokenRegions({ x, y, breaks }: CurveData, px: Axis, py: Axis, width: number): CurveGeometry["broken"] {
+  const regions: CurveGeometry["broken"] = [];
+  const edge = (index: number): number => {
+    if (index <= 0) return 0;
+    return index >= x.length ? width : px(((x[index - 1] ?? 0) + (x[index] ?? 0)) / 2);
+  };
+  for (let index = 0; index < (breaks?.length ?? 0); index += 1) {
+    if (!breaks?.[index]) continue;
+    let end = index + 1;
+    while (end < x.length && breaks[end]) end += 1;
+    const low = py(y[Math.floor((index + end - 1) / 2)] ?? Number.NaN) > HEIGHT / 2;
+    regions.push({ x: edge(index), width: edge(end) - edge(index), label: low ? 12 : HEIGHT - 5 });
+    index = end;
+  }
   return regions;
+}
+
+/** Whether the text falls apart at a strength: at the nearest one that was tried. */
+export function isBroken({ x, breaks }: CurveData, strength: number): boolean {
+  if (breaks === null || !(strength >= (x[0] ?? 0) && strength <= (x[x.length - 1] ?? 0))) return false;
+  let nearest = 0;
+  for (let index = 1; index < x.length; index += 1) {
+    if (Math.abs((x[index] ?? 0) - strength) < Math.abs((x[nearest] ?? 0) - strength)) nearest = index;
+  }
+  return Boolean(breaks[nearest]);
 }
 
 /** The curve's value at a strength, between its measured points; NaN outside them. */
@@ -125,7 +141,7 @@ export function curve(abort: AbortSignal): Curve {
     setAttributes(area, { d: geometry?.band ?? "" });
     const zero = geometry?.zero ?? null;
     setAttributes(base, { x2: width, y1: zero ?? 0, y2: zero ?? 0, visibility: zero === null ? "hidden" : null });
-    shade.replaceChildren(...(geometry?.broken ?? []).flatMap(region));
+    shade.replaceChildren(...(geometry?.broken ?? []).map((one) => region(one, data?.criterion ?? "")));
   }
 
   if (typeof ResizeObserver !== "undefined") {
@@ -159,11 +175,10 @@ export function curve(abort: AbortSignal): Curve {
   };
 }
 
-function region({ x, width }: { x: number; width: number }): SVGElement[] {
-  const rect = svg("rect", { class: "iw-curve-broken", x, y: 0, width, height: HEIGHT });
-  if (width < 34) return [rect];
-  return [
-    rect,
-    svg("text", { class: "iw-curve-label", x: x + width / 2, y: HEIGHT / 2 + 3, "text-anchor": "middle" }, "breaks"),
-  ];
+function region({ x, width, label }: CurveGeometry["broken"][number], criterion: string): SVGElement {
+  const group = svg("g", { "data-iw": "breaks" });
+  group.append(svg("title", {}, criterion), svg("rect", { class: "iw-curve-broken", x, y: 0, width, height: HEIGHT }));
+  const middle = { class: "iw-curve-label", x: x + width / 2, y: label, "text-anchor": "middle" };
+  if (width >= 34) group.append(svg("text", middle, "breaks"));
+  return group;
 }

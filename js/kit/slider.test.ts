@@ -9,6 +9,9 @@ const state: SliderState = {
   curve: null,
   curveStale: false,
   caption: "not measured yet",
+  text: "",
+  warns: false,
+  about: "",
 };
 
 function make() {

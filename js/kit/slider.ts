@@ -15,6 +15,10 @@ export type SliderState = {
   curveStale: boolean;
   /** What the curve shows, in words; or why there is none yet. */
   caption: string;
+  /** What is known of text at this strength, whether that is a warning, and by what measure. */
+  text: string;
+  warns: boolean;
+  about: string;
 };
 
 export type SliderActions = {
@@ -46,8 +50,9 @@ export function slider(actions: SliderActions, abort: AbortSignal): Slider {
   const input = el("input", "iw-range", { type: "range" });
   const drawing: Curve = curve(abort);
   const caption = el("div", "iw-honest");
+  const text = el("div", "iw-honest", { "data-iw": "coherence" });
   const head = el("div", "iw-slider-head", {}, name, el("span", "iw-spacer"), field);
-  const node = el("div", "iw-slider", {}, head, input, drawing.node, caption, units);
+  const node = el("div", "iw-slider", {}, head, input, drawing.node, caption, text, units);
   let state: SliderState | null = null;
   let holding = false;
   const options = { signal: abort };
@@ -116,6 +121,9 @@ export function slider(actions: SliderActions, abort: AbortSignal): Slider {
     if (valueChanged && field.ownerDocument.activeElement !== field) field.value = signed(next.value, digits(next));
     setText(units, next.units);
     setText(caption, next.caption);
+    setText(text, next.text);
+    setAttributes(text, { title: next.about || null });
+    text.classList.toggle("iw-warns", next.warns);
     drawing.paint(next.curve, max, next.value, next.curveStale);
   }
 

@@ -2,7 +2,7 @@
 
 import { asArray, type Decoded, type NdArray } from "../kit/codec.ts";
 import type { Written } from "../kit/continuation.ts";
-import { type CurveData, interpolate } from "../kit/curve.ts";
+import { type CurveData, interpolate, isBroken } from "../kit/curve.ts";
 import { num, percent, signed } from "../kit/format.ts";
 import { circumstances } from "../session/derive.ts";
 import type { Panel } from "../session/panels.ts";
@@ -10,7 +10,30 @@ import type { State, Vector } from "../session/protocol.ts";
 
 export type Traits = { session: string; panel: string };
 
-export type Response = CurveData & { kl: NdArray | null };
+export type Response = CurveData & {
+  kl: NdArray | null;
+  loss: NdArray | null;
+  repeats: NdArray | null;
+  criterion: string;
+  label: string;
+  reason: string;
+  randoms: number;
+  /** Where it was measured, and the mean norm of the residual stream there. */
+  site: string;
+  residual: number | null;
+  /** It belongs to another state. */
+  old: boolean;
+};
+export type StrengthMap = {
+  vector: string;
+  layers: number[];
+  strengths: ArrayLike<number>;
+  metric: ArrayLike<number>;
+  kl: ArrayLike<number>;
+  baseline: number;
+  label: string;
+  done: boolean;
+};
 export type Text = { plain: Written[]; edited: Written[]; divergence: number | null; running: boolean; note: string };
 
 type Json = { readonly [key: string]: Decoded };
@@ -28,7 +51,16 @@ export function readCurves(panel: Panel | null): Map<string, Response> {
       kl: asArray(one.kl),
       low: asArray(one.random_low)?.data ?? null,
       high: asArray(one.random_high)?.data ?? null,
-      breaks: asBreaks(one.breaks),
+      breaks: asArray(one.breaks)?.data ?? null,
+      loss: asArray(one.loss),
+      repeats: asArray(one.repeats),
+      criterion: asText(one.criterion),
+      label: asText(one.label),
+      reason: asText(one.reason),
+      randoms: typeof one.randoms === "number" ? one.randoms : 0,
+      site: asText(one.site),
+      residual: typeof one.residual === "number" ? one.residual : null,
+      old: one.old === true,
     });
   }
   return curves;
@@ -38,9 +70,25 @@ function asObject(value: Decoded | undefined): Json {
   return value !== null && typeof value === "object" && !Array.isArray(value) ? (value as Json) : {};
 }
 
-function asBreaks(value: Decoded | undefined): [number | null, number | null] | null {
-  if (!Array.isArray(value) || value.length !== 2) return null;
-  return value.map((bound) => (typeof bound === "number" ? bound : null)) as [number | null, number | null];
+function asText(value: Decoded | undefined): string {
+  return typeof value === "string" ? value : "";
+}
+
+/** The map that was asked for, as far as it has come. */
+export function readMap(panel: Panel | null): StrengthMap | null {
+  const one = asObject(panel?.data.map);
+  const [strengths, metric, kl] = [asArray(one.strengths), asArray(one.metric), asArray(one.kl)];
+  if (strengths === null || metric === null || kl === null || !Array.isArray(one.layers)) return null;
+  return {
+    vector: asText(one.vector),
+    layers: one.layers as number[],
+    strengths: strengths.data,
+    metric: metric.data,
+    kl: kl.data,
+    baseline: typeof one.baseline === "number" ? one.baseline : Number.NaN,
+    label: asText(one.label),
+    done: one.done === true,
+  };
 }
 
 export function readText(panel: Panel | null): Text | null {
@@ -75,12 +123,12 @@ export function curveIsStale(
 }
 
 /** The same strength in three units: of the vector as stored, as a length, and against the residual stream it is added to. */
-export function unitsOf(vector: Vector): string {
+export function unitsOf(vector: Vector, curve?: Response): string {
   const length = Math.abs(vector.coefficient) * vector.norm;
+  // The vector knows the norm where it was made; elsewhere it is measured with the curve.
+  const norm = curve?.site === vector.site ? (curve.residual ?? vector.residual_norm) : vector.residual_norm;
   const share =
-    vector.residual_norm > 0
-      ? ` = ${percent(length / vector.residual_norm)} % of the residual norm at ${vector.site}`
-      : ` at ${vector.site}`;
+    norm > 0 ? ` = ${percent(length / norm)} % of the residual norm at ${vector.site}` : ` at ${vector.site}`;
   const what = /diff/i.test(vector.source) ? "difference" : "vector";
   return `${signed(vector.coefficient)} × ${what} = length ${num(length)}${share}`;
 }
@@ -98,6 +146,27 @@ export function reading(curve: Response | undefined, strength: number): string {
   if (!Number.isFinite(metric)) return "";
   const kl = curve.kl === null ? Number.NaN : interpolate(curve.x, curve.kl.data, strength);
   return `here ${num(metric)}${Number.isFinite(kl) ? ` · KL ${num(kl)}` : ""}`;
+}
+
+/** What is known of text at a strength: whether it breaks, and by how much. */
+export function textWords(curve: Response | undefined, strength: number): { words: string; breaks: boolean } {
+  if (curve === undefined || curve.loss === null || curve.repeats === null) return { words: "", breaks: false };
+  const breaks = isBroken(curve, strength);
+  const loss = interpolate(curve.x, curve.loss.data, strength);
+  const repeats = interpolate(curve.x, curve.repeats.data, strength);
+  if (!Number.isFinite(loss)) return { words: "text: not tried at this strength", breaks };
+  const how = `loss ${num(loss)} nats, ${Math.round(100 * repeats)} % of 4-grams repeated`;
+  return { words: `${breaks ? "text breaks here" : "text holds here"}: ${how}`, breaks };
+}
+
+/** "L2 × +0.40: 2.31, from 0.08 (KL 0.52)" */
+export function cellWords(map: StrengthMap, row: number, column: number): string {
+  const at = row * map.strengths.length + column;
+  const [metric, kl] = [map.metric[at] ?? Number.NaN, map.kl[at] ?? Number.NaN];
+  const where = `${map.vector} ${signed(map.strengths[column] ?? 0)} at L${map.layers[row]}`;
+  return Number.isFinite(metric)
+    ? `${where}: ${map.label} ${num(metric)}, from ${num(map.baseline)} · KL ${num(kl)}`
+    : `${where}: not measured yet`;
 }
 
 /** Where the wanted and the plain text part, when the kernel has not said. */

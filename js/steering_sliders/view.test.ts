@@ -166,3 +166,73 @@ test("the first difference is where the token ids part", () => {
   expect(firstDifference(tokens([1, 2, 3]), tokens([1, 2, 4]))).toBe(2);
   expect(firstDifference(tokens([1, 2]), tokens([1, 2, 4]))).toBeNull();
 });
+
+test("beyond the strengths that were tried as text the view warns, and says by what measure", async () => {
+  const { root } = await openPage(["SteeringSliders"]);
+  const view = root("SteeringSliders");
+  const line = find(view, '[data-iw="coherence"]');
+  expect(line.textContent).toBe("text holds here: loss 2.00 nats, 0 % of 4-grams repeated");
+  expect(line.classList.contains("iw-warns")).toBe(false);
+  move(range(view), "1.5", "change");
+  expect(line.textContent).toContain("text breaks here: loss 4.25 nats, 40 %");
+  expect(line.classList.contains("iw-warns")).toBe(true);
+  expect(line.title).toContain("outside 1.90 to 3.40 nats");
+  expect(find(view, '[data-iw="breaks"] title').textContent).toBe(line.title);
+});
+
+test("layer, mode and typed positions are sent whole; a refused rule stays in its field", async () => {
+  const { root, kernel } = await openPage(["SteeringSliders"]);
+  const view = root("SteeringSliders");
+  const choose = (name: string, value: string): void => {
+    const select = find<HTMLSelectElement>(view, `select[aria-label="${name}"]`);
+    select.value = value;
+    select.dispatchEvent(new Event("change"));
+  };
+  choose("layer", "L3");
+  choose("mode", "keep_norm");
+  expect(kernel.handled.at(-1)?.args).toMatchObject({ site: "L1", mode: "keep_norm", positions: "content" });
+  const count = kernel.handled.length;
+  choose("positions", "other…");
+  expect(kernel.handled.length).toBe(count);
+  const typed = find<HTMLInputElement>(view, '[aria-label="positions, typed"]');
+  expect(typed.hidden).toBe(false);
+  typed.value = "gen[:3]";
+  typed.dispatchEvent(new Event("change"));
+  expect(kernel.handled.at(-1)?.args).toMatchObject({ positions: "gen[:3]" });
+  expect([typed.hidden, find<HTMLSelectElement>(view, 'select[aria-label="positions"]').value]).toEqual([
+    true,
+    "gen[:3]",
+  ]);
+});
+
+test("all vectors are muted and unmuted together, their strengths kept", async () => {
+  const { root, kernel } = await openPage(["SteeringSliders"]);
+  const view = root("SteeringSliders");
+  move(range(view), "1", "change");
+  click(buttonNamed(view, "Mute all"));
+  expect(kernel.state.vectors.map((one) => [one.on, one.coefficient])).toEqual([
+    [false, 1],
+    [false, 0],
+  ]);
+  click(buttonNamed(view, "Unmute all"));
+  expect(kernel.state.vectors.every((one) => one.on)).toBe(true);
+});
+
+test("a map on request: a cell is read, and pressed it steers there", async () => {
+  const { root, kernel } = await openPage(["SteeringSliders"]);
+  const view = root("SteeringSliders");
+  const part = find(view, '[aria-label="Layer × strength"]');
+  expect(part.hidden).toBe(true);
+  click(buttonNamed(view, "Map"));
+  expect(part.hidden).toBe(false);
+  const picture = find(part, ".iw-heatmap");
+  picture.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowDown", bubbles: true }));
+  expect(part.textContent).toContain("sentiment −1.00 at L1: logit difference 2.00, from 2.00");
+  picture.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true }));
+  expect(kernel.handled.slice(-2).map(({ name, args }) => [name, args.site ?? args.value])).toEqual([
+    ["vector", "L1"],
+    ["strength", -1],
+  ]);
+  click(buttonNamed(view, "Close"));
+  expect(part.hidden).toBe(true);
+});

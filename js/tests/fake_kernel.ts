@@ -420,7 +420,25 @@ export class FakeKernel {
             ),
             random_low: f32(random(-1), [21]),
             random_high: f32(random(1), [21]),
-            breaks: [-1.25, 1.2],
+            breaks: f32(
+              strengths.map((x) => Number(Math.abs(x) > 1.2)),
+              [21],
+            ),
+            loss: f32(
+              strengths.map((x) => 2 + x * x),
+              [21],
+            ),
+            repeats: f32(
+              strengths.map((x) => (Math.abs(x) > 1.2 ? 0.4 : 0)),
+              [21],
+            ),
+            criterion: "Breaks: 16 tokens whose loss under the plain model is outside 1.90 to 3.40 nats.",
+            label: "logit difference",
+            reason: "",
+            randoms: 8,
+            site: vector.site,
+            residual: null,
+            old: false,
           },
         ];
       }),
@@ -440,7 +458,33 @@ export class FakeKernel {
     };
   }
 
+  map(name: string): Record<string, unknown> {
+    const strengths = [-1, 0, 1];
+    const metric = [0, 1, 2, 3].flatMap((layer) => strengths.map((x) => 2 + (layer - 1) * x));
+    return {
+      vector: name,
+      layers: [0, 1, 2, 3],
+      strengths: f32(strengths, [3]),
+      metric: f32(metric, [4, 3]),
+      kl: f32(
+        metric.map(() => 0.1),
+        [4, 3],
+      ),
+      baseline: 2,
+      label: "logit difference",
+      done: true,
+    };
+  }
+
   #generate(panel: string, action: string, args: Args): void {
+    if (action === "map") {
+      const { json, buffers } = encode({ map: args.vector === null ? null : this.map(String(args.vector)) });
+      this.model.receive(
+        { kind: "panel", panel, revision: this.revision, status: "done", progress: 1, message: null, data: json },
+        buffers,
+      );
+      return;
+    }
     if (action === "card") {
       const { json, buffers } = encode({ card: this.card(args.layer, args.head) });
       this.model.receive(

@@ -11,7 +11,7 @@ import torch
 
 from interp_widgets.methods.coherence import Coherence, coherence, with_coherence
 from interp_widgets.methods.continuations import joined_text, plain_scores, repeated, written
-from interp_widgets.methods.dose_response import STRENGTHS, dose_response
+from interp_widgets.methods.dose_response import STRENGTHS, DoseResponse, dose_response
 from interp_widgets.methods.steering import SteeringVector, plain_vector
 from interp_widgets.methods.strength_map import StrengthMap, strength_map
 from interp_widgets.model.errors import CancelledError, InterventionError, SiteError
@@ -247,3 +247,38 @@ def test_coherence_tries_a_push_that_is_on_in_its_place(live: LiveModel, asked: 
     alone = coherence(live, asked, vector, [0.0, 2.0])
     on = coherence(live, asked, vector, [0.0, 2.0], [Steer("L1", vector, 0.6)])
     assert np.array_equal(alone.loss, on.loss)
+
+
+def test_the_map_of_a_push_that_is_on_is_the_map_without_it(
+    live: LiveModel, asked: Asked, vector: SteeringVector
+) -> None:
+    on = Steer("L1", vector, -1.5)
+    found = strength_map(live, asked, on.at(1.0), [-1.0, 0.0, 1.0], interventions=[on])
+    right = strength_map(live, asked, on.at(1.0), [-1.0, 0.0, 1.0])
+    np.testing.assert_allclose(found.metric, right.metric, atol=1e-5)
+    assert found.baseline == pytest.approx(right.baseline, abs=1e-6)
+
+
+def test_a_map_of_a_push_on_generated_text_alone_is_of_that_text(
+    live: LiveModel, asked: Asked, vector: SteeringVector
+) -> None:
+    steer = Steer("L1", vector, positions="generated")
+    found = strength_map(live, asked, steer, [0.0, 2.0], layers=[1])
+    assert found.metric[0].tolist() == dose_response(live, asked, steer, [0.0, 2.0], randoms=0).metric.tolist()
+
+
+def test_the_vectors_own_curve_comes_first_and_the_random_ones_ask_when_they_take_long(
+    live: LiveModel, asked: Asked, vector: SteeringVector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first: list[DoseResponse] = []
+    whole = dose_response(live, asked, vector, progress=first.append)
+    assert len(first[0].random_metric) == 0
+    np.testing.assert_allclose(first[0].metric, whole.metric, atol=1e-5)
+    assert whole.random_metric.shape == (8, 21)
+    monkeypatch.setattr("interp_widgets.methods.dose_response.ASK", -1.0)
+    asks: list[float] = []
+    declined = dose_response(live, asked, vector, proceed=lambda seconds: bool(asks.append(seconds)))
+    assert len(asks) == 1
+    assert asks[0] > 0
+    assert len(declined.random_metric) == 0
+    assert np.isnan(declined.random_low).all()

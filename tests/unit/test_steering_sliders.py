@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pytest
 
 import interp_widgets as iw
+from interp_widgets.methods import dose_response as dose_response_module
+from interp_widgets.methods.coherence import coherence
+from interp_widgets.methods.dose_response import dose_response
+from interp_widgets.model.interventions import Steer
+from interp_widgets.model.positions import Positions
+from interp_widgets.widgets import steering_curves, steering_sliders
 from tests.unit import tiny_models
 from tests.unit.comm import Wire
 from tests.unit.page import PROMPT, REFERENCE, Page, open_page
@@ -80,3 +88,132 @@ def test_a_written_token_says_of_what_kind_it_is(bench: Bench) -> None:
     written = bench.page.panel(bench.view)["data"]["continuation"]["plain"]
     assert written
     assert [one["kind"] for one in written] == [bench.session.model.tokens.token(one["id"]).kind for one in written]
+
+
+# ---- what is drawn ------------------------------------------------------------------------------------------------------
+
+
+def data(bench: Bench) -> dict[str, Any]:
+    """What the view has been told, its arrays read from their buffers."""
+    out: dict[str, Any] = {}
+    for sent in bench.page.of("panel"):
+        if sent.content["panel"] == bench.view.panel:
+            out |= {key: _read(value, sent.buffers) for key, value in (sent.content["data"] or {}).items()}
+    return out
+
+
+def _read(value: Any, buffers: Any) -> Any:
+    if isinstance(value, dict) and "$array" in value:
+        return np.frombuffer(buffers[value["$array"]], value["dtype"]).reshape(value["shape"])
+    return {key: _read(one, buffers) for key, one in value.items()} if isinstance(value, dict) else value
+
+
+def curve(bench: Bench) -> dict[str, Any]:
+    return data(bench)["vectors"]["push"]
+
+
+def test_the_curve_is_that_of_dose_response_with_random_vectors_beside_it(bench: Bench) -> None:
+    assert bench.session.question is not None
+    live, asked = bench.session.model, bench.session.question.first
+    vector = bench.session.vectors["push"]
+    right = dose_response(live, asked, Steer("L1", vector, 1.0, name="push"))
+    told = curve(bench)
+    for name in ("strengths", "metric", "kl", "random_low", "random_high"):
+        np.testing.assert_allclose(told[name], getattr(right, name), atol=1e-5, err_msg=name)
+    assert (told["label"], told["randoms"], told["old"]) == ("logit difference", 8, False)
+
+
+def test_where_text_breaks_fills_in_after_the_curve_with_its_criterion(bench: Bench) -> None:
+    assert bench.session.question is not None
+    sent = [s.content["data"].get("vectors", {}).get("push", {}) for s in bench.page.of("panel") if s.content["data"]]
+    assert any("metric" in one and "breaks" not in one for one in sent)
+    told = curve(bench)
+    steer = Steer("L1", bench.session.vectors["push"], 1.0, name="push")
+    right = coherence(bench.session.model, bench.session.question.first, steer)
+    assert np.asarray(told["breaks"]).astype(bool).tolist() == right.breaks.tolist()
+    assert told["criterion"] == right.criterion
+    np.testing.assert_allclose(told["loss"], right.loss, atol=1e-5)
+
+
+def test_a_vectors_own_strength_leaves_its_curve_alone_and_another_intervention_does_not(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[str] = []
+    real = steering_curves.dose_response
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        runs.append("curve")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(steering_curves, "dose_response", counted)
+    before = curve(bench)["metric"]
+    bench.page.drag(1.0, final=True)
+    bench.page.calm()
+    assert not runs
+    assert np.array_equal(curve(bench)["metric"], before)
+    bench.page.ablate("L0H1")
+    bench.page.calm()
+    assert runs == ["curve"]
+    assert not np.allclose(curve(bench)["metric"], before)
+
+
+def test_a_push_on_generated_text_alone_plots_a_quantity_of_the_text(bench: Bench) -> None:
+    bench.page.wish("vector", "vector:push", name="push", on=True, site="L1", positions="generated", mode="add")
+    bench.page.calm()
+    told = curve(bench)
+    assert told["label"] == "logit difference, mean over 16 generated tokens"
+    assert len(set(np.round(np.asarray(told["metric"]), 6).tolist())) > 10
+
+
+def test_a_map_on_request_is_the_curve_at_every_layer(bench: Bench) -> None:
+    assert data(bench)["map"] is None
+    bench.page.wish("panel", "panel:x", panel=bench.view.panel, action="map", vector="push")
+    bench.page.wait(lambda: (data(bench)["map"] or {}).get("done"), "the map")
+    told = data(bench)["map"]
+    assert (told["vector"], told["layers"], told["done"]) == ("push", [0, 1, 2], True)
+    np.testing.assert_allclose(np.asarray(told["metric"])[1], np.asarray(curve(bench)["metric"]), atol=1e-5)
+    bench.page.wish("panel", "panel:x", panel=bench.view.panel, action="map", vector=None)
+    bench.page.wait(lambda: data(bench)["map"] is None, "no map")
+    seq = bench.page.wish("panel", "panel:x", panel=bench.view.panel, action="map", vector="nobody")
+    bench.page.wait(lambda: bench.page.refusal(seq), "a refusal")
+    assert "nobody" in str(bench.page.refusal(seq))
+
+
+def test_what_would_take_long_asks_first_and_comes_after_a_yes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steering_sliders, "ASK", -1.0)
+    monkeypatch.setattr(dose_response_module, "ASK", -1.0)
+    bench.page.ablate("L0H1")
+    bench.page.wait(lambda: bench.page.panel(bench.view)["status"] == "asking", "the question")
+    last = bench.page.panel(bench.view)
+    assert last["status"] == "asking"
+    assert last["data"]["estimate_seconds"] > 0
+    told = curve(bench)
+    assert (told["randoms"], "breaks" in told) == (0, False)
+    bench.page.wish("panel", "panel:x", panel=bench.view.panel, action="compute")
+    bench.page.wait(lambda: bench.page.panel(bench.view)["status"] == "done", "the rest")
+    assert (curve(bench)["randoms"], "breaks" in curve(bench)) == (8, True)
+
+
+def test_a_set_of_prompts_has_the_mean_of_its_curves(bench: Bench) -> None:
+    prompts = [iw.Example(PROMPT, "w11", "w13"), iw.Example("w4 w6 w8", "w12", "w14")]
+    bench.session.ask(prompts)
+    bench.page.calm()
+    assert bench.session.question is not None
+    steer = Steer("L1", bench.session.vectors["push"], 1.0, name="push")
+    each = [dose_response(bench.session.model, asked, steer).metric for asked in bench.session.question.examples]
+    np.testing.assert_allclose(np.asarray(curve(bench)["metric"]), np.mean(each, axis=0), atol=1e-5)
+    assert curve(bench)["label"] == "logit difference, mean over 2 prompts"
+
+
+@pytest.mark.parametrize(
+    ("typed", "label"),
+    [("3:5", "slice(3, 5)"), ("-1", "-1"), ("1, 2", "[1, 2]"), ('"w9"', 'tokens("w9")'), ("gen[:3]", "gen[:3]")],
+)
+def test_positions_are_read_as_they_are_typed_and_as_they_are_shown(bench: Bench, typed: str, label: str) -> None:
+    for text in (typed, label):
+        bench.page.wish("vector", "vector:push", name="push", on=True, site="L1", positions=text, mode="add")
+        bench.page.wait(lambda: bench.page.acknowledged, "an answer")
+        assert bench.session.now.entries[0].intervention.positions == Positions.of(label)  # pyright: ignore[reportAttributeAccessIssue]
+    seq = bench.page.wish("vector", "vector:push", name="push", on=True, site="L1", positions="nowhere", mode="add")
+    bench.page.wait(lambda: bench.page.refusal(seq), "a refusal")
+    assert "nowhere" in str(bench.page.refusal(seq))

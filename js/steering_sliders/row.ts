@@ -1,0 +1,182 @@
+/** One vector: its strength over its curve, and its settings. */
+
+import { button, el, reconcile, setAttributes, setText, show } from "../kit/dom.ts";
+import { alertLine } from "../kit/errors.ts";
+import { num } from "../kit/format.ts";
+import { type Slider, slider } from "../kit/slider.ts";
+import type { Vector } from "../session/protocol.ts";
+import type { ViewContext } from "../session/shell.ts";
+import { curveIsStale, type Response, reading, spanOf, type Traits, textWords, unitsOf } from "./model.ts";
+
+const POSITIONS = ["content", "all", "prompt", "generated", "prompt[-1]", "gen[:8]"];
+const MODES = ["add", "project_out", "clamp", "keep_norm"];
+const OTHER = "other…";
+
+export type Row = { node: HTMLElement; paint(vector: Vector): void };
+export type Curves = { readonly value: Map<string, Response> };
+
+export function vectorRow(context: ViewContext<Traits>, curves: Curves): Row {
+  const { intent, state, refusals, store, abort, signal, panelId } = context;
+  const wrong = signal<string | null>(null);
+  let vector: Vector | null = null;
+  const one: Slider = slider(
+    {
+      move: (value) => strength(value, false),
+      release: (value) => strength(value, true),
+      wrong(text) {
+        wrong.value = `“${text}” is not a number. Type a strength between ${num(-(vector?.limit ?? 1))} and ${num(vector?.limit ?? 1)}.`;
+        paintAlert();
+      },
+    },
+    abort,
+  );
+  const on = el("input", "iw-check", { type: "checkbox", "aria-label": "on" });
+  const layer = choice("layer");
+  const positions = choice("positions");
+  const typed = el("input", "iw-positions", {
+    type: "text",
+    hidden: true,
+    "aria-label": "positions, typed",
+    placeholder: '-1 · 3:7 · gen[:8] · " Mary"',
+    spellcheck: "false",
+    autocomplete: "off",
+  });
+  const mode = choice("mode");
+  const map = button("Map", "iw-link", { title: "the same vector at every layer and strength" });
+  const alert = alertLine(() => {
+    wrong.value = null;
+    if (vector !== null) for (const key of keysOf(vector)) store.dismiss(key);
+    paintAlert();
+  });
+  const settings = el(
+    "div",
+    "iw-row-settings",
+    {},
+    el("label", "iw-inline", {}, on, "on"),
+    layer,
+    mode,
+    positions,
+    typed,
+    map,
+  );
+  const node = el("div", "iw-row", { role: "group", "data-iw": "vector" }, one.node, settings, alert.node);
+
+  function strength(value: number, final: boolean): void {
+    if (vector === null) return;
+    wrong.value = null;
+    intent("strength", `strength:${vector.name}`, { name: vector.name, value, final }, { throttled: !final });
+  }
+
+  function send(where: string): void {
+    if (vector === null) return;
+    intent("vector", `vector:${vector.name}`, {
+      name: vector.name,
+      site: layer.value,
+      on: on.checked,
+      positions: where,
+      mode: mode.value,
+    });
+  }
+  const chosen = (): string => (positions.value === OTHER ? (vector?.positions ?? "content") : positions.value);
+  for (const control of [on, layer, mode]) control.addEventListener("change", () => send(chosen()));
+  positions.addEventListener("change", () => {
+    show(typed, positions.value === OTHER);
+    if (positions.value === OTHER) typed.focus();
+    else send(positions.value);
+  });
+  typed.addEventListener("change", () => {
+    const where = typed.value.trim();
+    if (where !== "") send(where);
+  });
+  map.addEventListener("click", () => {
+    if (vector !== null) intent("panel", `panel:${panelId}`, { panel: panelId, action: "map", vector: vector.name });
+  });
+
+  function paintAlert(): void {
+    const refused = vector === null ? undefined : keysOf(vector).flatMap((key) => refusals.value.get(key) ?? [])[0];
+    alert.paint(wrong.value ?? refused?.message ?? null);
+  }
+
+  return {
+    node,
+    paint(next) {
+      const moved = vector?.positions !== next.positions;
+      vector = next;
+      const now = state.value;
+      const curve = curves.value.get(next.name);
+      const text = textWords(curve, next.coefficient);
+      one.paint({
+        name: next.name,
+        value: next.coefficient,
+        limit: next.limit,
+        units: unitsOf(next, curve),
+        curve: curve ?? null,
+        curveStale: isOld(context, next.name, curve),
+        caption: captionOf(now?.question?.label ?? "metric", next, curve),
+        text: text.words,
+        warns: text.breaks,
+        about: curve?.criterion ?? "",
+      });
+      setAttributes(node, { "aria-label": `vector ${next.name}` });
+      node.classList.toggle("iw-row-off", !next.on);
+      on.checked = next.on;
+      options(layer, layersOf(now?.model.layers ?? 0), next.site);
+      options(mode, MODES, next.mode);
+      if (moved || positions.value !== OTHER) {
+        options(positions, [...POSITIONS, OTHER], next.positions);
+        show(typed, false);
+      }
+      paintAlert();
+    },
+  };
+}
+
+export function isOld(
+  { state, panel, snapshot, store }: ViewContext<Traits>,
+  vector: string,
+  curve: Response | undefined,
+): boolean {
+  if (curve?.old) return true;
+  return (
+    state.value !== null && curveIsStale(panel.value, vector, state.value, snapshot.value?.revision ?? 0, store.stateAt)
+  );
+}
+
+function layersOf(count: number): string[] {
+  return ["embed", ...Array.from({ length: count }, (_, index) => `L${index}`)];
+}
+
+function keysOf(vector: Vector): string[] {
+  return [`strength:${vector.name}`, `vector:${vector.name}`];
+}
+
+function captionOf(label: string, vector: Vector, curve: Response | undefined): string {
+  if (curve === undefined) return `${label} by strength: not measured yet`;
+  if (curve.reason) return `${curve.label || label} does not move: ${curve.reason}`;
+  return [
+    `${curve.label || label} ${spanOf(curve)}`,
+    reading(curve, vector.coefficient),
+    curve.randoms > 0 ? `grey: ${curve.randoms} random, equal norm` : "",
+  ]
+    .filter(Boolean)
+    .join(" · ");
+}
+
+function choice(name: string): HTMLSelectElement {
+  return el("select", "iw-select", { "aria-label": name });
+}
+
+/** A setting made from Python may be one that is not in the list: then it is shown too. */
+function options(select: HTMLSelectElement, known: readonly string[], chosen: string): void {
+  const all = known.includes(chosen) ? known : [chosen, ...known];
+  reconcile(
+    select,
+    all,
+    () => el("option"),
+    (option, value) => {
+      option.value = value;
+      setText(option, value.replace("_", " "));
+    },
+  );
+  if (select.value !== chosen) select.value = chosen;
+}
