@@ -16,8 +16,8 @@ from interp_widgets.methods.deletion import ORDERS, Evidence, evidences
 from interp_widgets.methods.deletion_steps import deletion_steps, random_steps
 from interp_widgets.methods.direct_tokens import direct_by_source
 from interp_widgets.model.errors import CancelledError, FeatureOffError, InterpError, InterventionError, PromptError
-from interp_widgets.model.generate import GeneratedToken
 from interp_widgets.model.question import Asked
+from interp_widgets.model.written import GeneratedToken
 from interp_widgets.session import Session, Snapshot
 from interp_widgets.widgets.base import View
 from interp_widgets.widgets.guard import Text, bundle

@@ -16,9 +16,9 @@ from interp_widgets.methods.deletion_steps import Steps, area_at
 from interp_widgets.methods.direct_tokens import DirectTokens
 from interp_widgets.methods.spans import SpanSpec, span_scores
 from interp_widgets.methods.words import remainder
-from interp_widgets.model.generate import GeneratedToken
 from interp_widgets.model.live import LiveModel
 from interp_widgets.model.question import Asked, Token
+from interp_widgets.model.written import GeneratedToken
 from interp_widgets.widgets.wire import Json, token_of
 
 GROUPS = ("word", "sentence", "line")
