@@ -38,7 +38,8 @@ class Ablate:
     Args:
         site: a head `"L1H3"`, all heads of a layer `"L1.heads"`, `"L1.attn"`, `"L1.mlp"`, a neuron `"L1.mlp.17"`, `"embed"`.
         mode: `"mean"` puts the mean over a reference set there, `"zero"` puts zero, `"resample"` puts what another prompt
-            of the same length has at the same position, `"edge"` cuts attention of a head from `edge = (dest, src)`.
+            of the same length has at the same position, `"edge"` cuts attention of a head from `edge = (dest, src)`:
+            that weight becomes 0, and the others stay as they are.
         reference: a `Reference`, a prompt, or a list of prompts; None lets the session or the model choose and say which.
         positions: `"all"` by default, as in TransformerLens.
         edge: destination and source position, for `mode="edge"` only.
