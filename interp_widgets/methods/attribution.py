@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from interp_widgets.methods.baselines import Baseline, BaselineSpec, find_baseline, neutral
 from interp_widgets.methods.direct_tokens import DirectTokens, direct_by_source
 from interp_widgets.methods.explained import MEMORY, Cancelled, Progress, explained
 from interp_widgets.methods.gradients import Path, Scores, first_step, gradient_x_input, integrated_gradients, small
 from interp_widgets.methods.lrp import cp_lrp
-from interp_widgets.methods.occlusion import occlusion
+from interp_widgets.methods.occlusion import occlusion, occlusion_packed
 from interp_widgets.methods.request import METHODS, Method, check_request
 from interp_widgets.methods.words import remainder, said
 from interp_widgets.model.errors import PromptError
@@ -21,6 +21,12 @@ from interp_widgets.model.live import LiveModel
 from interp_widgets.model.question import Asked, Question, Token
 
 __all__ = ["METHODS", "Attribution", "Method", "attribute", "converged"]
+
+
+class _Limits(TypedDict):
+    memory: int
+    progress: Progress | None
+    cancelled: Cancelled | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +140,8 @@ def attribute(
     free = isinstance(baseline, str) and baseline == "auto"
     chosen = find_baseline(live, asked, neutral(live) if free and method == "occlusion" else baseline)
     if method == "occlusion":
-        path, note = occlusion(what, chosen, memory=memory, progress=progress, cancelled=cancelled), ""
+        limits: _Limits = {"memory": memory, "progress": progress, "cancelled": cancelled}
+        path, note = occlusion_packed(what, asked, chosen, **limits) or occlusion(what, chosen, **limits), ""
         steps = 0
     else:
 

@@ -8,7 +8,7 @@ with `torch.autograd.grad` with respect to those embeddings alone: no parameter'
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -133,6 +133,29 @@ def numbers(what: Explained, embed: Embed, rows: int, cancelled: Cancelled | Non
     return value
 
 
+class _Entered(Exception):  # noqa: N818  (no error: it ends a run that has shown what it was for)
+    """The first block is about to be called."""
+
+
+def streams_in(what: Explained, embed: Embed, rows: int) -> torch.Tensor:
+    """What the first block is given in runs on embeddings that we choose, `[row, pos, d_model]`; no block is run."""
+    live = what.live
+    seen: list[torch.Tensor] = []
+
+    def enough(x: torch.Tensor) -> None:
+        seen.append(x.clone())
+        raise _Entered
+
+    with live.lock, modes(live.device):
+        live.ready()
+        compiled, batch = what.compiled(rows)
+        place(compiled.program, live.anatomy, Site("embed"), lambda: rows, _feeder(embed, [], False))
+        on_input(compiled.program, live.anatomy.layers[0].module, lambda: rows, enough)
+        with force_eager(live.anatomy.root), activate(compiled.program), suppress(_Entered):
+            live.caller(batch, list(what.positions))
+    return seen[0]
+
+
 def logits_of_rows(what: Explained, embed: Embed, rows: int, cancelled: Cancelled | None = None) -> torch.Tensor:
     """Logits `[row, position read, vocab]` of `rows` runs on embeddings that we choose, in single precision."""
     return _run(replace(what, score=lambda logits: logits), embed, rows, False, cancelled)[0].float()
@@ -157,7 +180,12 @@ def gradients(
 
 
 def _run(
-    what: Explained, embed: Embed, rows: int, grad: bool, cancelled: Cancelled | None, rules: Rules | None = None
+    what: Explained,
+    embed: Embed,
+    rows: int,
+    grad: bool,
+    cancelled: Cancelled | None,
+    rules: Rules | None = None,
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
     live = what.live
     with live.lock, modes(live.device):  # also the batch: a tensor made in the caller's inference mode has no gradient

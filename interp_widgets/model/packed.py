@@ -30,11 +30,14 @@ MASK = "attention_mask"
 
 @dataclass(frozen=True)
 class Suffix:
-    """Rows born at the input of block `layer`: row i is the base row with `streams[i]` at position `starts[i]`."""
+    """Rows born at the input of block `layer`: row i is the base row with `streams[i]` from position `starts[i]` on.
+
+    A stream is one position's `[d_model]`, or that of several in a row, `[pos, d_model]`.
+    """
 
     layer: int
     starts: tuple[int, ...]
-    streams: torch.Tensor
+    streams: torch.Tensor | Sequence[torch.Tensor]
 
 
 def packs(live: LiveModel, base: Base) -> bool:
@@ -121,7 +124,8 @@ def walk(live: LiveModel, base: Base, suffixes: Sequence[Suffix]) -> torch.Tenso
             if suffix.layer == layer.index:
                 starts += suffix.starts
                 for p, stream in zip(suffix.starts, suffix.streams, strict=True):
-                    carried.append(torch.cat([stream[None].to(own.device, own.dtype), own[p + 1 : last + 1]]))
+                    new = (stream[None] if stream.dim() == 1 else stream).to(own.device, own.dtype)
+                    carried.append(torch.cat([new, own[p + len(new) : last + 1]]))
                 pack, masks = None, {}
         if pack is None:
             pack = _Pack.of(starts, own.shape[0], last)
