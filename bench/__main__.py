@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from bench import patterns
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "RESULTS.md"
 
@@ -79,8 +81,7 @@ def table(result: dict[str, Any]) -> list[str]:
         if "error" in case:
             good = "met" if case["error"] <= 2 * case["plain_error"] else "MISSED"
             out.append(
-                f"| largest error against float64 / that of the plain float32 loop | {case['error']:.1e} / "
-                f"{case['plain_error']:.1e} | ≤ 2 × | | {good} |"
+                f"| {case['error_words']} | {case['error']:.1e} / {case['plain_error']:.1e} | ≤ 2 × | | {good} |"
             )
     return out
 
@@ -96,6 +97,16 @@ def details(result: dict[str, Any]) -> list[str]:
             shares = ", ".join(f"{name} {share:.0%}" for name, share in case["profile"][:-1])
             out.append(f"  Short of its aim: {'; '.join(short)}. Where ours spends its time: {shares}.")
     return out
+
+
+def pictures() -> list[str]:
+    """What a page is sent of every attention pattern, beside CircuitsVis."""
+    out = ["\n## Attention patterns on the wire\n"]
+    rows = patterns.rows()
+    if not rows:
+        return [*out, "CircuitsVis was not there: run `make peers`."]
+    out += ["| | measured | at least | reached |", "|---|---|---|---|"]
+    return out + [f"| {what} | {figure} | {bar} | {'met' if held else 'MISSED'} |" for what, figure, bar, held in rows]
 
 
 def gpu() -> list[str]:
@@ -152,7 +163,7 @@ def main() -> None:
         )
     if results and results[0]["about"]["threads"] == 1:
         lines += details(results[0])
-    text = "\n".join([*lines, *(gpu() if not chosen.only else [])]) + "\n"
+    text = "\n".join([*lines, *([*pictures(), *gpu()] if not chosen.only else [])]) + "\n"
     if chosen.only:
         print(text)
     else:

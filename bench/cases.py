@@ -14,7 +14,6 @@ import torch
 from bench import peers
 from bench.shapes import build, question, tokenizer
 from bench.timing import Contender
-from interp_widgets.methods.attribution import attribute
 from interp_widgets.methods.head_effects import head_effects
 from interp_widgets.methods.patching import patching
 from interp_widgets.model.interventions import Ablate
@@ -58,6 +57,7 @@ class Case:
     ours: Callable[[], object]
     flops: float | None = None
     exact: Callable[[], tuple[float, float]] | None = None
+    exact_words: str = "largest error against float64 / that of the plain float32 loop"
 
 
 @dataclass(frozen=True)
@@ -248,21 +248,6 @@ def patterns(setting: Setting, rounds: int) -> Case:
     contenders = {"ours": Contender(work), "plain": setting.plain(asked)}
     targets = (Target("ours", "plain", "all patterns of a forward / plain forward", 1.05, 0.85, faster=False),)
     return Case("patterns", f"all patterns, {setting.name}, 64 tokens", contenders, targets, rounds, work)
-
-
-def integrated(setting: Setting, rounds: int) -> Case:
-    """Integrated gradients of 50 steps."""
-    live, asked = setting.live, question(setting.live, 16)
-    work = fresh(live, lambda: attribute(live, asked, steps=50, baseline="zero"))
-    contenders = {"ours": Contender(work), "plain": setting.plain(asked)} | peers.integrated(setting, asked, 50)
-    targets = [
-        Target(n, "ours", f"integrated gradients, 50 steps: faster than {n}")
-        for n in contenders
-        if n not in ("ours", "plain")
-    ]
-    return Case(
-        "attribution", f"integrated gradients, {setting.name}, 16 tokens", contenders, tuple(targets), rounds, work
-    )
 
 
 # ---- how much work there is, and how exact it is ------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bench import cases, peers
+from bench import attribution, cases, peers
 from bench.cases import Case, Setting
 from bench.generation import generation
 from bench.timing import clock_for, measure, ratio
@@ -55,6 +55,7 @@ def run(case: Case, threads: int) -> dict[str, Any]:
         found["share"] = case.flops / seconds / gemm_peak(threads)
     if threads == 1 and case.exact is not None:
         found["error"], found["plain_error"] = case.exact()
+        found["error_words"] = case.exact_words
     if threads == 1 and any(line["verdict"] in ("MISSED", "met") for line in lines):
         found["profile"] = profile(case)
     return found
@@ -120,7 +121,7 @@ def plan(folder: Path, rounds: int) -> list[tuple[str, Any]]:
         ("patching tiny", lambda: cases.patch(at("tiny"), quick, {}, step=5)),
         ("generation tiny", lambda: generation(at("tiny"), quick, 32, (1.3, 1.1))),
         ("generation gpt2", lambda: generation(at("gpt2"), rounds, 16, (None, None))),
-        ("attribution", lambda: cases.integrated(at("tiny"), rounds)),
+        *attribution.rows(at, rounds),
     ]
 
 

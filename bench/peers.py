@@ -150,21 +150,3 @@ def patches(setting: Setting, asked: Asked, some: Heads, times: float) -> Conten
             asked.metric.of(logits[0, -1][None])
 
     return {"TransformerLens bridge": Contender(lens, times)}
-
-
-def integrated(setting: Setting, asked: Asked, steps: int) -> Contenders:
-    """Captum's layer integrated gradients on the token embedding."""
-    if "captum" not in versions():
-        return {}
-    from captum.attr import LayerIntegratedGradients  # pyright: ignore[reportMissingImports]  # peers only
-
-    model, ids = setting.bare, torch.tensor([asked.ids])
-    target, foil = asked.metric.target[0], asked.metric.foil[0]
-
-    def metric(x: torch.Tensor) -> torch.Tensor:
-        logits = model(x).logits[:, -1]
-        return logits[:, target] - logits[:, foil]
-
-    gradients = LayerIntegratedGradients(metric, model.get_input_embeddings())
-    base = torch.zeros_like(ids)
-    return {"Captum": Contender(lambda: gradients.attribute(ids, baselines=base, n_steps=steps))}

@@ -13,21 +13,30 @@ from interp_widgets.answer import Answer
 from interp_widgets.api import (
     attention,
     attribute,
+    attribute_answer,
     checkpoints,
     contrast,
+    contrast_answers,
+    deletion_test,
+    direct_attribution,
     dose_response,
     head_effects,
     open,
     position_effects,
     prompts,
     self_repair,
+    span_scores,
     steering_vector,
 )
+from interp_widgets.methods.answers import AnswerAttribution
 from interp_widgets.methods.attribution import Attribution
+from interp_widgets.methods.deletion import Deletion
+from interp_widgets.methods.direct_tokens import DirectTokens
 from interp_widgets.methods.dose_response import DoseResponse
 from interp_widgets.methods.head_effects import HeadEffects
 from interp_widgets.methods.position_effects import PositionEffects
 from interp_widgets.methods.self_repair import RepairReport
+from interp_widgets.methods.spans import Span
 from interp_widgets.methods.steering import SteeringVector
 from interp_widgets.model.errors import (
     CancelledError,
@@ -60,10 +69,13 @@ from interp_widgets.widgets.token_attribution import TokenAttribution
 __all__ = [
     "Ablate",
     "Answer",
+    "AnswerAttribution",
     "AttentionPatterns",
     "Attribution",
     "CancelledError",
     "ClosedError",
+    "Deletion",
+    "DirectTokens",
     "DoseResponse",
     "Edit",
     "Example",
@@ -88,6 +100,7 @@ __all__ = [
     "Session",
     "Site",
     "SiteError",
+    "Span",
     "Steer",
     "SteeringSliders",
     "SteeringVector",
@@ -96,14 +109,19 @@ __all__ = [
     "__version__",
     "attention",
     "attribute",
+    "attribute_answer",
     "checkpoints",
     "contrast",
+    "contrast_answers",
+    "deletion_test",
+    "direct_attribution",
     "dose_response",
     "head_effects",
     "open",
     "position_effects",
     "prompts",
     "self_repair",
+    "span_scores",
     "steering_vector",
     "tokens",
 ]

@@ -12,12 +12,16 @@ import torch
 from torch import nn
 
 from interp_widgets.code import read_json, unpack
+from interp_widgets.methods import answers as _answers
 from interp_widgets.methods import attention as _attention
 from interp_widgets.methods import attribution as _attribution
+from interp_widgets.methods import deletion as _deletion
+from interp_widgets.methods import direct_tokens as _direct_tokens
 from interp_widgets.methods import dose_response as _dose_response
 from interp_widgets.methods import head_effects as _head_effects
 from interp_widgets.methods import position_effects as _position_effects
 from interp_widgets.methods import self_repair as _self_repair
+from interp_widgets.methods import spans as _spans
 from interp_widgets.methods import steering as _steering
 from interp_widgets.model.errors import InterpError, InterventionError, ModelRefusedError, PromptError
 from interp_widgets.model.interventions import Intervention
@@ -176,6 +180,101 @@ def attribute(
     """
     live, asked, interventions = _asked(x, question)
     return _attribution.attribute(live, asked, interventions, method, steps, baseline)
+
+
+def attribute_answer(
+    x: Session | LiveModel,
+    answer: str | Sequence[int],
+    question: Question | None = None,
+    method: str = "gradient_x_input",
+    steps: int = 32,
+    baseline: Any = "auto",
+) -> _answers.AnswerAttribution:
+    """What every token was worth to every token of an answer behind it, `[output, input]`; see `interp_widgets.methods.answers`.
+
+    Example:
+        >>> session = iw.open("known:induction")
+        >>> question = session.ask("cat dog bird fish tree leaf stone river dog", "bird", "fish")
+        >>> iw.attribute_answer(session, "bird fish").scores.shape
+        (2, 11)
+    """
+    live, asked, interventions = _asked(x, question)
+    return _answers.attribute_answer(live, asked, answer, interventions, method, steps, baseline)
+
+
+def contrast_answers(
+    x: Session | LiveModel,
+    answer: str | Sequence[int],
+    foil: str | Sequence[int],
+    question: Question | None = None,
+    method: str = "gradient_x_input",
+    steps: int = 32,
+    baseline: Any = "auto",
+) -> tuple[npt.NDArray[np.float64], float]:
+    """Why this answer rather than that one, of any lengths: scores `[pos]` of the prompt, and log p(answer) − log p(foil).
+
+    Example:
+        >>> session = iw.open("known:induction")
+        >>> question = session.ask("cat dog bird fish tree leaf stone river dog", "bird", "fish")
+        >>> scores, difference = iw.contrast_answers(session, "bird fish", "leaf")
+        >>> scores.shape
+        (10,)
+    """
+    live, asked, interventions = _asked(x, question)
+    return _answers.attribute_contrast(
+        live, asked, answer, foil, interventions=interventions, method=method, steps=steps, baseline=baseline
+    )
+
+
+def deletion_test(
+    x: Session | LiveModel,
+    scores: npt.ArrayLike,
+    question: Question | None = None,
+    baseline: Any = "auto",
+    **options: Any,
+) -> _deletion.Deletion:
+    """What the answer becomes as the tokens that scored most are replaced; see `interp_widgets.methods.deletion.deletion_test`.
+
+    Example:
+        >>> session = iw.open("known:induction")
+        >>> question = session.ask("cat dog bird fish tree leaf stone river dog", "bird", "fish")
+        >>> test = iw.deletion_test(session, iw.attribute(session, method="occlusion").scores)
+        >>> bool(test.deletion_area < test.random_deletion_areas.mean())
+        True
+    """
+    live, asked, interventions = _asked(x, question)
+    return _deletion.deletion_test(live, asked, scores, interventions, baseline, **options)
+
+
+def direct_attribution(x: Session | LiveModel, question: Question | None = None) -> _direct_tokens.DirectTokens:
+    """What each head carried from each token straight to the answer, `[layer, head, src]`, and the rest: it sums to the metric.
+
+    See `interp_widgets.methods.direct_tokens.direct_by_source`.
+
+    Example:
+        >>> session = iw.open("known:induction")
+        >>> question = session.ask("cat dog bird fish tree leaf stone river dog", "bird", "fish")
+        >>> parts = iw.direct_attribution(session)
+        >>> abs(parts.error) < 1e-3
+        True
+    """
+    live, asked, interventions = _asked(x, question)
+    return _direct_tokens.direct_by_source(live, asked, interventions)
+
+
+def span_scores(
+    x: Session | LiveModel, scores: npt.ArrayLike, by: Any = "word", question: Question | None = None
+) -> tuple[_spans.Span, ...]:
+    """Scores summed over words, sentences, lines, spans of your own or a regular expression; see `interp_widgets.methods.spans`.
+
+    Example:
+        >>> session = iw.open("known:induction")
+        >>> question = session.ask("cat dog bird fish tree leaf stone river dog", "bird", "fish")
+        >>> [span.score for span in iw.span_scores(session, [1.0] * 10, [(2, 5)])]
+        [2.0, 3.0, 5.0]
+    """
+    live, asked, _ = _asked(x, question)
+    return _spans.span_scores(live, asked, scores, by)
 
 
 def head_effects(
