@@ -45,13 +45,15 @@ export function large(actions: LargeActions, abort: AbortSignal): Large {
   let state: LargeState | null = null;
   let marks: LargeMarks = { cell: null, locked: null, token: null, cut: [] };
   let layout: LargeLayout | null = null;
+  let paintedFor = 0;
 
   function paint(next: LargeState): void {
     state = next;
+    paintedFor = node.clientWidth;
     const { tokens, drawn } = next;
     const { size } = drawn;
     const longest = Math.min(12, Math.max(1, ...tokens.map((token) => named(token).length)));
-    layout = largeLayout(size, node.clientWidth || 460, longest);
+    layout = largeLayout(size, paintedFor || 460, longest);
     const side = size * layout.cell;
     node.style.gridTemplateColumns = `${layout.left}px ${side}px`;
     node.style.gridTemplateRows = `${layout.top}px ${side}px`;
@@ -128,11 +130,9 @@ export function large(actions: LargeActions, abort: AbortSignal): Large {
   }
 
   if (typeof ResizeObserver !== "undefined") {
-    let width = 0;
+    // What was painted while it was hidden was painted for no width.
     const sized = new ResizeObserver(() => {
-      if (node.clientWidth === width || node.clientWidth === 0 || state === null) return;
-      width = node.clientWidth;
-      paint(state);
+      if (node.clientWidth !== paintedFor && node.clientWidth > 0 && state !== null) paint(state);
     });
     sized.observe(node);
     abort.addEventListener("abort", () => sized.disconnect());

@@ -36,12 +36,14 @@ export function thumbs(actions: ThumbActions, abort: AbortSignal): Thumbs {
   let strips = new Map<number, HTMLCanvasElement | null>();
   let drawnFor: unknown[] = [];
   let waiting = false;
+  let paintedFor = 0;
 
   function arrange(now: ThumbState): void {
     const { patterns, score, sorted } = now;
+    paintedFor = frame.clientWidth;
     layout = thumbLayout(
       patterns.heads,
-      frame.clientWidth || 420,
+      paintedFor || 420,
       score !== null,
       (sorted && score !== null) || patterns.names.size > 0,
     );
@@ -281,11 +283,9 @@ export function thumbs(actions: ThumbActions, abort: AbortSignal): Thumbs {
   );
   frame.addEventListener("scroll", drawSoon, { ...options, passive: true });
   if (typeof ResizeObserver !== "undefined") {
-    let width = 0;
+    // What was painted while it was hidden was painted for no width.
     const sized = new ResizeObserver(() => {
-      if (frame.clientWidth === width || frame.clientWidth === 0 || state === null) return;
-      width = frame.clientWidth;
-      paint(state);
+      if (frame.clientWidth !== paintedFor && frame.clientWidth > 0 && state !== null) paint(state);
     });
     sized.observe(frame);
     abort.addEventListener("abort", () => sized.disconnect());

@@ -193,8 +193,7 @@ function ahead(question: Question | null, metric: number): string {
 
 /** "mean over names-corrupt (64, by position) · exact · cells do not add up to the answer" */
 export function honestParts(table: Table | null, state: State, colour = "total effect"): string[] {
-  if (colour === "direct effect")
-    return [note(table, "direct_note"), "cells and the rest add up to the answer"];
+  if (colour === "direct effect") return [note(table, "direct_note"), "cells and the rest add up to the answer"];
   if (colour !== "total effect") return [note(table, "scores_note")];
   const set = table?.reference || referenceName(state);
   const mode = table?.mode || state.mode;
