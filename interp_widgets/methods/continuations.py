@@ -43,7 +43,7 @@ def written(
         part = [list(e) for e in edits[i : i + _ROWS]]
         own = None if seeds is None else seeds[i : i + _ROWS]
         heat = 0.0 if seeds is None else 1.0
-        prompts = [list(asked.ids)] * len(part)
+        prompts = [asked.tokens] * len(part)
         # past an end of text too: every row has as many tokens as the next, and the plain samples do the same
         out += generate_many(
             live, prompts, part, tokens, seeds=own, temperature=heat, ignore_eos=True, cancelled=cancelled
@@ -56,7 +56,7 @@ def written(
 def seconds_for(live: LiveModel, asked: Asked, rows: int, tokens: int, cancelled: Cancelled | None = None) -> float:
     """About how long `rows` continuations of the prompt take, from two steps of one batch."""
     some = min(rows, _ROWS)
-    run = generate_many(live, [list(asked.ids)] * some, (), 2, ignore_eos=True, cancelled=cancelled)
+    run = generate_many(live, [asked.tokens] * some, (), 2, ignore_eos=True, cancelled=cancelled)
     start = time.perf_counter()
     next(run, None)
     middle = time.perf_counter()

@@ -11,7 +11,7 @@ from interp_widgets.model.decode import Decoder, Line
 from interp_widgets.model.ending import Settings
 from interp_widgets.model.errors import GenerationError
 from interp_widgets.model.interventions import Intervention
-from interp_widgets.model.question import Prompt
+from interp_widgets.model.question import Prompt, Token
 from interp_widgets.model.written import Generation, GenerationRun, SideBySide
 
 if TYPE_CHECKING:
@@ -126,13 +126,13 @@ def side_by_side(
 
 def score(
     live: LiveModel,
-    prompt: Sequence[int],
+    prompt: Sequence[int] | Sequence[Token],
     continuation: Sequence[int],
     interventions: Sequence[Intervention] = (),
     cancelled: Callable[[], bool] | None = None,
 ) -> torch.Tensor:
     """Log-probabilities `[token]` (nats, float32) of a given continuation, by one forward over the whole text."""
-    line = line_of(live, list(prompt), interventions, continuation)
+    line = line_of(live, prompt, interventions, continuation)
     logits = Decoder(live, [line], use_cache=False, cancelled=cancelled).step(every=True)[0]
     return picked(logits, len(prompt), continuation)
 

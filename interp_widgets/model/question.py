@@ -11,7 +11,6 @@ import torch
 from interp_widgets.model.errors import ModelRefusedError, PromptError
 
 MetricFn = Callable[[torch.Tensor], float]
-Prompt = str | Sequence[int] | Sequence[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -21,6 +20,9 @@ class Token:
     id: int
     text: str
     kind: str = "text"
+
+
+Prompt = str | Sequence[int] | Sequence[dict[str, str]] | Sequence[Token]
 
 
 @dataclass(frozen=True)
@@ -126,11 +128,15 @@ class Tokenizer:
         self._special = frozenset(int(i) for i in getattr(tokenizer, "all_special_ids", ()) or ())
 
     def encode(self, prompt: Prompt, bos: bool | None = None) -> tuple[Token, ...]:
-        """Exactly `tokenizer(prompt)`; `bos=True` prepends one where the tokenizer adds none.
+        """Exactly `tokenizer(prompt)`; `bos=True` prepends one where the tokenizer adds none. Tokens of an earlier prompt stay as they are.
 
         Raises:
             PromptError: for an empty prompt, ids outside the vocabulary, or more tokens than the context holds.
         """
+        if not isinstance(prompt, str) and prompt and isinstance(prompt[0], Token):
+            tokens = tuple(t for t in prompt if isinstance(t, Token))
+            self._check([t.id for t in tokens])
+            return tokens
         ids, marks = self._ids(prompt)
         start = getattr(self.raw, "bos_token_id", None)
         if bos and (not ids or ids[0] != start):

@@ -13,6 +13,7 @@ from interp_widgets.model.ending import Settings
 from interp_widgets.model.errors import CancelledError, InterpError, InterventionError
 from interp_widgets.model.generate import generate, line_of, score
 from interp_widgets.model.interventions import Intervention
+from interp_widgets.model.question import Token
 from interp_widgets.model.written import GeneratedToken
 from interp_widgets.model.written import Generation as Rows
 from interp_widgets.session import Session, Snapshot
@@ -163,7 +164,7 @@ class Generation(View):
         """The two texts from the prompt, where they are not written yet, and then the branches that were asked for."""
         assert snapshot.question is not None
         asked, moving = snapshot.question.first, tuple(i for i in snapshot.interventions if not idle(i))
-        here = (asked.ids, self._sampling(), self.tokens, self.session.model.fingerprint())
+        here = (asked.tokens, self._sampling(), self.tokens, self.session.model.fingerprint())
         if self._begun is None or self._begun[0] != here:
             self._branches, self._wanted = {}, []
         if self._written != (here, moving):
@@ -187,7 +188,7 @@ class Generation(View):
     def _roots(
         self, snapshot: Snapshot, here: Any, moving: Sequence[Intervention], cancelled: Callable[[], bool]
     ) -> None:
-        live, ids = self.session.model, list(here[0])
+        live, ids = self.session.model, here[0]
         changed = self._begun is not None and self._begun != (here, moving)
         goes_on = self._begun is not None and self._unfinished() and (self.on_change == "from here" or not changed)
         self._stop = False
@@ -232,7 +233,9 @@ class Generation(View):
         edited = self._branches.get(EDITED)
         return edited is not None and bool(edited.tokens) and len(edited.tokens) < self.tokens and not edited.ended
 
-    def _measure_other(self, ids: list[int], moving: Sequence[Intervention], cancelled: Callable[[], bool]) -> None:
+    def _measure_other(
+        self, ids: Sequence[Token], moving: Sequence[Intervention], cancelled: Callable[[], bool]
+    ) -> None:
         """What the other run gives to each token: one forward a text."""
         for which, others in ((PLAIN, moving), (EDITED, ())):
             tokens = self._branches[which].tokens
@@ -240,7 +243,7 @@ class Generation(View):
 
     def _score(
         self,
-        ids: list[int],
+        ids: Sequence[Token],
         before: list[int],
         tokens: list[Json],
         others: Sequence[Intervention],
@@ -261,7 +264,7 @@ class Generation(View):
         live, origin = self.session.model, self._branches[wanted.parent]
         uses = moving if origin.run == "edited" else ()
         before = [t["id"] for t in self.path(origin.id, wanted.at)]
-        ids = list(snapshot.question.first.ids)
+        ids = snapshot.question.first.tokens
         first = live.tokens.token(wanted.token)
         place = next((x[2] for x in origin.tokens[wanted.at]["top"] if x[0] == wanted.token), None)
         if place is None:

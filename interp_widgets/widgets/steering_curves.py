@@ -42,7 +42,7 @@ class Aim:
     @property
     def key(self) -> Hashable:
         """Equal keys, equal curves."""
-        asked = tuple((a.ids, a.position, a.metric) for a in self.examples)
+        asked = tuple((a.tokens, a.position, a.metric) for a in self.examples)
         there = beside(self.around, self.steer)
         there = there if self.steer in there else [*there, self.steer]  # off or never moved: it would act last
         return self.steer, asked, tuple(there), self.weights

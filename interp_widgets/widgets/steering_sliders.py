@@ -108,14 +108,14 @@ class SteeringSliders(View):
         asked = snapshot.question.first
         plain = self._plain_text(snapshot, cancelled)
         moving = [i for i in snapshot.interventions if not idle(i)]
-        key = (asked.ids, self.tokens, tuple(moving), self.session.model.fingerprint())
+        key = (asked.tokens, self.tokens, tuple(moving), self.session.model.fingerprint())
         known = plain if not moving else self._edited[1] if self._edited and self._edited[0] == key else None
         if known is not None:
             self.publish(snapshot, "partial", {"continuation": _continuation(plain, known, running=False)}, 0.5)
             return
         edited: list[Json] = []
         note = ""
-        run = generate(self.session.model, list(asked.ids), moving, self.tokens, cancelled=cancelled)
+        run = generate(self.session.model, asked.tokens, moving, self.tokens, cancelled=cancelled)
         for token in run:
             edited.append(written(token))
             if self._stopped:
@@ -129,11 +129,11 @@ class SteeringSliders(View):
     def _plain_text(self, snapshot: Snapshot, cancelled: Callable[[], bool]) -> list[Json]:
         assert snapshot.question is not None
         asked, live = snapshot.question.first, self.session.model
-        key = (asked.ids, self.tokens, live.fingerprint())
+        key = (asked.tokens, self.tokens, live.fingerprint())
         if self._plain is not None and self._plain[0] == key:
             return self._plain[1]
         plain: list[Json] = []
-        run = generate(live, list(asked.ids), (), self.tokens, cancelled=cancelled)
+        run = generate(live, asked.tokens, (), self.tokens, cancelled=cancelled)
         for token in run:
             plain.append(written(token))
             if self._stopped:
