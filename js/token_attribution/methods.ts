@@ -161,7 +161,7 @@ export function methodsPart(shared: Shared): HTMLElement {
   return part.node;
 }
 
-const SHORT: Record<string, string> = { gradient_x_input: "G × I", integrated_gradients: "Integrated" };
+const SHORT: Record<string, string> = { gradient_x_input: "G × I", integrated_gradients: "IG" };
 
 /** A table of numbers, each on its own colour. */
 function paintTable(table: HTMLElement, { methods, correlations }: Compared, ramp: Ramp): void {
@@ -181,7 +181,12 @@ function paintTable(table: HTMLElement, { methods, correlations }: Compared, ram
       const value =
         cell !== null && "row" in cell ? (correlations?.data[cell.row * n + cell.column] ?? Number.NaN) : Number.NaN;
       node.className = header ? "iw-agreement-name" : "iw-agreement-cell iw-num";
-      setAttributes(node, { role: header ? "columnheader" : "cell", "data-value": Number.isNaN(value) ? null : value });
+      const named = cell !== null && "name" in cell ? methodTitle(cell.name) : null;
+      setAttributes(node, {
+        title: named,
+        role: header ? "columnheader" : "cell",
+        "data-value": Number.isNaN(value) ? null : value,
+      });
       setText(node, cell === null ? "" : "name" in cell ? (SHORT[cell.name] ?? methodTitle(cell.name)) : num(value));
       node.style.backgroundColor =
         header || Number.isNaN(value) ? "" : css(colourAt(ramp, value), 0.45 * Math.abs(value));
