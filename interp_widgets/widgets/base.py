@@ -96,6 +96,14 @@ class View(Guarded):
         super().close()
         self.session = None
 
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        # What is shown where there is no kernel: on a page of a saved notebook, in a diff. It tells nothing of what was asked.
+        made: Any = super()._repr_mimebundle_(**kwargs)
+        bundle = made[0] if isinstance(made, tuple) else made
+        if bundle is not None and "text/plain" in bundle:
+            bundle["text/plain"] = f"{type(self).__name__}: a live view of a model; run this cell to see it."
+        return made
+
     def __repr__(self) -> str:
         state = "closed" if self.comm is None else f"of {self.session!r}"
         return f"{type(self).__name__}({state})"

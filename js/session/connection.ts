@@ -7,7 +7,16 @@
 import type { Clock } from "../kit/channel.ts";
 import { pulse } from "./pulse.ts";
 
-export type Status = "connecting" | "live" | "busy" | "silent" | "reconnecting" | "restarted" | "dead" | "closed";
+export type Status =
+  | "connecting"
+  | "live"
+  | "busy"
+  | "silent"
+  | "reconnecting"
+  | "restarted"
+  | "dead"
+  | "saved"
+  | "closed";
 
 export type Connection = {
   status: Status;
@@ -25,9 +34,12 @@ const SENTENCES: Record<Status, string> = {
   reconnecting: "The connection to the kernel is lost; reconnecting…",
   restarted: "The kernel was restarted, so this view is not live any more. Run its cells again.",
   dead: "The kernel has stopped. Start it and run this view's cells again.",
+  saved: "This view comes from the saved notebook and is not live. Run its cells to see it.",
   closed: "This session is closed. Run the cell that opens it again.",
 };
 
+/** Nothing that is sent from here reaches anybody. */
+const GONE: ReadonlySet<Status> = new Set(["restarted", "dead", "saved", "closed"]);
 const USABLE: ReadonlySet<Status> = new Set(["live", "busy"]);
 
 export function connection(status: Status, message = SENTENCES[status], usable = USABLE.has(status)): Connection {
@@ -67,6 +79,8 @@ export type Monitor = {
   waiting(since: () => number | null): void;
   /** Nobody answered our greeting: ask whether anybody is there. */
   doubt(): void;
+  /** The page was built from a saved notebook: there is nobody to greet. */
+  saved(): void;
   closed(message?: string): void;
   stop(): void;
 };
@@ -112,7 +126,7 @@ export function monitor(hooks: Hooks, time: Clock): Monitor {
     time,
   );
 
-  const gone = (): boolean => now.status === "restarted" || now.status === "dead" || now.status === "closed";
+  const gone = (): boolean => GONE.has(now.status);
 
   function ask(): void {
     asked = { id: nextPing++, at: time.now() };
@@ -202,6 +216,7 @@ export function monitor(hooks: Hooks, time: Clock): Monitor {
     doubt() {
       if (!gone() && asked === null) ask();
     },
+    saved: () => become("saved"),
     closed(message) {
       // A kernel that is gone takes its comms with it; what happened first is the better news.
       if (!certain) become("closed", message);

@@ -89,6 +89,8 @@ export function mountView<T extends ViewTraits>(
 ): void {
   const parts = frame(widget, title);
   place.append(parts.root);
+  // ipywidgets puts this on a view whose model has no comm; it tells our model nothing else.
+  if (place.classList.contains("jupyter-widgets-disconnected")) store.restored();
   abort.addEventListener("abort", () => parts.root.remove());
   const context = contextOf(model, store, parts, abort);
   shellBar(context);
@@ -185,6 +187,7 @@ function paintConnection<T extends ViewTraits>(
   parts.banner.dataset.status = connection.status;
   parts.root.dataset.connection = connection.status;
   parts.fieldset.disabled = !connection.usable;
+  show(parts.fieldset, connection.status !== "saved"); // nothing that was asked is saved: there is nothing to show
 }
 
 function shellBar<T extends ViewTraits>(context: PartContext<T>): void {

@@ -35,6 +35,8 @@ export type SessionStore = {
   stateAt(revision: number): State | undefined;
   intent<N extends IntentName>(name: N, key: string, args: Intents[N], options?: { throttled?: boolean }): void;
   dismiss(key: string): void;
+  /** A view was built from a saved notebook: no kernel knows it. */
+  restored(): void;
 };
 
 export type Wire = {
@@ -180,7 +182,7 @@ export function createStore(wire: Wire, abort: AbortSignal, time: Clock = clock)
   });
 
   const greet = (attempt: number): void => {
-    if (abort.aborted || state.peek() !== null || live.peek().status === "closed") return;
+    if (abort.aborted || state.peek() !== null || ["closed", "saved"].includes(live.peek().status)) return;
     hello();
     const wait = GREET_AGAIN[attempt];
     if (wait !== undefined) time.after(wait, () => greet(attempt + 1));
@@ -207,6 +209,9 @@ export function createStore(wire: Wire, abort: AbortSignal, time: Clock = clock)
     lock: signal<Mark>(null),
     stateAt: (revision) => recent.get(revision),
     dismiss,
+    restored: () => {
+      if (state.peek() === null) watch.saved();
+    },
     intent(name, key, args, { throttled = false } = {}) {
       if (!live.peek().usable) return;
       dismiss(key);

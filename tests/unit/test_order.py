@@ -200,6 +200,27 @@ def test_an_undo_right_after_asking_takes_back_the_new_question_and_not_an_older
 
 
 @pytest.mark.case("E05")
+def test_a_page_is_busy_from_asking_until_the_question_is_the_new_one_or_it_was_stopped(bench: Bench) -> None:
+    page = bench.page
+    page.calm()
+    with bench.session.model.lock:  # the model is busy: the new question has to wait
+        page.wish("ask", "ask", prompt="w3 w4 w5", target=None, foil=None)
+        page.wait(lambda: page.acknowledged and page.state["busy"], "the word that it is being asked")
+        assert page.state["question"]["prompt"] == PROMPT
+    page.calm()
+    assert page.state["question"]["prompt"] == "w3 w4 w5"
+    with bench.session.model.lock:
+        page.wish("ask", "ask", prompt="w7 w8", target=None, foil=None)
+        page.wish("ask", "ask", prompt="w8 w9", target=None, foil=None)
+        page.wait(lambda: page.acknowledged and page.state["busy"], "the word that it is being asked")
+        mirror_of(bench.session).stop("Stopped.")
+        page.wait(lambda: not page.state["busy"], "the end of it")
+    page.wish("ask", "ask", prompt=PROMPT, target="w11", foil="w13")
+    page.calm()
+    assert page.state["question"]["prompt"] == PROMPT
+
+
+@pytest.mark.case("E05")
 def test_an_answer_to_the_prompt_before_is_never_shown_for_the_new_one(bench: Bench) -> None:
     page = bench.page
     page.calm()
