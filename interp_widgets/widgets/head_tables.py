@@ -29,12 +29,12 @@ SCORES = {
 }
 
 
-def reference_words(snapshot: Snapshot) -> str:
-    """What stands beside the numbers: the reference's name, size, and how it is taken."""
-    reference = snapshot.reference
-    if reference is None or snapshot.mode == "zero":
+def reference_words(snapshot: Snapshot, mode: str | None = None) -> str:
+    """What stands beside the numbers: the reference's name, size, and how it is taken; of the session's mode, or of `mode`."""
+    reference, how = snapshot.reference, mode or snapshot.mode
+    if reference is None or how == "zero":
         return ""
-    if snapshot.mode == "resample":
+    if how == "resample":
         counted = "" if reference.name.startswith(f"{reference.n} ") else f"{reference.n} prompts, "
         one = f"“{shortened(reference.prompts[0])}”, " if reference.n == 1 else counted
         return f"{reference.name} ({one}position by position)"

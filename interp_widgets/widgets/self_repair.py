@@ -157,7 +157,7 @@ def told(report: RepairReport, snapshot: Snapshot, log: list[Step]) -> Json:
     return {
         "ablated": list(report.ablated),
         "mode": report.mode,
-        "reference": reference_words(snapshot),
+        "reference": reference_words(snapshot, report.mode),
         "before": report.before,
         "after": report.after,
         "direct": report.direct,
@@ -168,7 +168,7 @@ def told(report: RepairReport, snapshot: Snapshot, log: list[Step]) -> Json:
         "norm": report.norm,
         "other": report.other,
         "suppression": np.asarray(report.suppression, dtype=np.float32),
-        "words": report.words,
+        "words": report.words.replace("-", "−"),
         "log": [{"label": s.label, "direct": s.direct, "total": s.total, "repaired": s.repaired} for s in log],
         "candidates": candidates(report),
     }

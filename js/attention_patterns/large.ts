@@ -84,7 +84,7 @@ export function large(actions: LargeActions, abort: AbortSignal): Large {
           setText(name, nameAt(tokens, token));
           name.dataset.axisToken = String(token);
           name.classList.toggle("iw-token-special", tokens[token]?.kind !== "text");
-          name.style[along] = `${(block + 0.5) * cell}px`;
+          name.style[along] = middle(block, cell);
         },
       );
     }
@@ -126,7 +126,7 @@ export function large(actions: LargeActions, abort: AbortSignal): Large {
     name.hidden = block === null || block >= state.drawn.size;
     if (block === null) return;
     setText(name, nameAt(state.tokens, tokenOf(block, state.tokens.length, state.drawn.size)));
-    name.style[along] = `${(block + 0.5) * layout.cell}px`;
+    name.style[along] = middle(block, layout.cell);
   }
 
   if (typeof ResizeObserver !== "undefined") {
@@ -138,6 +138,11 @@ export function large(actions: LargeActions, abort: AbortSignal): Large {
     abort.addEventListener("abort", () => sized.disconnect());
   }
   return { node, paint, mark };
+}
+
+/** Where a name stands beside its line; the first of narrow lines would stick out. */
+function middle(block: number, cell: number): string {
+  return `${Math.max(LINE / 2, (block + 0.5) * cell)}px`;
 }
 
 function nameAt(tokens: readonly Token[], index: number): string {

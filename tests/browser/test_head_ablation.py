@@ -114,18 +114,18 @@ def test_with_12_by_12_heads_hover_is_answered_within_50_ms_without_the_kernel(l
         assert statistics.median(found["took"]) < 50
 
 
+@pytest.mark.timeout(600)  # every click is followed by a sweep of all heads
 def test_a_click_in_the_first_layers_is_answered_within_a_forward_and_a_half_and_30_ms(
     lab: Lab, chromium: Chromium
 ) -> None:
-    for notebook in opened(lab, chromium, 12, 12, 192, 64):
+    for notebook in opened(lab, chromium, 12, 12, 96, 32):
         took: dict[str, list[float]] = {"L0H3": [], "L1H7": []}
         echoes: list[float] = []
-        for _ in range(4):
+        for _ in range(4):  # off, on, off, on
             for site, times in took.items():
-                for _ in range(2):  # off, and on again
-                    notebook.wait(CALM, "a finished sweep", 120)
-                    echoes.append(notebook.page.evaluate(ECHO))
-                    times.append(notebook.page.evaluate(CLICK, site))
+                notebook.wait(CALM, "a finished sweep", 120)
+                echoes.append(notebook.page.evaluate(ECHO))
+                times.append(notebook.page.evaluate(CLICK, site))
         notebook.wait(CALM, "a finished sweep", 120)
         shown = [output["data"]["text/plain"] for output in notebook.run(FORWARD) if "data" in output]
         forward, echo = float(str(shown[-1])), min(echoes)

@@ -84,6 +84,8 @@ def test_the_closed_forms_reach_the_page(name: str, wire: Wire) -> None:
     assert data["norm"] == pytest.approx(answers["repair:L1H0:norm"], abs=1e-3)
     assert table(data, "heads")[2, 0] == pytest.approx(answers.get("repair:L1H0:L2H0", 0.0), abs=1e-3)
     assert "L1H0 (zero)" in data["words"]
+    assert "-" not in data["words"], "a minus sign is a minus sign"
+    assert data["reference"] == "", "zero has no reference, whatever the session's own mode is"
     session.close()
 
 
