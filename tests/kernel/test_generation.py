@@ -68,9 +68,10 @@ def written(content: Any) -> int:
 
 
 @pytest.fixture(scope="module")
-def opened(shared_kernel: Kernel) -> Kernel:
+def opened(shared_kernel: Kernel) -> Iterator[Kernel]:
     shared_kernel.run(SETUP, timeout=120)
-    return shared_kernel
+    yield shared_kernel
+    shared_kernel.run("session.close()")
 
 
 @pytest.fixture
