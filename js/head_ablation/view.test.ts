@@ -317,6 +317,7 @@ test("a prompt set shows every example, the mean and its interval; a dot shows o
   const view = root("HeadAblation");
   expect(view.querySelectorAll(".iw-example-dot")).toHaveLength(6);
   expect(view.textContent).toContain("mean of 6 prompts, 95 % interval ±0.42");
+  expect(view.textContent).toContain("of example 1");
   const mean = cellColour(view, "L2H6");
   click(find(view, '[data-example="2"]'));
   expect(Number(head(view, "L2H6").dataset.effect)).toBeCloseTo(

@@ -1,5 +1,6 @@
 /** What came of it: the next tokens before and after, and a receipt for everything that was done. */
 
+import { el, setText } from "../../kit/dom.ts";
 import { dumbbell } from "../../kit/dumbbell.ts";
 import { section } from "../../kit/frame.ts";
 import { receipts } from "../../kit/receipts.ts";
@@ -10,6 +11,8 @@ export function outcomePart<T extends ViewTraits>({ watch, snapshot }: PartConte
   const next = section("Next token", "at ▲");
   const chart = dumbbell("next tokens");
   next.body.append(chart.node);
+  const of = el("span", "iw-muted");
+  next.aside.append(of);
   const done = section("What was done", "receipts");
   const list = receipts();
   done.body.append(list.node);
@@ -24,6 +27,7 @@ export function outcomePart<T extends ViewTraits>({ watch, snapshot }: PartConte
       after: one.probability,
     }));
     chart.paint(changes, isEdited(now.state));
+    setText(of, (now.state.question?.examples ?? 1) > 1 ? "of example 1" : "");
     list.paint(answer.receipts);
     for (const node of [chart.node, list.node]) node.classList.toggle("iw-stale", answerIsStale(now));
   });
