@@ -89,9 +89,9 @@ test("a prompt of thousands of tokens shows its beginning at once and the rest s
   const { strip } = make();
   const tokens = Array.from({ length: 3000 }, (_, id) => ({ id, text: ` w${id}`, kind: "text" as const }));
   strip.paint({ ...state, tokens, scores: null });
-  expect(strip.node.childElementCount).toBe(1000);
-  await expect.poll(() => strip.node.childElementCount, { timeout: 5000 }).toBe(3000);
-});
+  expect(strip.node.childElementCount).toBe(300);
+  await expect.poll(() => strip.node.childElementCount, { timeout: 25_000 }).toBe(3000);
+}, 30_000);
 
 test("a newer prompt stops the older one from being painted on", async () => {
   const { strip } = make();

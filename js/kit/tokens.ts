@@ -47,7 +47,8 @@ export function tokenIndex(mark: { kind: string; index?: number } | null): numbe
 
 /** How much of the colour tints the word itself; the bar under it has all of it. */
 const TINT = 0.38;
-const CHUNK = 1000;
+/** More than the strip shows at once, which scrolls. */
+const CHUNK = 300;
 
 export function tokenStrip(label: string, actions: StripActions, abort: AbortSignal): Strip {
   const node = el("div", "iw-tokens", { role: "list", "aria-label": label, dir: "ltr" });

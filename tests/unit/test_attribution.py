@@ -11,7 +11,9 @@ import torch
 
 from interp_widgets.builtin.known import known
 from interp_widgets.methods.attribution import METHODS, attribute
+from interp_widgets.methods.baselines import find_baseline, neutral
 from interp_widgets.methods.explained import explained, graph_bytes, numbers
+from interp_widgets.methods.occlusion import occlusion, occlusion_packed
 from interp_widgets.model.errors import CancelledError, FeatureOffError, InterpError, PromptError
 from interp_widgets.model.interventions import Ablate, Steer
 from interp_widgets.model.live import LiveModel, open_model
@@ -140,6 +142,39 @@ def test_the_model_and_the_modes_are_bit_identical_afterwards_and_change_no_numb
         assert same(before, snapshot(built))
     np.testing.assert_allclose(scores, expected, atol=1e-6)
     live.release()
+
+
+@pytest.mark.parametrize("around", ["no_grad", "train"])
+@pytest.mark.case("A17", "A18")
+def test_every_family_is_left_bit_identical_in_training_mode_and_under_no_grad(live: LiveModel, around: str) -> None:
+    built = live.module
+    for part in built.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    expected = {method: attribute(live, asked(live), method=method, steps=8).scores for method in METHODS}
+    built.train(around == "train")
+    with torch.no_grad() if around == "no_grad" else torch.enable_grad():
+        before = snapshot(built)
+        found = {method: attribute(live, asked(live), method=method, steps=8).scores for method in METHODS}
+        assert same(before, snapshot(built))
+    for method, scores in found.items():
+        np.testing.assert_allclose(scores, expected[method], atol=1e-6, err_msg=method)
+
+
+def test_rows_packed_from_their_own_token_on_give_the_numbers_of_whole_rows(live: LiveModel) -> None:
+    question = asked(live)
+    what, baseline = explained(live, question), find_baseline(live, question, neutral(live))
+    whole = occlusion(what, baseline)
+    packed = occlusion_packed(what, question, baseline)
+    chunked = occlusion_packed(what, question, baseline, memory=1)
+    assert packed is not None
+    assert chunked is not None
+    for path in (packed, chunked):
+        np.testing.assert_allclose(path.scores, whole.scores, atol=1e-5)
+        assert path.metric == pytest.approx(whole.metric, abs=1e-5)
+        assert path.baseline_metric == pytest.approx(whole.baseline_metric, abs=1e-5)
+    edited = explained(live, question, [Ablate("L0H1", "zero")])
+    assert occlusion_packed(edited, question, baseline) is None
 
 
 def test_a_zero_baseline_that_does_not_converge_is_named_and_another_is_taken() -> None:

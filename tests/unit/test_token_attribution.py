@@ -305,3 +305,39 @@ def test_the_other_views_come_before_the_checks(bench: Bench) -> None:
     done = next(i for i, n in enumerate(news) if n["panel"] == heads.panel and n["status"] == "done")
     deletion = next(i for i, n in enumerate(news) if "deletion" in (n["data"] or {}))
     assert done < deletion
+
+
+def test_a_prompt_of_one_token_is_refused_where_the_scores_would_be_and_the_next_one_is_explained(bench: Bench) -> None:
+    bench.session.ask("w5", target="w11", foil="w13")
+    bench.page.wait(lambda: bench.page.panel(bench.view)["status"] == "failed", "a refusal")
+    assert "a single token" in bench.page.panel(bench.view)["message"]
+    bench.session.ask(PROMPT, target="w11", foil="w13")
+    bench.page.calm()
+    assert bench.page.panel(bench.view)["status"] == "done"
+    assert "evidence" in bench.data["line"]
+
+
+def test_target_and_foil_of_one_token_are_refused_and_the_old_question_stays(bench: Bench) -> None:
+    before = bench.session.question
+    with pytest.raises(iw.PromptError, match="both"):
+        bench.session.ask(PROMPT, target="w11", foil="w11")
+    assert bench.session.question is before
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["<script>alert(1)</script> & <b>x</b>", "שלום עולם said", "a 👍🏽 b\n\tc\u00a0d", "\u202eabc", "café\r\n"],
+)
+def test_whatever_the_text_its_tokens_are_told_literally_and_every_check_ends(wire: Wire, prompt: str) -> None:
+    session = iw.open()
+    session.ask(prompt)
+    view = iw.TokenAttribution(session, method="gradient_x_input", answer=1)
+    page = open_page(wire, session)
+    page.calm(120)
+    data = page.panel(view)["data"]
+    tokens = session.question.first.tokens  # pyright: ignore[reportOptionalMemberAccess]
+    assert [t["text"] for t in data["tokens"]] == [t.text for t in tokens]
+    assert [t["kind"] for t in data["tokens"]] == [t.kind for t in tokens]
+    assert page.panel(view)["status"] == "done"
+    assert data["answer"].get("outputs") or data["answer"]["note"]
+    session.close()
