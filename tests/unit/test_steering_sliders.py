@@ -217,3 +217,18 @@ def test_positions_are_read_as_they_are_typed_and_as_they_are_shown(bench: Bench
     seq = bench.page.wish("vector", "vector:push", name="push", on=True, site="L1", positions="nowhere", mode="add")
     bench.page.wait(lambda: bench.page.refusal(seq), "a refusal")
     assert "nowhere" in str(bench.page.refusal(seq))
+
+
+def test_a_flood_of_moves_is_painted_in_order_and_ends_on_the_last(bench: Bench) -> None:
+    for n in range(1, 301):
+        bench.page.drag(n / 200, final=n == 300)
+    bench.page.calm(60)
+    states = [sent.content["state"] for sent in bench.page.of("state")]
+    painted = [(s["answer"]["revision"], s["vectors"][0]["coefficient"]) for s in states if s["answer"] is not None]
+    assert painted == sorted(painted), "an older answer was sent after a newer one"
+    assert painted[-1][1] == pytest.approx(1.5)
+    assert bench.session.question is not None
+    asked, last = bench.session.question.first, Steer("L1", bench.session.vectors["push"], 1.5)
+    exact = float(asked.metric.of(bench.session.model.answer(asked, [last]).logits[None])[0])
+    assert bench.page.metric == pytest.approx(exact, abs=1e-5)
+    assert len(painted) < 300, "every move was computed, though newer ones had come"
