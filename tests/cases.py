@@ -11,6 +11,8 @@ ROOT = Path(__file__).resolve().parent
 README = ROOT / "README.md"
 OPEN, CLOSE = "<!-- cases -->", "<!-- /cases -->"
 Case = str
+# A test of the front end says so in the line above it: `// @case L08`.
+FRONT = re.compile(r"^// @case ([A-Z0-9, ]+)\ntest(?:\.each\([^\n]*?\))?\(\s*\"([^\"]+)\"", re.MULTILINE)
 
 
 def marks() -> dict[Case, list[str]]:
@@ -22,6 +24,10 @@ def marks() -> dict[Case, list[str]]:
             if isinstance(test, ast.FunctionDef | ast.ClassDef):
                 for case in _cases(test):
                     found.setdefault(case, []).append(f"{file.relative_to(ROOT)}::{test.name}")
+    for file in sorted((ROOT.parent / "js").rglob("*.test.ts")):
+        for listed, name in FRONT.findall(file.read_text("utf-8")):
+            for case in listed.replace(",", " ").split():
+                found.setdefault(case, []).append(f"../{file.relative_to(ROOT.parent)}: {name}")
     return dict(sorted(found.items(), key=lambda item: _order(item[0])))
 
 

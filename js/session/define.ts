@@ -25,9 +25,22 @@ export function defineView<T extends ViewTraits>(
     async render({ model, el, signal, host }: RenderProps<T>): Promise<() => void> {
       const controller = new AbortController();
       signal?.addEventListener("abort", () => controller.abort());
+      function mount(session: SessionExports): void {
+        if (controller.signal.aborted) return;
+        const mounted = new AbortController();
+        const abort = AbortSignal.any([controller.signal, mounted.signal]);
+        session.mount({ model, el, abort, widget, title, build });
+        // Another version of the session's code may take its place, while both are written; a session that has ended has no other.
+        const follow = async (): Promise<void> => {
+          const next = await findSession(model, host).catch(() => session);
+          if (next === session) return;
+          mounted.abort();
+          mount(next);
+        };
+        session.ended.addEventListener("abort", follow, { signal: abort });
+      }
       try {
-        const session = await findSession(model, host);
-        if (!controller.signal.aborted) session.mount({ model, el, abort: controller.signal, widget, title, build });
+        mount(await findSession(model, host));
       } catch (error) {
         el.append(failure(widget, error, controller.signal));
       }

@@ -7,11 +7,16 @@ import type { AnyModel } from "@anywidget/types";
 import { type Mount, mountView, type ViewTraits } from "./shell.ts";
 import { createStore, type SessionStore, type Wire } from "./store.ts";
 
-export type SessionExports = { store: SessionStore; mount<T extends ViewTraits>(view: Mount<T>): void };
+export type SessionExports = {
+  store: SessionStore;
+  mount<T extends ViewTraits>(view: Mount<T>): void;
+  /** Aborted when this code is replaced, or the session's widget is gone. */
+  ended: AbortSignal;
+};
 
 export default {
   initialize({ model, signal }: { model: AnyModel; signal: AbortSignal }): SessionExports {
     const store = createStore(model as unknown as Wire, signal);
-    return { store, mount: (view) => mountView(store, view) };
+    return { store, mount: (view) => mountView(store, view), ended: signal };
   },
 };

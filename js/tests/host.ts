@@ -64,16 +64,21 @@ export class FakeModel {
 }
 
 export class FakeHost implements Host {
-  readonly #exports = new Map<string, unknown>();
+  readonly #exports = new Map<string, Promise<unknown>>();
 
+  /** Starts a module, or another version of it: whoever asks from now on waits for this one. */
   async start(ref: string, module: unknown, model: FakeModel, signal: AbortSignal): Promise<void> {
-    const widget = await instance(module);
-    this.#exports.set(ref, await widget.initialize?.({ model: model as unknown as AnyModel, signal }));
+    const started = instance(module).then((widget) =>
+      widget.initialize?.({ model: model as unknown as AnyModel, signal }),
+    );
+    this.#exports.set(ref, started);
+    await started;
   }
 
   async getWidget<T>(ref: string): Promise<{ exports: T; render(): Promise<void> }> {
+    await Promise.resolve(); // the manager looks the model up first
     if (!this.#exports.has(ref)) throw new Error(`[anywidget] No binding found for widget ${ref}`);
-    return { exports: this.#exports.get(ref) as T, render: async () => {} };
+    return { exports: (await this.#exports.get(ref)) as T, render: async () => {} };
   }
 
   async getModel(): Promise<never> {

@@ -161,7 +161,7 @@ class Lab:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(values))
 
-    def _await(self, timeout: float = 60.0) -> None:
+    def _await(self, timeout: float = 150.0) -> None:
         end = time.monotonic() + timeout
         while time.monotonic() < end and self._process.poll() is None:
             try:

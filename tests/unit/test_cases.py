@@ -21,7 +21,7 @@ def test_a_mark_lands_in_the_table_in_catalogue_order(tmp_path: Path, monkeypatc
     assert cases.table().splitlines()[2] == "| E02 | `test_x.py::test_order` |"
 
 
-@pytest.mark.parametrize(("group", "rows"), [("A", 34), ("D", 15), ("E", 14), ("F", 17), ("L", 7)])
+@pytest.mark.parametrize(("group", "rows"), [("A", 34), ("D", 15), ("E", 14), ("F", 17), ("L", 9)])
 def test_every_case_of_these_groups_of_the_catalogue_has_a_test(group: str, rows: int) -> None:
     covered = cases.marks()
     assert [case for n in range(1, rows + 1) if (case := f"{group}{n:02}") not in covered] == []
