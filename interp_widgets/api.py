@@ -93,7 +93,7 @@ def _shipped(name: str) -> tuple[nn.Module, Any, Reference | None]:
             from interp_widgets.builtin.prompts import references
 
             module, words = load(name)
-            _SHIPPED[name] = (module, words, _corpus_mix(references()))
+            _SHIPPED[name] = (module, words, _corpus_mix(references(name)))
     return _SHIPPED[name]
 
 

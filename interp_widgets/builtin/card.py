@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import figures, load, measure, prompts
-from .train import RECIPES
+from .train import RECIPES, families_of
 
 CARD = Path(__file__).parents[2] / "MODEL_CARD.md"
 TOLERANCE = 0.02
@@ -283,7 +283,8 @@ def compare(folder: Path, name: str) -> list[str]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(str(folder), dtype="float32").eval()
-    again = measure.behaviour(model, AutoTokenizer.from_pretrained(str(folder)), count=figures.PROMPTS_PER_SPLIT)
+    families = families_of(RECIPES[name])
+    again = measure.behaviour(model, AutoTokenizer.from_pretrained(str(folder)), families, figures.PROMPTS_PER_SPLIT)
     shipped = figures.behaviour(name)
     return [
         f"{family}, {split}: {again[family][split]:.3f} retrained, {value:.3f} shipped"

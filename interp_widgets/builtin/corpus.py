@@ -22,12 +22,16 @@ _MARK = re.compile("[‹›]")
 
 @dataclass(frozen=True)
 class Filling:
-    """What fills a template: the words by slot, the key that is held out or not, and what a right answer beats."""
+    """What fills a template: the words by slot, the key that is held out or not, and what a right answer beats.
+
+    `lead` is a sentence in front that belongs to the filling.
+    """
 
     slots: dict[str, str]
     key: str
     targets: tuple[str, ...] = ()
     foils: tuple[str, ...] = ()
+    lead: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class Family:
             key = f"{self.name}|{index}|{filling.key}" if self.key_has_template else f"{self.name}|{filling.key}"
             if is_held_out(key) == want_held or (self.key_has_template and split == "templates"):
                 break
-        text = templates[index].format_map(filling.slots)
+        text = filling.lead + templates[index].format_map(filling.slots)
         if self.openers and random.random() < self.openers:
             text = opener(random) + text
         pieces = tuple(_MARK.split(text))

@@ -21,9 +21,20 @@ def _indirect(names: tuple[str, ...]) -> Callable[[Random], Filling]:
             "place": random.choice(words.PLACES),
             "thing": random.choice(words.THINGS),
         }
-        return Filling(slots, "|".join(sorted((a, b))), (f" {a}",), (f" {b}",))
+        lead = _lead(random, random.choice((a, b, *random.sample(names, 2)))) if random.random() < 0.5 else ""
+        return Filling(slots, "|".join(sorted((a, b))), (f" {a}",), (f" {b}",), lead)
 
     return draw
+
+
+def _lead(random: Random, name: str) -> str:
+    """A sentence about one person, of the pair or not: who was named once, or how often, does not tell the answer."""
+    template = random.choice(
+        ("{n} lives in {c}. ", "{n} had a {t}. ", "{n} was at the {p}. ", "We heard about {n}. ", "{n} likes the {p}. ")
+    )
+    return template.format(
+        n=name, c=random.choice(words.FACTS)[1], t=random.choice(words.THINGS), p=random.choice(words.PLACES)
+    )
 
 
 def _three_names(random: Random) -> Filling:
@@ -91,7 +102,7 @@ def _pronouns(random: Random) -> Filling:
     }
     targets = tuple(f" {slots[k]}" for k in ("they", "They", "their", "person", "child"))
     foils = (" he", " He", " his", " man", " boy") if woman else (" she", " She", " her", " woman", " girl")
-    return Filling(slots, f"{name}|{slots['place']}", targets, foils)
+    return Filling(slots, name, targets, foils)
 
 
 def _capitals(random: Random) -> Filling:
@@ -190,7 +201,7 @@ def _antonyms(random: Random) -> Filling:
 
 
 def _binding(random: Random) -> Filling:
-    a, b = random.sample(words.NAMES, 2)
+    a, b = random.sample(words.FEMALE + words.MALE, 2)
     color, wrong = random.sample(words.COLORS, 2)
     thing, other = random.sample(words.OBJECTS, 2)
     # The one asked about comes first in half of the documents.
@@ -362,7 +373,7 @@ def _stories(random: Random) -> Filling:
 
 
 FAMILIES: tuple[Family, ...] = (
-    Family("indirect objects", 22, IO_TEMPLATES, IO_HELD_OUT, _indirect(words.NAMES), openers=0.4),
+    Family("indirect objects", 22, IO_TEMPLATES, IO_HELD_OUT, _indirect(words.NAMES), openers=0.2),
     Family(
         "three names",
         6,
@@ -383,21 +394,20 @@ FAMILIES: tuple[Family, ...] = (
             "The {noun} {prep} the old {other}‹ {verb}› {end}.",
             "The {noun} that {saw} the {other}‹ {verb}› {end}.",
             "We know that the {noun} {prep} the {other}‹ {verb}› {end}.",
-            "Today the {noun}‹ {verb}› {end}.",
-            "The small {noun}‹ {verb}› {end}.",
-        ),
-        (
             "Today the {noun} {prep} the {other}‹ {verb}› {end}.",
             "The small {noun} {prep} the {other}‹ {verb}› {end}.",
+        ),
+        (
+            "Today the small {noun} {prep} the {other}‹ {verb}› {end}.",
+            "The small {noun} that {saw} the {other}‹ {verb}› {end}.",
             "We know that the {noun} that {saw} the {other}‹ {verb}› {end}.",
         ),
         _agreement,
         openers=0.3,
-        splits=("templates",),
     ),
     Family(
         "pronouns",
-        7,
+        9,
         (
             "{name} went to the {place} because‹ {they}› wanted a {thing}.",
             "{name} lost‹ {their}› {thing} in the {place}.",
@@ -413,11 +423,12 @@ FAMILIES: tuple[Family, ...] = (
         ),
         _pronouns,
         openers=0.3,
-        splits=("templates",),
+        key_has_template=True,
+        splits=("fillings", "templates"),
     ),
     Family(
         "capitals",
-        8,
+        9,
         (
             "The capital of {country} is‹ {capital}›.",
             "{country} has its capital in‹ {capital}›.",
@@ -426,6 +437,8 @@ FAMILIES: tuple[Family, ...] = (
             "In {country}, the biggest city is‹ {capital}›.",
             "{capital} is the capital of‹ {country}›.",
             "{name} lives in {capital}, the capital of‹ {country}›.",
+            "{capital} is the biggest city in‹ {country}›.",
+            "{name} went to {capital} in‹ {country}›.",
             "Q: What is the capital of {country}? A:‹ {capital}›.",
         ),
         ("{name} says that the capital of {country} is‹ {capital}›.", "The biggest city in {country} is‹ {capital}›."),
@@ -474,7 +487,7 @@ FAMILIES: tuple[Family, ...] = (
             "Review: {a} {what}, {b} {other}. I‹ {verb}› {end}.",
             "I think the {what} was‹ {a}›. It was‹ {b}› and‹ {c}›. We‹ {verb}› {end}.",
             "What a {a} {what}! The {other} was‹ {b}›, so we were‹ {feel}›.",
-            "The {what} was‹ {a}›. The {other} was‹ {b}›.",
+            "The {what} was‹ {a}›. The {other} was‹ {b}›. We felt‹ {feel}›.",
         ),
         (
             "I think the {what} was {a} and {b}. We‹ {verb}› {end}.",
@@ -482,7 +495,6 @@ FAMILIES: tuple[Family, ...] = (
         ),
         _reviews,
         openers=0.15,
-        splits=("templates",),
     ),
     Family(
         "translation",
@@ -491,12 +503,11 @@ FAMILIES: tuple[Family, ...] = (
             "English: The {en} {ven} the {oen}. French: {Le}‹ {fr}› {vfr} {le}‹ {ofr}›.",
             "French: {Le} {fr} {vfr} {le} {ofr}. English: The‹ {en}› {ven} the‹ {oen}›.",
             "The {en} {ven} the {oen}. In French: {Le}‹ {fr}› {vfr} {le}‹ {ofr}›.",
-            "In French, the {oen} is called {le}‹ {ofr}›.",
+            "French: {Le} {fr} {vfr} {le} {ofr}. In English: The‹ {en}› {ven} the‹ {oen}›.",
         ),
         ("In English: The {en} {ven} the {oen}. In French: {Le}‹ {fr}› {vfr} {le}‹ {ofr}›.",),
         _french,
         openers=0.1,
-        splits=("templates",),
     ),
     Family("bilingual text", 4, ("{a} {b}‹ {c}›", "{a} {b}"), (), _french_text, splits=()),
     Family(
@@ -517,7 +528,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "binding",
-        10,
+        12,
         (
             "{n1} has a {c1} {o1}. {n2} has a {c2} {o2}. The color of the {thing} is‹ {color}›.",
             "The {o1} is {c1}. The {o2} is {c2}. The {thing} is‹ {color}›.",
@@ -537,8 +548,8 @@ FAMILIES: tuple[Family, ...] = (
         (
             "The {noun}{open}the {a} one‹{close}› was in the {place}.",
             "{name} spoke of the{open}{color} {noun}‹{close}› today.",
-            "We saw the {a}{open}{color}‹{close}› {noun}.",
-            "The{open}{a} and {color}‹{close}› {noun} was there.",
+            "We saw the {noun}{open}{color}‹{close}› and {a}.",
+            "The {noun}{open}{a} and {color}‹{close}› was there.",
             "It was written{open}{name} has the {a} {noun}‹{close}› on the door.",
         ),
         (
@@ -547,7 +558,6 @@ FAMILIES: tuple[Family, ...] = (
         ),
         _brackets,
         openers=0.2,
-        splits=("templates",),
     ),
     Family(
         "surnames",

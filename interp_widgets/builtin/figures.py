@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import addition, circuits, corpus, grokking, load, measure, prompts, words
 from .families import FAMILIES
+from .train import RECIPES, families_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +23,7 @@ NEUTRAL = tuple(f"I think the {what} was" for what in words.REVIEWED)
 def behaviour(name: str) -> dict[str, dict[corpus.Split, float]]:
     """Accuracy on what training never saw, by family and split."""
     model, tok = load.load(name)
-    return measure.behaviour(model, tok, count=PROMPTS_PER_SPLIT)
+    return measure.behaviour(model, tok, families_of(RECIPES[name]), PROMPTS_PER_SPLIT)
 
 
 def indirect_objects(model: Any, tok: Any) -> dict[str, Any]:

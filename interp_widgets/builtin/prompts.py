@@ -12,6 +12,7 @@ from . import words
 from .corpus import Family
 from .families import FAMILIES, IO_TEMPLATES
 from .generic import SENTENCES
+from .train import RECIPES, families_of
 
 REFERENCE_SIZE = 96
 CONTRAST_SIZE = 48
@@ -21,7 +22,7 @@ CONTRAST_SIZE = 48
 class NamedPrompt:
     """An example question: what is asked, the right answer, the wrong one, and a corrupt prompt of the same length.
 
-    `reference` names the set of `references()` that mean ablation uses for this question.
+    `reference` names the set of `references(model)` that mean ablation uses for this question, `model` what to open.
     """
 
     name: str
@@ -31,6 +32,7 @@ class NamedPrompt:
     foil: str
     corrupt: str
     reference: str
+    model: str = "embedded"
 
 
 _EXAMPLES = (
@@ -141,26 +143,36 @@ _EXAMPLES = (
 
 
 def prompts() -> dict[str, NamedPrompt]:
-    """Named example questions, at least one for each family.
+    """Named example questions, at least one for each family, and one for the model that adds.
 
     Example:
         >>> prompts()["capital"].target
         ' Paris'
     """
-    return {
+    asked = {
         name: NamedPrompt(name, family, prompt, target, foil, corrupt, family)
         for name, family, prompt, target, foil, corrupt in _EXAMPLES
     }
+    addition = NamedPrompt("addition", "addition", "12+34=", "46", "45", "12+33=", "addition", "embedded:addition")
+    return asked | {"addition": addition}
 
 
 @cache
-def references() -> dict[str, tuple[str, ...]]:
+def references(model: str = "embedded") -> dict[str, tuple[str, ...]]:
     """Prompt sets that mean ablation averages over, by family, and `"generic text"`: each of 64 prompts or more.
 
     The set of `"indirect objects"` breaks the behaviour: three different names, so that nobody was named twice
     (the "ABC" reference of Wang et al. 2022). The other sets are prompts of the family itself, answers cut off.
+
+    Args:
+        model: A shipped model, with or without a step: `"embedded"`, `"embedded:names"` (the families that it was
+            trained on), `"embedded:addition"`.
     """
-    sets = {family.name: _prompts_of(family) for family in FAMILIES if family.splits}
+    name = model.partition("@")[0]
+    if name == "embedded:addition":
+        return {"addition": _sums()}
+    known = [family for family in families_of(RECIPES[name]) if family.splits] if name in RECIPES else []
+    sets = {family.name: _prompts_of(family) for family in known or FAMILIES if family.splits}
     sets["indirect objects"] = _three_different_names()
     sets["induction"] = _unrepeated_lists()
     return sets | {"generic text": SENTENCES}
@@ -216,6 +228,11 @@ def _unrepeated_lists() -> tuple[str, ...]:
         *words.NAMES,
     ]
     return tuple("List: " + " ".join(random.sample(pool, random.randrange(8, 24))) for _ in range(REFERENCE_SIZE))
+
+
+def _sums() -> tuple[str, ...]:
+    random = Random("reference sums")
+    return tuple(f"{random.randrange(59)}+{random.randrange(59)}=" for _ in range(REFERENCE_SIZE))
 
 
 def _sentiment_pair(random: Random, n: int) -> tuple[str, str]:

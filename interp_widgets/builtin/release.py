@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     import torch
 
 SHIPPED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "training.json")
-KEPT: dict[str, tuple[int, ...]] = {"embedded": (200, 400, 800, 1200, 1500, 2000, 2400, 2800)}
+KEPT: dict[str, tuple[int, ...]] = {
+    "embedded": (100, 500, 600, 700, 800, 900, 1100, 1500, 2000, 2900),
+    "embedded:names": (),
+}
 """Steps whose weights ship as checkpoints."""
 
 

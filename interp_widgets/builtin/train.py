@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from . import corpus, measure, release, tokenizer
+from . import corpus, release, tokenizer
 from .families import FAMILIES
 
 if TYPE_CHECKING:
@@ -22,11 +22,18 @@ if TYPE_CHECKING:
 INDUCTION_MARKER = "List:"
 RECORDED = 60
 """How many of the first losses are recorded beside the weights, so that a test can train that far and compare."""
+NEW_WEIGHT = 0.02
+"""Weight in the loss of random tokens that nothing predicts: enough to learn what a list looks like."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights. `dropout_*` act in training only; the saved model has none."""
+    """Everything that decides the weights. Dropouts act in training only; the saved model has none.
+
+    Lists come first: until `text_from` they are all there is, so that the heads that copy from the context are there
+    when the text needs them. Their pool of tokens is small until `induction_hold`, then doubles until it is the whole
+    vocabulary. Head and MLP dropout begin with the text.
+    """
 
     layers: int = 4
     width: int = 128
@@ -34,20 +41,56 @@ class Recipe:
     mlp: int = 128
     positions: int = 128
     steps: int = 3300
-    batch_tokens: int = 2048
-    rate: float = 2e-3
-    warmup: int = 200
+    rate: float = 3e-3
+    warmup: int = 150
     weight_decay: float = 0.1
     initial_range: float = 0.04
+    text_from: int = 900
+    text_tokens: int = 1536
     answer_weight: float = 4.0
-    induction_share: float = 0.14
+    induction_tokens: int = 1792
+    induction_tokens_later: int = 512
+    list_lengths: tuple[int, ...] = (16, 20, 28, 40, 64)
+    segment_lengths: tuple[int, ...] = (2, 2, 2, 3, 3, 4)
+    segment_spacing: int = 6
+    induction_weight: float = 0.5
+    induction_pool: int = 128
+    induction_hold: int = 700
+    induction_doubling: int = 50
     head_dropout: float = 0.0
     mlp_dropout: float = 0.0
     attention_dropout: float = 0.0
+    families: tuple[str, ...] = ()  # empty: all of them
     seed: int = 0
 
 
-RECIPES: dict[str, Recipe] = {"embedded": Recipe()}
+RECIPES: dict[str, Recipe] = {
+    "embedded": Recipe(),
+    "embedded:names": Recipe(
+        layers=3,
+        width=64,
+        heads=4,
+        mlp=128,
+        steps=2600,
+        text_from=1000,
+        induction_tokens=2048,
+        induction_hold=700,
+        list_lengths=(64,),
+        head_dropout=0.1,
+        mlp_dropout=0.2,
+        families=("indirect objects", "three names", "surnames", "stories"),
+    ),
+}
+
+
+def families_of(recipe: Recipe) -> tuple[corpus.Family, ...]:
+    """The text families that a recipe trains on."""
+    return tuple(family for family in FAMILIES if not recipe.families or family.name in recipe.families)
+
+
+def build_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
+    """The tokenizer of a recipe's families."""
+    return tokenizer.build(families_of(recipe), extra=() if recipe.families else tokenizer.EXTRA_WORDS)
 
 
 def build_model(recipe: Recipe, vocabulary: int) -> GPT2LMHeadModel:
@@ -90,15 +133,22 @@ class Row:
     weights: list[float]
 
 
-def _induction(random: Random, vocabulary: int, marker: list[int]) -> Row:
-    """Random tokens of the whole vocabulary behind a marker, repeated; the second time round they are the answers."""
-    length = random.randrange(4, 40)
-    sequence = random.sample(range(1, vocabulary), length)
-    repeats = random.choice((1, 1, 1, 2)) if length < 20 else 1
-    again = sequence * repeats
-    cut = random.randrange(length // 2, len(again) + 1)
-    ids = [0, *marker, *sequence, *again[:cut]]
-    return Row(ids, [0.3] * (1 + len(marker) + length) + [1.0] * cut)
+def _induction(random: Random, pool: list[int], marker: list[int], length: int, recipe: Recipe) -> Row:
+    """Random tokens behind a marker, in short segments that come again; what follows within a repeat is the answer.
+
+    Plain repetition (a list, then the same list again) is solved by position alone: accuracy .997 with an induction
+    score of .05. Long segments are solved by heads that look any number of tokens back: five and six formed. Segments
+    of two to four tokens at random distances leave only the token before to go by.
+    """
+    count = random.randint(2, max(3, length // recipe.segment_spacing))
+    segments = [random.sample(pool, random.choice(recipe.segment_lengths)) for _ in range(count)]
+    ids, weights, seen = [0, *marker], [NEW_WEIGHT] * (1 + len(marker)), set[int]()
+    while len(ids) < length:
+        chosen = random.randrange(len(segments))
+        ids += segments[chosen]
+        weights += [NEW_WEIGHT] + [1.0 if chosen in seen else NEW_WEIGHT] * (len(segments[chosen]) - 1)
+        seen.add(chosen)
+    return Row(ids[:length], weights[:length])
 
 
 def _encode(tok: PreTrainedTokenizerFast, documents: list[corpus.Document], answer_weight: float) -> Iterator[Row]:
@@ -114,33 +164,59 @@ def _encode(tok: PreTrainedTokenizerFast, documents: list[corpus.Document], answ
         yield Row(ids, weights)
 
 
-def batches(recipe: Recipe, tok: PreTrainedTokenizerFast) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless batches (ids, weights) of rows of like length, each row one to four documents, starting at position 0."""
-    import torch
-
+def text_batches(recipe: Recipe, tok: PreTrainedTokenizerFast) -> Iterator[list[Row]]:
+    """Endless batches of text rows of like length, each row one to four documents, starting at position 0."""
     random = Random(recipe.seed + 1)
-    marker = tok(INDUCTION_MARKER, add_special_tokens=False)["input_ids"]
-    vocabulary = len(tok)
+    families = families_of(recipe)
     while True:
         rows: list[Row] = []
-        documents = [corpus.draw(random, FAMILIES) for _ in range(4000)]
+        documents = [corpus.draw(random, families) for _ in range(4000)]
         for row in _encode(tok, documents, recipe.answer_weight):
             joins = rows and random.random() < 0.3 and len(rows[-1].ids) + len(row.ids) < recipe.positions
             rows.append(Row(rows[-1].ids + row.ids, rows.pop().weights + row.weights) if joins else row)
-        share = recipe.induction_share / (1 - recipe.induction_share)
-        rows += [_induction(random, vocabulary, marker) for _ in range(int(len(rows) * share))]
         rows.sort(key=lambda row: len(row.ids) + random.random())
         groups: list[list[Row]] = [[]]
         for row in rows:
-            if (len(groups[-1]) + 1) * len(row.ids) > recipe.batch_tokens:
+            if (len(groups[-1]) + 1) * len(row.ids) > recipe.text_tokens:
                 groups.append([])
             groups[-1].append(row)
         random.shuffle(groups)
-        for group in groups:
-            longest = max(len(row.ids) for row in group)
-            ids = torch.tensor([row.ids + [0] * (longest - len(row.ids)) for row in group])
-            weights = torch.tensor([row.weights + [0.0] * (longest - len(row.weights)) for row in group])
-            yield ids, weights
+        yield from groups
+
+
+def induction_batches(recipe: Recipe, tok: PreTrainedTokenizerFast) -> Iterator[list[Row]]:
+    """Endless batches of the induction family. Its tokens come from a pool that doubles until it is the whole vocabulary."""
+    random = Random(recipe.seed + 2)
+    marker = tok(INDUCTION_MARKER, add_special_tokens=False)["input_ids"]
+    order = list(range(1, len(tok)))
+    random.shuffle(order)
+    step = 0
+    while True:
+        pool = order[: pool_size(recipe, step)]
+        tokens = recipe.induction_tokens if step < recipe.text_from else recipe.induction_tokens_later
+        length = random.choice(recipe.list_lengths)
+        yield [_induction(random, pool, marker, length, recipe) for _ in range(tokens // length)]
+        step += 1
+
+
+def pool_size(recipe: Recipe, step: int) -> int:
+    """How many tokens the lists are drawn from at a step (the vocabulary's end cuts it off)."""
+    doublings = (step - recipe.induction_hold) // recipe.induction_doubling + 1 if step >= recipe.induction_hold else 0
+    return recipe.induction_pool << min(doublings, 16)
+
+
+def weighted_loss(model: GPT2LMHeadModel, rows: list[Row]) -> torch.Tensor:
+    """Cross entropy of the rows' next tokens, averaged by their weights."""
+    import torch
+    from torch.nn import functional
+
+    longest = max(len(row.ids) for row in rows)
+    ids = torch.tensor([row.ids + [0] * (longest - len(row.ids)) for row in rows])
+    weights = torch.tensor([row.weights + [0.0] * (longest - len(row.weights)) for row in rows])[:, 1:].flatten()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+    losses = functional.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    return (losses * weights).sum() / weights.sum()
 
 
 def _drop_parts(model: GPT2LMHeadModel, recipe: Recipe) -> None:
@@ -157,8 +233,7 @@ def _drop_parts(model: GPT2LMHeadModel, recipe: Recipe) -> None:
     def mlp(_module: Any, _args: Any, out: Any) -> Any:
         return out * ((torch.rand(out.shape[0], 1, 1) >= recipe.mlp_dropout).to(out.dtype) / (1 - recipe.mlp_dropout))
 
-    blocks: Any = model.transformer.h
-    for block in blocks:
+    for block in model.transformer.h:
         if recipe.head_dropout:
             block.attn.c_proj.register_forward_pre_hook(heads)
         if recipe.mlp_dropout:
@@ -178,11 +253,9 @@ def train(
 ) -> GPT2LMHeadModel:
     """Train from the recipe's seed; `watch(step, loss, model)` is called before each step and once at the end."""
     import torch
-    from torch.nn import functional
 
-    tok = tokenizer.build()
+    tok = build_tokenizer(recipe)
     model = build_model(recipe, len(tok))
-    _drop_parts(model, recipe)
     model.train()
     decay = [p for p in model.parameters() if p.dim() > 1]
     plain = [p for p in model.parameters() if p.dim() <= 1]
@@ -192,18 +265,17 @@ def train(
         betas=(0.9, 0.98),
         fused=True,
     )
-    stream = batches(recipe, tok)
+    texts, lists = text_batches(recipe, tok), induction_batches(recipe, tok)
     last = float("nan")
     for step in range(recipe.steps if stop is None else stop):
         watch(step, last, model)
-        ids, weights = next(stream)
+        if step == recipe.text_from:
+            _drop_parts(model, recipe)
         for group in optimizer.param_groups:
             group["lr"] = rate_at(recipe, step)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
-        targets, weight = ids[:, 1:], weights[:, 1:]
-        losses = functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
-        loss = (losses * weight.flatten()).sum() / weight.sum()
+        loss = weighted_loss(model, next(lists))
+        if step >= recipe.text_from:
+            loss = recipe.induction_weight * loss + weighted_loss(model, next(texts))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -213,19 +285,23 @@ def train(
     return model
 
 
-def save(model: GPT2LMHeadModel, folder: Path) -> None:
+def save(model: GPT2LMHeadModel, tok: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write the folder that `from_pretrained` opens: weights in half precision, dropout off, tokenizer beside them."""
     import copy
 
-    model = copy.deepcopy(model).half()
+    import torch
+
+    model = copy.deepcopy(model).to(torch.float16)
     model.config.attn_pdrop = 0.0
     model.save_pretrained(str(folder))
-    tokenizer.build().save_pretrained(str(folder))
+    tok.save_pretrained(str(folder))
     release.tidy(folder)
 
 
 def main() -> None:
     """Command line: train, print the loss and the measured behaviour, write the folder."""
+    from . import measure
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", nargs="?", default="embedded", choices=sorted(RECIPES))
     parser.add_argument("--out", type=Path, default=Path("build/retrained"), help="the folder to write")
@@ -237,7 +313,8 @@ def main() -> None:
 
     torch.set_num_threads(1)
     started = time.process_time()
-    tok = tokenizer.build()
+    tok = build_tokenizer(recipe)
+
     losses: list[float] = []
 
     def watch(step: int, loss: float, model: GPT2LMHeadModel) -> None:
@@ -245,14 +322,16 @@ def main() -> None:
         if step % given.keep and step != recipe.steps:
             return
         model.eval()
-        full = step == recipe.steps or step % given.every == 0
-        line = measure.summary(model, tok, examples=48 if full else 0)
+        full = step == recipe.steps or (step > recipe.text_from and step % given.every == 0)
+        line = measure.summary(model, tok, families_of(recipe), examples=48 if full else 0)
         model.train()
-        seconds = round(time.process_time() - started)
-        print(json.dumps({"step": step, "cpu": seconds, "loss": round(loss, 3), **line}), flush=True)
+        print(
+            json.dumps({"step": step, "cpu": round(time.process_time() - started), "loss": round(loss, 3), **line}),
+            flush=True,
+        )
         release.save_checkpoint(model.state_dict(), given.out, step, bits=16)
 
-    save(train(recipe, watch), given.out)
+    save(train(recipe, watch), tok, given.out)
     release.record(given.out, round(time.process_time() - started), losses[1 : RECORDED + 1])
     print(f"Compare with what ships: python -m interp_widgets.builtin.card --compare {given.out} --name {given.name}")
 

@@ -64,6 +64,11 @@ def test_the_indirect_object_is_named_first_about_half_of_the_time() -> None:
     assert 0.4 < sum(first) / len(first) < 0.6
 
 
+def test_how_often_a_name_occurs_does_not_tell_the_indirect_object() -> None:
+    twice = [d.prompt.count(d.targets[0].strip()) == 2 for d in _documents(MEASURED[0], "train", 2000)]
+    assert sum(twice) > 100
+
+
 def test_there_are_forty_facts_in_five_wordings_or_more() -> None:
     capitals = next(f for f in MEASURED if f.name == "capitals")
     assert len({row[0] for row in words.FACTS + words.CAPITALS_ONLY}) >= 40

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import pytest
 
-from interp_widgets.builtin import generic, tokenizer, words
+from interp_widgets.builtin import addition, generic, tokenizer, words
 from interp_widgets.builtin.families import FAMILIES
 from interp_widgets.builtin.prompts import NamedPrompt, contrast, prompts, references
 from interp_widgets.model.errors import PromptError
 
-TOKENIZER = tokenizer.build()
+TOKENIZERS = {"embedded": tokenizer.build(), "embedded:addition": addition.build_tokenizer(59)}
 
 
 @pytest.mark.parametrize("question", prompts().values(), ids=lambda q: q.name)
 def test_a_corrupt_prompt_has_the_length_of_the_clean_one_and_differs(question: NamedPrompt) -> None:
-    clean, corrupt = (TOKENIZER(text)["input_ids"] for text in (question.prompt, question.corrupt))
+    tok = TOKENIZERS[question.model]
+    clean, corrupt = (tok(text)["input_ids"] for text in (question.prompt, question.corrupt))
     assert len(clean) == len(corrupt)
     assert clean != corrupt
 
 
 @pytest.mark.parametrize("question", prompts().values(), ids=lambda q: q.name)
 def test_target_and_foil_are_single_different_tokens(question: NamedPrompt) -> None:
-    target, foil = (TOKENIZER(text, add_special_tokens=False)["input_ids"] for text in (question.target, question.foil))
+    tok = TOKENIZERS[question.model]
+    target, foil = (tok(text, add_special_tokens=False)["input_ids"] for text in (question.target, question.foil))
     assert len(target) == len(foil) == 1
     assert target != foil
 
@@ -30,7 +32,7 @@ def test_every_family_that_is_measured_has_a_named_question_and_a_reference_set(
     measured = {family.name for family in FAMILIES if family.splits}
     assert measured <= {q.family for q in prompts().values()}
     for question in prompts().values():
-        assert question.reference in references()
+        assert question.reference in references(question.model)
 
 
 def test_reference_sets_are_large_and_always_the_same() -> None:
