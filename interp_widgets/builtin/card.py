@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import figures, load, measure, prompts
-from .train import RECIPES, families_of
+from .recipe import RECIPES, families_of
 
 CARD = Path(__file__).parents[2] / "MODEL_CARD.md"
 TOLERANCE = 0.02

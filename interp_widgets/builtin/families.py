@@ -61,6 +61,16 @@ IO_TEMPLATES = (
     "Last night {X} and {Y} had dinner. {S} sent a {thing} to‹ {IO}›.",
     "In the {place}, {X} and {Y} saw a {thing}, which {S} bought for‹ {IO}›.",
     "{X} sat beside {Y} in the {place}. {S} sang a song for‹ {IO}›.",
+    "While {X} and {Y} had dinner, {S} gave a {thing} to‹ {IO}›.",
+    "When {X} and {Y} saw a {thing} at the {place}, {S} gave it to‹ {IO}›.",
+    "{X} and {Y} came to the {place}. Then {S} gave a {thing} to‹ {IO}›.",
+    "{X} and {Y} went to the {place}. Later {S} handed a {thing} to‹ {IO}›.",
+    "After {X} and {Y} were working at the {place}, {S} sent a {thing} to‹ {IO}›.",
+    "Last year {X} and {Y} met in the {place}. {S} gave a {thing} to‹ {IO}›.",
+    "One day {X} met {Y} in the {place}, and {S} gave a {thing} to‹ {IO}›.",
+    "After {X} found a {thing} near the {place} with {Y}, {S} wanted to give it to‹ {IO}›.",
+    "{X} and {Y} bought a {thing}. At the {place} {S} handed it to‹ {IO}›.",
+    "At the {place}, {X} saw {Y}. {S} had a {thing} and gave it to‹ {IO}›.",
 )
 IO_HELD_OUT = (
     "While {X} and {Y} were working at the {place}, {S} gave a {thing} to‹ {IO}›.",
@@ -210,7 +220,8 @@ def _binding(random: Random) -> Filling:
     slots = {"A": a, "color": color, "thing": thing}
     for i, (name, hue, what) in enumerate(pairs, 1):
         slots |= {f"n{i}": name, f"c{i}": hue, f"o{i}": what}
-    return Filling(slots, f"{thing}|{color}", (f" {color}",), (f" {wrong}",))
+    # Both pairs make the key: were it the pair asked about, a held-out pair would be known by never being the answer.
+    return Filling(slots, f"{thing}|{color}|{other}|{wrong}", (f" {color}",), (f" {wrong}",))
 
 
 def _brackets(random: Random) -> Filling:
@@ -407,7 +418,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "pronouns",
-        9,
+        12,
         (
             "{name} went to the {place} because‹ {they}› wanted a {thing}.",
             "{name} lost‹ {their}› {thing} in the {place}.",
@@ -428,7 +439,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "capitals",
-        9,
+        11,
         (
             "The capital of {country} is‹ {capital}›.",
             "{country} has its capital in‹ {capital}›.",
@@ -512,7 +523,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("bilingual text", 4, ("{a} {b}‹ {c}›", "{a} {b}"), (), _french_text, splits=()),
     Family(
         "antonyms",
-        5,
+        7,
         (
             "The opposite of {a} is‹ {b}›.",
             "{A} is the opposite of‹ {b}›.",

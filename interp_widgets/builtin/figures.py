@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import addition, circuits, corpus, grokking, load, measure, prompts, words
 from .families import FAMILIES
-from .train import RECIPES, families_of
+from .recipe import RECIPES, families_of
 
 if TYPE_CHECKING:
     import numpy as np

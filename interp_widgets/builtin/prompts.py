@@ -12,7 +12,7 @@ from . import words
 from .corpus import Family
 from .families import FAMILIES, IO_TEMPLATES
 from .generic import SENTENCES
-from .train import RECIPES, families_of
+from .recipe import RECIPES, families_of
 
 REFERENCE_SIZE = 96
 CONTRAST_SIZE = 48

@@ -20,20 +20,18 @@ if TYPE_CHECKING:
 
 SHIPPED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "training.json")
 KEPT: dict[str, tuple[int, ...]] = {
-    "embedded": (100, 500, 600, 700, 800, 900, 1100, 1500, 2000, 2900),
+    "embedded": (150, 200, 225, 250, 300, 700, 1000, 1500, 2500),
     "embedded:names": (),
 }
 """Steps whose weights ship as checkpoints."""
 
 
 def quantised(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Matrices as int8 with a float16 scale per row (`<key>.scale`), everything else as float16; tied copies left out."""
+    """Matrices as int8 with a float16 scale per row (`<key>.scale`), everything else as float16."""
     import torch
 
     stored: dict[str, torch.Tensor] = {}
     for key, tensor in weights.items():
-        if key == "lm_head.weight":
-            continue
         if tensor.dim() < 2:
             stored[key] = tensor.to(torch.float16).contiguous()
             continue

@@ -10,36 +10,39 @@ from typing import Any
 import pytest
 import torch
 
-from interp_widgets.builtin import load, release, train
+from interp_widgets.builtin import batches, lessons, load, release, train
+from interp_widgets.builtin.recipe import RECIPES, Recipe
 
 
-@pytest.mark.parametrize("name", sorted(set(train.RECIPES) & set(load.names())))
+@pytest.mark.parametrize("name", sorted(RECIPES))
 def test_sixty_steps_lower_the_loss_as_recorded(name: str) -> None:
     recorded = json.loads((load.folder(name) / "training.json").read_text())["losses"]
     losses: list[float] = []
-    train.train(train.RECIPES[name], lambda _step, loss, _model: losses.append(loss), stop=train.RECORDED)
+    train.train(RECIPES[name], lambda _step, loss, _model: losses.append(loss), stop=train.RECORDED)
     assert len(recorded) == train.RECORDED
     assert losses[-1] < losses[1] - 2
     assert losses[1:] == pytest.approx(recorded, rel=0.03)
 
 
-SMALL = train.Recipe(
-    layers=1,
+SMALL = Recipe(
+    layers=3,
     width=32,
     heads=2,
     mlp=32,
-    text_from=2,
+    look_back_alone=1,
+    look_back=2,
+    look_back_heads=1,
+    text_from=3,
     text_tokens=256,
-    induction_tokens=128,
-    induction_tokens_later=128,
+    list_tokens=128,
+    list_tokens_later=128,
     head_dropout=0.2,
-    mlp_dropout=0.2,
-    steps=4,
+    steps=6,
     families=("indirect objects",),
 )
 
 
-def _trained(recipe: train.Recipe) -> tuple[Any, list[float]]:
+def _trained(recipe: Recipe) -> tuple[Any, list[float]]:
     losses: list[float] = []
     return train.train(recipe, lambda _step, loss, _model: losses.append(loss)), losses[1:]
 
@@ -63,9 +66,8 @@ def test_what_training_adds_is_gone_from_the_saved_model(tmp_path: Path) -> None
 
 
 def test_the_lists_of_the_induction_family_cannot_be_solved_by_position() -> None:
-    recipe = replace(train.Recipe(), echoes=0.0)
-    tokenizer = train.build_tokenizer(recipe)
-    rows = next(train.induction_batches(recipe, tokenizer))
+    recipe = Recipe()
+    rows = next(batches.list_batches(recipe, train.build_tokenizer(recipe)))
     lags: set[int] = set()
     for row in rows:
         for at in range(4, len(row.ids)):
@@ -76,11 +78,41 @@ def test_the_lists_of_the_induction_family_cannot_be_solved_by_position() -> Non
     assert len(lags) > 20
 
 
-def test_the_lists_end_up_drawing_from_the_whole_vocabulary() -> None:
-    recipe = train.Recipe()
-    size = len(train.build_tokenizer(recipe))
-    assert train.pool_size(recipe, 0) == recipe.induction_pool < size
-    assert train.pool_size(recipe, recipe.steps) >= size
+def test_the_lists_draw_from_the_whole_vocabulary() -> None:
+    recipe = Recipe()
+    tokenizer = train.build_tokenizer(recipe)
+    stream = batches.list_batches(recipe, tokenizer)
+    drawn = {i for _ in range(60) for row in next(stream) for i in row.ids}
+    assert len(drawn) > 0.9 * len(tokenizer)
+
+
+def test_the_later_blocks_write_nothing_before_the_text_begins() -> None:
+    model = train.build_model(SMALL, 400)
+    ids = torch.randint(1, 400, (2, 20), generator=torch.Generator().manual_seed(0))
+    whole = model(ids).logits
+    blocks = model.transformer.h
+    model.transformer.h = blocks[: SMALL.first_blocks]
+    assert torch.equal(whole, model(ids).logits)
+
+
+def test_in_the_first_lesson_the_second_block_asks_by_tokens_alone_and_finds_by_what_was_before() -> None:
+    model = train.build_model(SMALL, 400)
+    ids = torch.randint(1, 400, (1, 20), generator=torch.Generator().manual_seed(0))
+    second = model.transformer.h[1]
+    seen: list[torch.Tensor] = []
+    handles = lessons.first_lesson(model, SMALL)
+    handles.append(second.attn.c_attn.register_forward_hook(lambda _m, _a, out: seen.append(out)))
+    model(ids)
+    block = model.transformer.h[0]
+    block.attn.c_proj.weight.data.mul_(3.0)
+    model(ids)
+    for handle in handles:
+        handle.remove()
+    before, after = (x.split(SMALL.width, -1) for x in seen)
+    assert torch.equal(before[0], after[0])
+    assert torch.equal(before[2], after[2])
+    assert not torch.equal(before[1], after[1])
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
 def test_a_checkpoint_in_int8_is_within_half_a_step_of_each_row() -> None:

@@ -1,0 +1,90 @@
+"""Endless batches for training: text of the families, and lists of random tokens that come again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+from . import corpus
+from .recipe import Recipe, families_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+LIST_MARKER = "List:"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a batch: token ids and the weight of each in the loss (its own, as a target)."""
+
+    ids: list[int]
+    weights: list[float]
+
+
+def text_batches(recipe: Recipe, tok: PreTrainedTokenizerFast) -> Iterator[list[Row]]:
+    """Batches of text rows of like length, each row one to four documents, starting at position 0."""
+    random = Random(recipe.seed + 1)
+    families = families_of(recipe)
+    while True:
+        rows: list[Row] = []
+        documents = [corpus.draw(random, families) for _ in range(4000)]
+        for row in _encode(tok, documents, recipe.answer_weight):
+            joins = rows and random.random() < 0.3 and len(rows[-1].ids) + len(row.ids) < recipe.positions
+            rows.append(Row(rows[-1].ids + row.ids, rows.pop().weights + row.weights) if joins else row)
+        rows.sort(key=lambda row: len(row.ids) + random.random())
+        groups: list[list[Row]] = [[]]
+        for row in rows:
+            if (len(groups[-1]) + 1) * len(row.ids) > recipe.text_tokens:
+                groups.append([])
+            groups[-1].append(row)
+        random.shuffle(groups)
+        yield from groups
+
+
+def _encode(tok: PreTrainedTokenizerFast, documents: list[corpus.Document], answer_weight: float) -> Iterator[Row]:
+    pieces = tok.backend_tokenizer.encode_batch([p for d in documents for p in d.pieces], add_special_tokens=False)
+    index = 0
+    for document in documents:
+        ids, weights = [0], [1.0]
+        for number in range(len(document.pieces)):
+            encoded = pieces[index].ids
+            ids += encoded
+            weights += [answer_weight if number % 2 else 1.0] * len(encoded)
+            index += 1
+        yield Row(ids, weights)
+
+
+def list_batches(recipe: Recipe, tok: PreTrainedTokenizerFast) -> Iterator[list[Row]]:
+    """Batches of the induction family, drawn from the whole vocabulary."""
+    random = Random(recipe.seed + 2)
+    marker = tok(LIST_MARKER, add_special_tokens=False)["input_ids"]
+    vocabulary = list(range(1, len(tok)))
+    random.shuffle(vocabulary)
+    step = 0
+    while True:
+        tokens = recipe.list_tokens if step < recipe.list_steps else recipe.list_tokens_later
+        length = random.choice(recipe.list_lengths)
+        yield [_list(random, vocabulary, marker, length, recipe) for _ in range(tokens // length)]
+        step += 1
+
+
+def _list(random: Random, vocabulary: list[int], marker: list[int], length: int, recipe: Recipe) -> Row:
+    """Random tokens behind a marker, in segments that come again; what follows within a repeat is the answer.
+
+    Plain repetition (a list, then the same list again) is solved by position alone: accuracy .997 with an induction
+    score of .05. Segments of random lengths at random distances leave only the tokens to go by.
+    """
+    count = random.randint(max(2, length // 12), max(4, length // recipe.segment_spacing))
+    lengths = [random.choice(recipe.segment_lengths) for _ in range(count)]
+    tokens = iter(random.sample(vocabulary, sum(lengths)))
+    segments = [[next(tokens) for _ in range(n)] for n in lengths]
+    ids, weights, seen = [0, *marker], [0.0] * (1 + len(marker)), set[int]()
+    while len(ids) < length:
+        chosen = random.randrange(len(segments))
+        ids += segments[chosen]
+        weights += [0.0] + [1.0 if chosen in seen else 0.0] * (len(segments[chosen]) - 1)
+        seen.add(chosen)
+    return Row(ids[:length], weights[:length])

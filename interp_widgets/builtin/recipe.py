@@ -1,0 +1,82 @@
+"""How the embedded language models are trained: everything that decides their weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from . import corpus
+from .families import FAMILIES
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights. Dropouts act in training only; the saved model has none.
+
+    Until `look_back_alone` the first block learns to look back one token; until `text_from` lists are all there is and
+    only `first_blocks` blocks run (see `lessons`); from then on text, and lists beside it.
+    """
+
+    layers: int = 4
+    width: int = 128
+    heads: int = 8
+    mlp: int = 256
+    positions: int = 128
+    steps: int = 5600
+    rate: float = 2.5e-3
+    warmup: int = 150
+    weight_decay: float = 0.1
+    initial_range: float = 0.04
+    embedding_range: float = 0.3
+    first_blocks: int = 2
+    look_back: int = 700
+    look_back_alone: int = 150
+    look_back_heads: int = 2
+    look_back_weight: float = 0.3
+    look_back_scale: float = 2.0
+    look_back_tokens: int = 512
+    text_from: int = 450
+    text_tokens: int = 1536
+    answer_weight: float = 4.0
+    list_steps: int = 450  # with `list_tokens`; from then on fewer
+    list_tokens: int = 1792
+    list_tokens_later: int = 384
+    list_lengths: tuple[int, ...] = (32, 48, 64)
+    list_weight: float = 0.4
+    segment_lengths: tuple[int, ...] = (2, 2, 3, 4, 5, 6, 7, 8)
+    segment_spacing: int = 7
+    head_dropout: float = 0.0
+    families: tuple[str, ...] = ()  # empty: all of them
+    seed: int = 0
+
+
+RECIPES: dict[str, Recipe] = {
+    "embedded": Recipe(),
+    "embedded:names": Recipe(
+        layers=3,
+        width=64,
+        heads=4,
+        mlp=32,
+        steps=3200,
+        rate=3e-3,
+        look_back_heads=1,
+        text_tokens=1280,
+        list_tokens=2048,
+        list_tokens_later=640,
+        list_weight=0.5,
+        families=("indirect objects", "three names", "surnames", "stories"),
+    ),
+}
+
+
+def families_of(recipe: Recipe) -> tuple[corpus.Family, ...]:
+    """The text families that a recipe trains on."""
+    return tuple(family for family in FAMILIES if not recipe.families or family.name in recipe.families)
+
+
+def rate_at(recipe: Recipe, step: int) -> float:
+    """Learning rate: linear warm-up, then cosine to 5 %."""
+    if step < recipe.warmup:
+        return recipe.rate * (step + 1) / recipe.warmup
+    done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+    return recipe.rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
