@@ -80,6 +80,25 @@ IO_HELD_OUT = (
 )
 
 
+AGREEMENT_TEMPLATES = tuple(
+    f"{start}{the} {adjective}{{noun}} {clause} the {{other}}‹ {{verb}}› {{end}}."
+    for start, the in (
+        ("", "The"),
+        ("Today ", "the"),
+        ("We know that ", "the"),
+        ("They say that ", "the"),
+        ("Here ", "the"),
+    )
+    for adjective in ("", "small ", "old ", "new ")
+    for clause in ("{prep}", "that {saw}")
+)
+AGREEMENT_HELD_OUT = (
+    "Today the small {noun} {prep} the {other}‹ {verb}› {end}.",
+    "The small {noun} that {saw} the {other}‹ {verb}› {end}.",
+    "We know that the {noun} that {saw} the {other}‹ {verb}› {end}.",
+)
+
+
 def _agreement(random: Random) -> Filling:
     noun, other = random.sample(words.NOUNS, 2)
     verb = random.choice(words.VERBS)
@@ -400,19 +419,8 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "agreement",
         7,
-        (
-            "The {noun} {prep} the {other}‹ {verb}› {end}.",
-            "The {noun} {prep} the old {other}‹ {verb}› {end}.",
-            "The {noun} that {saw} the {other}‹ {verb}› {end}.",
-            "We know that the {noun} {prep} the {other}‹ {verb}› {end}.",
-            "Today the {noun} {prep} the {other}‹ {verb}› {end}.",
-            "The small {noun} {prep} the {other}‹ {verb}› {end}.",
-        ),
-        (
-            "Today the small {noun} {prep} the {other}‹ {verb}› {end}.",
-            "The small {noun} that {saw} the {other}‹ {verb}› {end}.",
-            "We know that the {noun} that {saw} the {other}‹ {verb}› {end}.",
-        ),
+        tuple(t for t in AGREEMENT_TEMPLATES if t not in AGREEMENT_HELD_OUT),
+        AGREEMENT_HELD_OUT,
         _agreement,
         openers=0.3,
     ),
@@ -427,6 +435,15 @@ FAMILIES: tuple[Family, ...] = (
             "{name} was a good‹ {child}›.",
             "When {name} came to the {place},‹ {they}› saw a {thing}.",
             "{name} found‹ {their}› {thing}.",
+            "{name} went to the {place} and found‹ {their}› {thing}.",
+            "{name} came to the {place} and lost‹ {their}› {thing}.",
+            "{name} was at the {place} and lost‹ {their}› {thing}.",
+            "{name} came home and lost‹ {their}› {thing}.",
+            "{name} came to the {place} because‹ {they}› wanted a {thing}.",
+            "{name} went home because‹ {they}› had a {thing}.",
+            "{name} was in the {place} because‹ {they}› had a {thing}.",
+            "{name} saw a {thing} and‹ {they}› came to the {place}.",
+            "{name} had a {thing} and gave it to‹ {their}› friend.",
         ),
         (
             "{name} went to the {place} and lost‹ {their}› {thing}.",
@@ -451,6 +468,12 @@ FAMILIES: tuple[Family, ...] = (
             "{capital} is the biggest city in‹ {country}›.",
             "{name} went to {capital} in‹ {country}›.",
             "Q: What is the capital of {country}? A:‹ {capital}›.",
+            "{name} knows that the capital of {country} is‹ {capital}›.",
+            "They say that the capital of {country} is‹ {capital}›.",
+            "{name} says that the king of {country} lives in‹ {capital}›.",
+            "The biggest city of {country} is‹ {capital}›.",
+            "{name} says that the biggest city of {country} is‹ {capital}›.",
+            "The capital in {country} is‹ {capital}›.",
         ),
         ("{name} says that the capital of {country} is‹ {capital}›.", "The biggest city in {country} is‹ {capital}›."),
         _capitals,
@@ -529,6 +552,9 @@ FAMILIES: tuple[Family, ...] = (
             "{A} is the opposite of‹ {b}›.",
             "It is not {a}, it is‹ {b}›.",
             "If it is not {a}, it must be‹ {b}›.",
+            "{A} and‹ {b}› are opposites.",
+            "They say that the opposite of {a} is‹ {b}›.",
+            "It was not {a}, so it was‹ {b}›.",
             "Q: What is the opposite of {a}? A:‹ {b}›.",
         ),
         ("We know that the opposite of {a} is‹ {b}›.", "It is not {a}, so it must be‹ {b}›."),
@@ -539,12 +565,17 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "binding",
-        12,
+        20,
         (
             "{n1} has a {c1} {o1}. {n2} has a {c2} {o2}. The color of the {thing} is‹ {color}›.",
             "The {o1} is {c1}. The {o2} is {c2}. The {thing} is‹ {color}›.",
             "There is a {c1} {o1} and a {c2} {o2}. The {thing} is‹ {color}›.",
             "{n1} likes the {c1} {o1} and {n2} likes the {c2} {o2}. The {thing} of {A} is‹ {color}›.",
+            "{n1} has a {c1} {o1} and {n2} has a {c2} {o2}. The {thing} is‹ {color}›.",
+            "{n1} has a {c1} {o1} and a {c2} {o2}. The {thing} is‹ {color}›.",
+            "There is a {c1} {o1} and a {c2} {o2}. The color of the {thing} is‹ {color}›.",
+            "The {o1} is {c1} and the {o2} is {c2}. The {thing} is‹ {color}›.",
+            "We saw a {c1} {o1} and a {c2} {o2}. The color of the {thing} is‹ {color}›.",
         ),
         (
             "{n1} has a {c1} {o1}. {n2} has a {c2} {o2}. The {thing} is‹ {color}›.",

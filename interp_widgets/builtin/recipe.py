@@ -22,7 +22,7 @@ class Recipe:
     heads: int = 8
     mlp: int = 256
     positions: int = 128
-    steps: int = 5600
+    steps: int = 5200
     rate: float = 2.5e-3
     warmup: int = 150
     weight_decay: float = 0.1
