@@ -447,7 +447,7 @@ FAMILIES: tuple[Family, ...] = (
         ),
         (
             "{name} went to the {place} and lost‹ {their}› {thing}.",
-            "{name} came to the {place} because‹ {they}› had a {thing}.",
+            "{name} was at the {place} because‹ {they}› had a {thing}.",
         ),
         _pronouns,
         openers=0.3,
