@@ -28,11 +28,11 @@ class AdditionRecipe:
     """Everything that decides the weights."""
 
     p: int = 59
-    width: int = 64
+    width: int = 128
     heads: int = 4
-    mlp: int = 256
+    mlp: int = 512
     share: float = 0.4
-    steps: int = 10_000
+    steps: int = 6000
     rate: float = 1e-3
     weight_decay: float = 1.0
     seed: int = 0
@@ -163,19 +163,14 @@ def train(recipe: AdditionRecipe, watch: Callable[[int, GPT2LMHeadModel], None])
     return model
 
 
-CHECKPOINTS = (0, 100, 250, 500, 1000, 1500, 2000, 2500, 3000, 4000, 5000, 6500, 8000)
-"""Steps whose weights are kept (those below the recipe's length)."""
-
-
 def main() -> None:
     """Command line: train, keep the checkpoints, write the folder."""
     import torch
 
     from . import release
-    from .load import HERE
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=HERE / "embedded_addition")
+    parser.add_argument("--out", type=Path, default=Path("build/retrained"), help="the folder to write")
     parser.add_argument("--steps", type=int, default=AdditionRecipe.steps)
     parser.add_argument("--width", type=int, default=AdditionRecipe.width)
     parser.add_argument("--seed", type=int, default=AdditionRecipe.seed)
@@ -185,7 +180,7 @@ def main() -> None:
     started = time.process_time()
 
     def watch(step: int, model: GPT2LMHeadModel) -> None:
-        if step in CHECKPOINTS:
+        if step in release.KEPT["embedded:addition"]:
             release.save_checkpoint(model.state_dict(), given.out, step, bits=16)
         if step % 500 == 0 or step == recipe.steps:
             from . import grokking

@@ -84,6 +84,12 @@ def _language_model(name: str) -> str:
             f"precision ({everything / 1e6:.2f} MB with everything beside it). Trained by `python -m interp_widgets.builtin.train {name}`: "
             f"{recipe.steps} steps from seed {recipe.seed}, {record['cpu']} seconds of one CPU core (recorded)."
         ),
+        (
+            f"Before it read text it was taught two lessons. For {recipe.look_back_alone} steps its first block named the token before "
+            f"each one (with {recipe.look_back_heads} of its heads open at first). Until step {recipe.text_from} it then read lists of random tokens "
+            "in which segments come again, the second block's queries and values seeing tokens alone. That a previous-token head stands in "
+            "the first block and induction heads in the second is therefore the lessons' doing; what the text made of them is not."
+        ),
         "### What it can do, on what training never saw",
         _behaviour_table(name),
         *_indirect(model, tok),
@@ -252,7 +258,7 @@ def _addition() -> str:
             "## `embedded:addition`",
             (
                 f"A one-layer GPT-2 that grokked `a+b=` modulo 59: {parameters:,} parameters, {weights / 1e6:.2f} MB "
-                f"({everything / 1e6:.2f} MB with its checkpoints, all in half precision). Its layer norms only centre "
+                f"({everything / 1e6:.2f} MB with its checkpoints, the checkpoints in int8, one scale per row). Its layer norms only centre "
                 "(epsilon 1e8, gain 1e4), so in effect it has none, and any library opens it. Trained by `python -m "
                 f"interp_widgets.builtin.addition` on 40 % of the pairs, {_record('embedded:addition')['cpu']} seconds "
                 "of one CPU core (recorded)."

@@ -46,7 +46,7 @@ def progress(model: GPT2LMHeadModel, recipe: AdditionRecipe, keys: tuple[int, ..
         float(losses(constant + kept, recipe.p)[~mask].mean()),
         float(losses(logits - kept, recipe.p)[mask].mean()),
         float(embedding_power(model, recipe.p).sort(descending=True).values[:5].sum()),
-        float(sum((q.detach() ** 2).sum() for q in model.parameters() if q.requires_grad)),
+        float(sum((q.detach() ** 2).sum() for name, q in model.named_parameters() if "ln_" not in name)),
     )
 
 

@@ -165,8 +165,7 @@ def references(model: str = "embedded") -> dict[str, tuple[str, ...]]:
     (the "ABC" reference of Wang et al. 2022). The other sets are prompts of the family itself, answers cut off.
 
     Args:
-        model: A shipped model, with or without a step: `"embedded"`, `"embedded:names"` (the families that it was
-            trained on), `"embedded:addition"`.
+        model: A shipped model, with or without a step: `"embedded"` or `"embedded:addition"`.
     """
     name = model.partition("@")[0]
     if name == "embedded:addition":

@@ -50,23 +50,7 @@ class Recipe:
     seed: int = 0
 
 
-RECIPES: dict[str, Recipe] = {
-    "embedded": Recipe(),
-    "embedded:names": Recipe(
-        layers=3,
-        width=64,
-        heads=4,
-        mlp=32,
-        steps=3200,
-        rate=3e-3,
-        look_back_heads=1,
-        text_tokens=1280,
-        list_tokens=2048,
-        list_tokens_later=640,
-        list_weight=0.5,
-        families=("indirect objects", "three names", "surnames", "stories"),
-    ),
-}
+RECIPES: dict[str, Recipe] = {"embedded": Recipe()}
 
 
 def families_of(recipe: Recipe) -> tuple[corpus.Family, ...]:

@@ -1,7 +1,6 @@
 """Turn trained weights into what ships: ``python -m interp_widgets.builtin.release FOLDER NAME``.
 
-Copies a training's output, keeps the checkpoints of `KEPT` in int8 (those of the addition model as they are), and writes
-the manifest of every file's SHA-256.
+Copies a training's output, keeps the checkpoints of `KEPT` in int8, and writes the manifest of every file's SHA-256.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ if TYPE_CHECKING:
 
 SHIPPED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "training.json")
 KEPT: dict[str, tuple[int, ...]] = {
-    "embedded": (150, 200, 225, 250, 300, 700, 1000, 1500, 2500),
-    "embedded:names": (),
+    "embedded": (150, 200, 225, 250, 300, 700, 1500, 2500),
+    "embedded:addition": (0, 100, 250, 500, 1000, 1500, 2000, 2500, 3000, 4000, 5000),
 }
 """Steps whose weights ship as checkpoints."""
 
@@ -85,9 +84,7 @@ def publish(trained: Path, name: str) -> None:
     target.mkdir()
     for file in SHIPPED:
         shutil.copyfile(trained / file, target / file)
-    if name not in KEPT:
-        shutil.copytree(trained / "checkpoints", target / "checkpoints")
-    for step in KEPT.get(name, ()):
+    for step in KEPT[name]:
         save_checkpoint(load_file(str(trained / "checkpoints" / f"{step}.safetensors")), target, step)
     write_manifest()
 

@@ -180,7 +180,7 @@ def main() -> None:
 
     def watch(step: int, loss: float, model: GPT2LMHeadModel) -> None:
         losses.append(round(loss, 4))
-        if step in release.KEPT.get(given.name, ()):
+        if step in release.KEPT[given.name]:
             release.save_checkpoint(model.state_dict(), given.out, step, bits=16)
         if step % 100 and step != recipe.steps:
             return
