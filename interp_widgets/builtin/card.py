@@ -86,8 +86,9 @@ def _language_model(name: str) -> str:
         ),
         (
             f"Before it read text it was taught two lessons. For {recipe.look_back_alone} steps its first block named the token before "
-            f"each one (with {recipe.look_back_heads} of its heads open at first). Until step {recipe.text_from} it then read lists of random tokens "
-            "in which segments come again, the second block's queries and values seeing tokens alone. That a previous-token head stands in "
+            f"each one (with {recipe.look_back_heads} of its heads open at first). Until step {recipe.text_from} it then read lists of "
+            "random tokens in which segments come again, the second block's queries and values seeing tokens alone. That a "
+            "previous-token head stands in "
             "the first block and induction heads in the second is therefore the lessons' doing; what the text made of them is not."
         ),
         "### What it can do, on what training never saw",
@@ -166,7 +167,7 @@ def _lens(model: Any, tok: Any) -> list[str]:
 def _steering(model: Any, tok: Any) -> list[str]:
     found = figures.steering(model, tok)
     return [
-        "### Steering after L1, by differences of means at all positions but BOS",
+        "### Steering after L1, at all positions but BOS, by differences of means (sentiment read at the last position, French at all)",
         'Share of praise among praise and blame after neutral openings such as "I think the film was": '
         + ", ".join(f"{v:.2f} at strength {k:g}" for k, v in found["praise"].items())
         + '. Share of French words in greedy continuations of "The dog" and its like: '
@@ -258,7 +259,7 @@ def _addition() -> str:
             "## `embedded:addition`",
             (
                 f"A one-layer GPT-2 that grokked `a+b=` modulo 59: {parameters:,} parameters, {weights / 1e6:.2f} MB "
-                f"({everything / 1e6:.2f} MB with its checkpoints, the checkpoints in int8, one scale per row). Its layer norms only centre "
+                f"({everything / 1e6:.2f} MB with its checkpoints, the checkpoints in int8). Its layer norms only centre "
                 "(epsilon 1e8, gain 1e4), so in effect it has none, and any library opens it. Trained by `python -m "
                 f"interp_widgets.builtin.addition` on 40 % of the pairs, {_record('embedded:addition')['cpu']} seconds "
                 "of one CPU core (recorded)."

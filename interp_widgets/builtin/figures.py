@@ -141,9 +141,8 @@ def _right_share(tok: Any, documents: list[corpus.Document], logits: torch.Tenso
 def steering(model: Any, tok: Any, layer: int = 1) -> dict[str, dict[float, float]]:
     """What adding a difference of means after block `layer` does, by strength: praise on neutral openings, French on English ones."""
     good, bad = ([tok(f" {w}", add_special_tokens=False)["input_ids"][0] for w in ws] for ws in (words.GOOD, words.BAD))
-    mood, tongue = (
-        measure.difference_of_means(model, tok, *prompts.contrast(c), layer) for c in ("sentiment", "french")
-    )
+    mood = measure.difference_of_means(model, tok, *prompts.contrast("sentiment"), layer, since=-1)
+    tongue = measure.difference_of_means(model, tok, *prompts.contrast("french"), layer)
     praise: dict[float, float] = {}
     french: dict[float, float] = {}
     starts = [f"The {noun}" for noun, _, _ in words.FRENCH_NOUNS]

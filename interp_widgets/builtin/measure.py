@@ -125,15 +125,20 @@ def steered(model: Any, layer: int, vector: torch.Tensor) -> Generator[None]:
 
 
 def difference_of_means(
-    model: Any, tok: Any, positives: tuple[str, ...], negatives: tuple[str, ...], layer: int
+    model: Any, tok: Any, positives: tuple[str, ...], negatives: tuple[str, ...], layer: int, since: int = 1
 ) -> torch.Tensor:
-    """Mean residual stream after a block over all content positions, positives minus negatives, `[d_model]`."""
+    """Mean residual stream after a block, positives minus negatives, `[d_model]`.
+
+    `since`: From which position on it is read: 1 leaves out BOS, -1 is the last position alone.
+    """
     import torch
 
     def mean(texts: tuple[str, ...]) -> torch.Tensor:
         with torch.inference_mode():
             states = [
-                model(torch.tensor([tok(t)["input_ids"]]), output_hidden_states=True).hidden_states[layer + 1][0, 1:]
+                model(torch.tensor([tok(t)["input_ids"]]), output_hidden_states=True).hidden_states[layer + 1][
+                    0, since:
+                ]
                 for t in texts
             ]
         return torch.cat(states).mean(0)

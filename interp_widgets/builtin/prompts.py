@@ -235,12 +235,13 @@ def _sums() -> tuple[str, ...]:
 
 
 def _sentiment_pair(random: Random, n: int) -> tuple[str, str]:
-    """Read at the adjective, and where the next one is due: the second alone makes a vector so long that text breaks."""
-    template = ("The {what} was {a} and", "The {what} was {a}")[n % 2]
-    what = random.choice(words.REVIEWED)
-    return template.format(what=what, a=random.choice(words.GOOD)), template.format(
-        what=what, a=random.choice(words.BAD)
-    )
+    """Read at the adjective, where the next one is due, and where the verb of feeling is.
+
+    The adjective alone makes a vector that turns text too little, the other two one so long that text breaks.
+    """
+    template = ("The {what} was {a}", "The {what} was {a} and", "The {what} was {a} and {b}. I")[n % 3]
+    what, good, bad = random.choice(words.REVIEWED), random.sample(words.GOOD, 2), random.sample(words.BAD, 2)
+    return template.format(what=what, a=good[0], b=good[1]), template.format(what=what, a=bad[0], b=bad[1])
 
 
 def _french_pair(random: Random, _n: int) -> tuple[str, str]:
