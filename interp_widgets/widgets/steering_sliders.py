@@ -66,7 +66,8 @@ class SteeringSliders(View):
             self._stopped = self._stopped or self._writing
             self._halted = not self._writing
         elif action == "generate":
-            self._stopped, self._edited = False, None
+            # Due from now on: a stop that comes before the first token is a stop of this text.
+            self._stopped, self._edited, self._writing = False, None, True
             self._mirror.compute_panel(self)
         elif action == "map":
             self._map(args.get("vector"))
@@ -89,12 +90,12 @@ class SteeringSliders(View):
         wanted = aims(self.session, snapshot)
         self.publish(snapshot, "computing", self._told(wanted, Asks(agreed=True)))
         self._halted = False
-        if self.tokens and not self._stopped:
-            self._writing = True
-            try:
+        try:
+            if self.tokens and not self._stopped:
+                self._writing = True
                 self._continue(snapshot, cancelled)
-            finally:
-                self._writing = False
+        finally:
+            self._writing = False
         try:
             self._measure(snapshot, wanted, lambda: cancelled() or self._halted)
         except CancelledError:
