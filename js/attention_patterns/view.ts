@@ -124,7 +124,7 @@ function same(patterns: Patterns, tokens: readonly { id: number }[]): boolean {
 }
 
 function thumbPart(context: ViewContext<Traits>, shared: Shared): HTMLElement {
-  const { model, watch, signal, theme, hover, lock, point, panel, state, question } = context;
+  const { model, watch, onTrait, signal, theme, hover, lock, point, panel, state, question } = context;
   const part = section("Heads", "where each one looks");
   const chosen = signal<string>(String(model.get("show") ?? "now"));
   const [score, sorted] = [signal<string>(""), signal(false)];
@@ -132,7 +132,7 @@ function thumbPart(context: ViewContext<Traits>, shared: Shared): HTMLElement {
     model.set("show", value as Show);
     model.save_changes();
   });
-  model.on("change:show", () => {
+  onTrait("show", () => {
     chosen.value = String(model.get("show") ?? "now");
   });
   const scores = segment("score", (value) => {

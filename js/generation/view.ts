@@ -229,7 +229,7 @@ const FIELDS: Field[] = [
 ];
 
 /** The view's own settings; what a choice of tokens does not use at temperature 0 is not shown there. */
-function settings({ model, signal, watch }: ViewContext<Traits>): HTMLElement {
+function settings({ model, signal, watch, onTrait }: ViewContext<Traits>): HTMLElement {
   const node = el("div", "iw-generation-settings", { role: "group", "aria-label": "settings" });
   const greedy = signal(Number(model.get("temperature") ?? 0) === 0);
   for (const { name, text: label, min, max, step } of FIELDS) {
@@ -246,7 +246,7 @@ function settings({ model, signal, watch }: ViewContext<Traits>): HTMLElement {
       if (name === "temperature") greedy.value = Number(input.value) === 0;
     };
     read();
-    model.on(`change:${name}`, read);
+    onTrait(name, read);
     input.addEventListener("change", () => {
       if (input.value === "" || !input.checkValidity()) {
         read();
@@ -264,7 +264,7 @@ function settings({ model, signal, watch }: ViewContext<Traits>): HTMLElement {
     change.value = String(model.get("on_change") ?? "restart");
   };
   read();
-  model.on("change:on_change", read);
+  onTrait("on_change", read);
   change.addEventListener("change", () => {
     model.set("on_change", change.value as Traits["on_change"]);
     model.save_changes();

@@ -19,20 +19,20 @@ export type Settings = {
   card: { value: string | null; peek(): string | null };
 };
 
-export function settingsOf({ model, signal, derive, watch, question }: ViewContext<Traits>): Settings {
+export function settingsOf({ model, signal, derive, watch, onTrait, question }: ViewContext<Traits>): Settings {
   const read = <K extends keyof Traits>(name: K, otherwise: Traits[K]): Traits[K] => model.get(name) ?? otherwise;
   const colour = signal(read("colour", "total effect"));
   const reading = signal(read("read", "metric"));
   const positions = signal<readonly number[]>(read("positions", []));
   const example = signal(-1);
   const choosing = signal(positions.peek().length > 0);
-  model.on("change:colour", () => {
+  onTrait("colour", () => {
     colour.value = read("colour", "total effect");
   });
-  model.on("change:read", () => {
+  onTrait("read", () => {
     reading.value = read("read", "metric");
   });
-  model.on("change:positions", () => {
+  onTrait("positions", () => {
     positions.value = read("positions", []);
   });
   watch(() => {

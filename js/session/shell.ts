@@ -69,6 +69,8 @@ export type PartContext<T extends Record<string, unknown>> = {
   stable<V>(read: () => V): ReadonlySignal<V>;
   /** Runs now and after every change of what it reads, until the view goes away. */
   watch(paint: () => void): void;
+  /** Runs when a trait of the widget has changed, until the view goes away. */
+  onTrait(name: keyof T & string, listener: () => void): void;
 };
 
 export type ViewTraits = { session: string; panel: string };
@@ -143,6 +145,11 @@ function contextOf<T extends ViewTraits>(
     watch(paint: () => void): void {
       const stop = effect(paint);
       abort.addEventListener("abort", stop);
+    },
+    onTrait(name: keyof T & string, listener: () => void): void {
+      const event = `change:${name}`;
+      model.on(event, listener);
+      abort.addEventListener("abort", () => model.off(event, listener));
     },
   };
   return { ...context, parts: partsOf(context) };

@@ -47,6 +47,11 @@ export class FakeModel {
     );
   }
 
+  /** How many listeners hang on it. */
+  get heard(): number {
+    return [...this.#listeners.values()].flat().length;
+  }
+
   emit(name: string, ...args: unknown[]): void {
     for (const listener of this.#listeners.get(name) ?? []) listener(...args);
   }

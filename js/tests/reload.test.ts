@@ -82,6 +82,7 @@ async function page() {
   const counts = () => ({
     listening: [...listening.values()].sort(),
     observers,
+    onModel: model.heard,
     roots: document.querySelectorAll(".iw-root").length,
     nodes: document.querySelectorAll("*").length,
   });

@@ -29,12 +29,12 @@ export type Shared = {
 };
 
 export function share(context: ViewContext<Traits>): Shared {
-  const { model, panel, snapshot, question, signal, derive, hover, lock, watch } = context;
+  const { model, panel, snapshot, question, signal, derive, hover, lock, watch, onTrait } = context;
 
   /** A trait as a signal. */
   function setting<T>(name: keyof Traits & string, read: (value: unknown) => T): Setting<T> {
     const now = signal(read(model.get(name)));
-    model.on(`change:${name}` as never, () => {
+    onTrait(name, () => {
       now.value = read(model.get(name));
     });
     return now;
