@@ -34,14 +34,12 @@ export function frame(widget: string, title: string): Frame {
   const foot = el("footer", "iw-foot");
   const fieldset = el("fieldset", "iw-frame", { "aria-label": title }, bar, progress, content, foot);
   const banner = el("div", "iw-banner", { role: "alert", hidden: true });
-  // Without this attribute JupyterLab takes a key pressed on a button as a command: X would cut the cell.
-  const root = el(
-    "div",
-    "iw-root",
-    { "data-widget": widget, "data-lm-suppress-shortcuts": "true", "aria-busy": "true" },
-    banner,
-    fieldset,
-  );
+  const root = el("div", "iw-root", { "data-widget": widget, "aria-busy": "true" }, banner, fieldset);
+  // Else JupyterLab takes a key as its command: X cuts the cell, an arrow never reaches a slider. It looks from the element
+  // that has the focus upwards, and some of its commands match that element itself: there the mark must be.
+  root.addEventListener("focusin", (event) => {
+    (event.target as Element).setAttribute("data-lm-suppress-shortcuts", "true");
+  });
   return { root, banner, fieldset, bar: { about, summary, actions }, progress, content, foot };
 }
 

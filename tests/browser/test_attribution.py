@@ -74,3 +74,21 @@ def test_a_whole_answer_is_written_and_a_click_on_its_token_recolours_what_came_
     notebook.theme("dark")
     notebook.screenshot(PICTURES / "token_attribution_dark.png", '[data-widget="TokenAttribution"]')
     notebook.theme("light")
+
+
+def test_the_threshold_of_the_deletion_test_moves_by_keyboard_and_shows_what_was_measured_there(
+    notebook: Notebook,
+) -> None:
+    tokens = view(notebook, "TokenAttribution")
+    threshold, result = tokens.locator("input.iw-threshold"), tokens.locator('[data-iw="deleted"]')
+    threshold.focus()
+    plain = result.get_attribute("data-value")
+    for count in (1, 2, 3):
+        notebook.page.keyboard.press("ArrowRight")
+        notebook.wait(
+            f"() => document.querySelector('[data-iw=\"deleted\"]').dataset.count === '{count}'", f"{count} gone", 10
+        )
+    assert result.get_attribute("data-value") != plain
+    notebook.page.keyboard.press("Home")
+    notebook.wait("() => document.querySelector('[data-iw=\"deleted\"]').dataset.count === '0'", "whole again", 10)
+    assert result.get_attribute("data-value") == plain
