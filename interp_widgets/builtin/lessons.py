@@ -43,7 +43,8 @@ def first_lesson(model: GPT2LMHeadModel, recipe: Recipe) -> list[RemovableHandle
     import torch
     from torch.nn import functional
 
-    first, second = model.transformer.h[0], model.transformer.h[1]
+    blocks: Any = model.transformer.h
+    first, second = blocks[0], blocks[1]
     open_, d = recipe.look_back_heads * recipe.width // recipe.heads, recipe.width
     tokens: list[torch.Tensor] = []
 

@@ -62,7 +62,8 @@ def build_model(recipe: Recipe, vocabulary: int) -> GPT2LMHeadModel:
     turn = torch.linalg.qr(torch.randn(recipe.width, recipe.width)).Q
     model.lm_head.weight.data = model.transformer.wte.weight.data @ turn
     model.transformer.wte.weight.data *= recipe.embedding_range / recipe.initial_range
-    for block in model.transformer.h[recipe.first_blocks :]:
+    blocks: Any = model.transformer.h
+    for block in blocks[recipe.first_blocks :]:
         block.attn.c_proj.weight.data.zero_()
         block.mlp.c_proj.weight.data.zero_()
     return model
@@ -93,7 +94,8 @@ def _drop_heads(model: GPT2LMHeadModel, share: float) -> None:
         keep = (torch.rand(z.shape[0], 1, model.config.n_head, 1) >= share).to(z.dtype) / (1 - share)
         return ((z.unflatten(-1, (model.config.n_head, -1)) * keep).flatten(-2), *args[1:])
 
-    for block in model.transformer.h:
+    blocks: Any = model.transformer.h
+    for block in blocks:
         block.attn.c_proj.register_forward_pre_hook(drop)
 
 
@@ -152,10 +154,8 @@ def save(model: GPT2LMHeadModel, tok: PreTrainedTokenizerFast, folder: Path) -> 
     """Write the folder that `from_pretrained` opens: weights in half precision, dropout off, tokenizer beside them."""
     import copy
 
-    import torch
-
-    model = copy.deepcopy(model).to(torch.float16)
-    model.save_pretrained(str(folder))
+    half: Any = copy.deepcopy(model).half()
+    half.save_pretrained(str(folder))
     tok.save_pretrained(str(folder))
     release.tidy(folder)
 

@@ -98,13 +98,13 @@ def test_the_later_blocks_write_nothing_before_the_text_begins() -> None:
 def test_in_the_first_lesson_the_second_block_asks_by_tokens_alone_and_finds_by_what_was_before() -> None:
     model = train.build_model(SMALL, 400)
     ids = torch.randint(1, 400, (1, 20), generator=torch.Generator().manual_seed(0))
-    second = model.transformer.h[1]
+    blocks: Any = model.transformer.h
+    first, second = blocks[0], blocks[1]
     seen: list[torch.Tensor] = []
     handles = lessons.first_lesson(model, SMALL)
     handles.append(second.attn.c_attn.register_forward_hook(lambda _m, _a, out: seen.append(out)))
     model(ids)
-    block = model.transformer.h[0]
-    block.attn.c_proj.weight.data.mul_(3.0)
+    first.attn.c_proj.weight.data.mul_(3.0)
     model(ids)
     for handle in handles:
         handle.remove()
