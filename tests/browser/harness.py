@@ -49,7 +49,10 @@ FLAGS = (
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1 , EXCLUDE localhost",
 )
 # What JupyterLab itself logs as an error when nothing is wrong; everything else on the console fails the test.
-NOISE = (re.compile(r"Could not restore the debugger state: Canceled future"),)  # at every restart of a kernel
+NOISE = (
+    re.compile(r"Could not restore the debugger state: Canceled future"),
+    re.compile(r"Canceled future for kernel_info_request message before replies were done"),
+)
 SETTINGS = {
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     "@jupyterlab/docmanager-extension/plugin": {"autosave": False},

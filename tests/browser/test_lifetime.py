@@ -81,10 +81,10 @@ calls = []
 def slow(x):
     calls.append(time.time()); time.sleep(0.05); return x * 1.5
 sliders = iw.SteeringSliders(session, vectors={"push": vector}, tokens=500)
-import threading
+import os, threading
 def note():
     while True:
-        open("calls.txt", "w").write(str(calls[-1] if calls else 0)); time.sleep(0.1)
+        open("calls.new", "w").write(str(calls[-1] if calls else 0)); os.replace("calls.new", "calls.txt"); time.sleep(0.1)
 threading.Thread(target=note, daemon=True).start()
 """,
         "session.set(iw.Edit('L0', slow, name='slow')); sliders",
