@@ -11,7 +11,7 @@ from .families import FAMILIES
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights. Dropouts act in training only; the saved model has none.
+    """Everything that decides the weights.
 
     Until `look_back_alone` the first block learns to look back one token; until `text_from` lists are all there is and
     only `first_blocks` blocks run (see `lessons`); from then on text, and lists beside it.
@@ -45,7 +45,6 @@ class Recipe:
     list_weight: float = 0.4
     segment_lengths: tuple[int, ...] = (2, 2, 3, 4, 5, 6, 7, 8)
     segment_spacing: int = 7
-    head_dropout: float = 0.0
     families: tuple[str, ...] = ()  # empty: all of them
     seed: int = 0
 

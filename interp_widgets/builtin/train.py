@@ -85,20 +85,6 @@ def weighted_loss(model: GPT2LMHeadModel, rows: list[Row]) -> torch.Tensor:
     return (losses * weights[asked]).sum() / weights[asked].sum()
 
 
-def _drop_heads(model: GPT2LMHeadModel, share: float) -> None:
-    """Training-only hooks that drop whole heads of a row, the others rescaled, as dropout does."""
-    import torch
-
-    def drop(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        z = args[0]
-        keep = (torch.rand(z.shape[0], 1, model.config.n_head, 1) >= share).to(z.dtype) / (1 - share)
-        return ((z.unflatten(-1, (model.config.n_head, -1)) * keep).flatten(-2), *args[1:])
-
-    blocks: Any = model.transformer.h
-    for block in blocks:
-        block.attn.c_proj.register_forward_pre_hook(drop)
-
-
 def train(
     recipe: Recipe, watch: Callable[[int, float, GPT2LMHeadModel], None], *, stop: int | None = None
 ) -> GPT2LMHeadModel:
@@ -126,8 +112,6 @@ def train(
         if step == recipe.text_from:
             for handle in lesson:
                 handle.remove()
-            if recipe.head_dropout:
-                _drop_heads(model, recipe.head_dropout)
         for group in optimizer.param_groups:
             group["lr"] = rate_at(recipe, step)
         # Until the text begins the later blocks change nothing (they write zero), so they need not run.
@@ -151,7 +135,7 @@ def train(
 
 
 def save(model: GPT2LMHeadModel, tok: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write the folder that `from_pretrained` opens: weights in half precision, dropout off, tokenizer beside them."""
+    """Write the folder that `from_pretrained` opens: weights in half precision, tokenizer beside them."""
     import copy
 
     half: Any = copy.deepcopy(model).half()

@@ -36,7 +36,6 @@ SMALL = Recipe(
     text_tokens=256,
     list_tokens=128,
     list_tokens_later=128,
-    head_dropout=0.2,
     steps=6,
     families=("indirect objects",),
 )

@@ -1,4 +1,4 @@
-"""Steering turns what the embedded model writes, and text breaks only beyond the working strength."""
+"""Steering turns what the embedded model writes, and far beyond the working strength text breaks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def praise(live: LiveModel, vector: SteeringVector, strength: float) -> float:
     return good / (good + bad)
 
 
-def test_sentiment_turns_sampled_text_at_plus_and_minus_1_and_breaks_it_only_beyond(live: LiveModel) -> None:
+def test_sentiment_turns_sampled_text_at_plus_and_minus_1_and_thrice_as_much_breaks_it(live: LiveModel) -> None:
     vector = steering_vector(live, *contrast("sentiment"), "L1", name="sentiment")
     assert vector.separation is not None
     assert vector.separation.auc >= 0.99
