@@ -135,6 +135,8 @@ class Worker:
 
     def _next(self) -> _Wish | None:
         with self._lock:
+            if self._thread is not threading.current_thread():
+                return None  # whoever started us was interrupted before they knew it, and started another
             if not self._wishes and not self._closed:
                 self._wake.wait_for(lambda: bool(self._wishes) or self._closed, _IDLE_SECONDS)
             if self._closed or not self._wishes:

@@ -33,7 +33,7 @@ class ByteCache:
         self.budget = budget
         self._entries: OrderedDict[Hashable, Sized] = OrderedDict()
         self._bytes: dict[Hashable, int] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # memory freed inside a block may come back here
 
     def get(self, key: Hashable) -> Sized | None:
         """The entry, marked as just used."""

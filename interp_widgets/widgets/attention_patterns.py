@@ -14,7 +14,6 @@ from interp_widgets.widgets.guard import bundle
 from interp_widgets.widgets.pattern_images import Array, cells_of, large_of, pooled, steps, thumbnails, triangle
 from interp_widgets.widgets.pattern_overview import Overview, exact_layer, measure, overview_of
 from interp_widgets.widgets.wire import Json
-from interp_widgets.worker import PANEL, worker_of
 
 __all__ = [
     "AttentionPatterns", "cells_of", "heads_of", "large_of", "need_head", "overview_of", "pooled", "steps", "thumbnails",
@@ -81,11 +80,11 @@ class AttentionPatterns(View):
             self.publish(snapshot, "done", {"large": _large(drawn.exact[layer], layer, head)}, 1.0)
             return
 
-        def draw(cancelled: Callable[[], bool]) -> None:
-            if self.comm is not None and self._drawn == (snapshot, drawn) and not cancelled():
+        def draw(_view: object, _snapshot: Snapshot, cancelled: Callable[[], bool]) -> None:
+            if self._drawn == (snapshot, drawn) and not cancelled():
                 self._measure_large(snapshot, drawn)
 
-        worker_of(self.session.model).submit((id(self.session), "panel", f"{self.panel}, large"), draw, PANEL)
+        self._mirror.compute_beside(self, "large", draw)
 
     def _measure_large(self, snapshot: Snapshot, drawn: Overview) -> None:
         assert snapshot.question is not None

@@ -9,7 +9,7 @@ from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
 from interp_widgets.session import Session
-from interp_widgets.widgets.computing import Computing
+from interp_widgets.widgets.computing import Computing, Draw
 from interp_widgets.widgets.guard import Guarded, bundle
 from interp_widgets.widgets.interrupt import watch_interrupts
 from interp_widgets.widgets.outbox import Outbox
@@ -17,7 +17,7 @@ from interp_widgets.widgets.pages import Pages
 from interp_widgets.widgets.panels import Json, Panels
 from interp_widgets.widgets.wire import state_of
 from interp_widgets.widgets.wishes import Wishes
-from interp_widgets.worker import PANEL
+from interp_widgets.worker import PANEL, worker_of
 
 if TYPE_CHECKING:
     from interp_widgets.widgets.base import View
@@ -37,8 +37,9 @@ class SessionWidget(Guarded):
         self._outbox = Outbox(self._post)
         self._pages = Pages()
         self._panels = Panels()
-        self._wishes = Wishes(self._panels, self._refuse, self.publish_state)
-        self._computing = Computing(self._open, self._panels, self._news, self.publish_state)
+        worker = worker_of(session.model)
+        self._wishes = Wishes(worker, self._panels, self._refuse, self.publish_state)
+        self._computing = Computing(worker, self._open, self._panels, self._news, self.publish_state)
         super().__init__()
         self._unlisten = session.listen(_listener(weakref.ref(self)))
         weakref.finalize(session, _close_later, weakref.ref(self))
@@ -155,6 +156,10 @@ class SessionWidget(Guarded):
     def compute_panel(self, view: View, priority: int = PANEL) -> None:
         """Wish for what one view shows at the present revision; with `PREFETCH`, when nobody else waits."""
         self._computing.compute_panel(view, priority)
+
+    def compute_beside(self, view: View, name: str, draw: Draw) -> None:
+        """See `Computing.compute_beside`."""
+        self._computing.compute_beside(view, name, draw)
 
     def publish(
         self,

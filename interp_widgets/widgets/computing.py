@@ -9,19 +9,24 @@ from typing import TYPE_CHECKING, Any
 from interp_widgets.model.errors import CancelledError, InterpError
 from interp_widgets.session import Session, Snapshot
 from interp_widgets.widgets.panels import SENTENCE, Json, Panels
-from interp_widgets.worker import ANSWER, PANEL, Worker, worker_of
+from interp_widgets.worker import ANSWER, PANEL, Worker
 
 if TYPE_CHECKING:
     from interp_widgets.widgets.base import View
 
 log = logging.getLogger("interp_widgets")
 Cancelled = Callable[[], bool]
+Draw = Callable[["View", Snapshot, Cancelled], None]
 
 
 class Computing:
     """The jobs of one session, on its model's worker.
 
+    A job takes the session's state when it starts, not when it was wished for: of two threads that wish at once the one with
+    the older state may well be the later, and its wish takes the other's place.
+
     Args:
+        worker: the model's; held, for one that was asked for after the session's end would be a new one that nobody ends.
         session: gives the session while it is open, else None.
         panels: the views.
         news: sends what a view shows; `publish` sends the state.
@@ -32,11 +37,13 @@ class Computing:
 
     def __init__(
         self,
+        worker: Worker,
         session: Callable[[], Session | None],
         panels: Panels,
         news: Callable[[str], None],
         publish: Callable[[], None],
     ) -> None:
+        self._worker = worker
         self._session = session
         self._panels = panels
         self._news = news
@@ -54,18 +61,16 @@ class Computing:
     def compute(self) -> None:
         """Wish for the answer of the present revision, and then for what every view shows."""
         session = self._session()
-        if session is None or not self._panels:
-            return
-        snapshot, worker = session.snapshot(), worker_of(session.model)
-        worker.drop_where(mine(session, "panel"))
-        worker.submit((id(session), "answer"), lambda cancelled: self._answer(snapshot, cancelled), ANSWER)
+        if session is not None and self._panels:
+            self._worker.drop_where(mine(session, "panel"))
+            self._worker.submit((id(session), "answer"), self._answer, ANSWER)
 
     def recompute(self) -> None:
         """Wish for what is not there: the answer, or what a view was computing when it was stopped."""
         session = self._session()
         if session is None or session.question is None:
             return
-        if worker_of(session.model).any(mine(session, "answer", "panel")):
+        if self._worker.any(mine(session, "answer", "panel")):
             return
         if session.peek() is None and not self.fails(session.revision):
             self.compute()
@@ -76,20 +81,26 @@ class Computing:
 
     def compute_panel(self, view: View, priority: int = PANEL) -> None:
         """Wish for what one view shows at the present revision; with `PREFETCH`, when nobody else waits."""
+        self._submit(view.panel, (), lambda view, *what: view.compute(*what), priority)
+
+    def compute_beside(self, view: View, name: str, draw: Draw) -> None:
+        """Wish for a part of what one view shows, which does not wait for the rest nor stop it."""
+        self._submit(view.panel, (name,), draw, PANEL)
+
+    def _submit(self, panel: str, part: tuple[str, ...], draw: Draw, priority: int) -> None:
         session = self._session()
         if session is not None:
-            snapshot, panel = session.snapshot(), view.panel
-            job = lambda cancelled: self._panel(panel, snapshot, cancelled)  # noqa: E731
-            worker_of(session.model).submit((id(session), "panel", panel), job, priority)
+            job = lambda cancelled: self._draw(panel, draw, cancelled)  # noqa: E731
+            self._worker.submit((id(session), "panel", panel, *part), job, priority)
 
     def stop(self, message: str) -> None:
         """Stop what computes for this session, and say so where it would have been shown."""
         session = self._session()
         if session is None:
             return
-        worker = worker_of(session.model)
+        worker = self._worker
         answering = worker.any(mine(session, "answer", "do"))
-        stopped = [view.panel for view in self._panels.views() if answering or _runs(worker, session, view)]
+        stopped = [view.panel for view in self._panels.views() if answering or worker.any(of(session, view.panel))]
         worker.drop_where(mine(session, "answer", "panel", "do"))
         if answering:
             self.error, self._failed = message, session.revision
@@ -100,25 +111,27 @@ class Computing:
         """Nobody looks any more: stop what computes for the pages, without a word."""
         session = self._session()
         if session is not None:
-            worker_of(session.model).drop_where(mine(session, "panel", "answer"))
+            self._worker.drop_where(mine(session, "panel", "answer"))
 
     def remove(self, panel: str) -> None:
         """A view closed: stop what computes for it."""
         session = self._session()
         if session is not None:
-            worker_of(session.model).drop((id(session), "panel", panel))
+            self._worker.drop_where(of(session, panel))
 
     # ---- on the worker --------------------------------------------------------------------------------------------
 
-    def _answer(self, snapshot: Snapshot, cancelled: Cancelled) -> None:
+    def _answer(self, cancelled: Cancelled) -> None:
         session = self._session()
-        if session is None or snapshot.revision != session.revision:
+        if session is None:
             return
+        snapshot = session.snapshot()
         if snapshot.question is not None:
             error = self._asked(session, snapshot, cancelled)
             if cancelled():
                 raise CancelledError
             if snapshot.revision != session.revision:
+                self.compute()  # whoever changed it was interrupted before telling us
                 return
             self.error, self._failed = error, -1 if error is None else snapshot.revision
             self._publish()
@@ -137,13 +150,16 @@ class Computing:
             return _sentence("The answer", error)
         return None
 
-    def _panel(self, panel: str, snapshot: Snapshot, cancelled: Cancelled) -> None:
+    def _draw(self, panel: str, draw: Draw, cancelled: Cancelled) -> None:
         view, session = self._panels.view(panel), self._session()
-        if view is None or session is None or snapshot.revision != session.revision or snapshot.question is None:
+        if view is None or session is None:
+            return
+        snapshot = session.snapshot()
+        if snapshot.question is None:
             return
         self._turns[panel] = cancelled
         try:
-            view.compute(snapshot, cancelled)
+            draw(view, snapshot, cancelled)
         except CancelledError:
             raise
         except InterpError as error:
@@ -186,8 +202,10 @@ def mine(session: Session, *kinds: str) -> Callable[[object], bool]:
     return lambda key: isinstance(key, tuple) and key[0] == me and key[1] in kinds  # pyright: ignore[reportUnknownVariableType]
 
 
-def _runs(worker: Worker, session: Session, view: View) -> bool:
-    return worker.has((id(session), "panel", view.panel))
+def of(session: Session, panel: str) -> Callable[[object], bool]:
+    """A test for the keys of the jobs that draw this view."""
+    start = (id(session), "panel", panel)
+    return lambda key: isinstance(key, tuple) and key[:3] == start  # pyright: ignore[reportUnknownVariableType]
 
 
 def _sentence(what: str, error: Exception) -> str:

@@ -35,7 +35,6 @@ from interp_widgets.widgets.head_tables import (
     reference_words,
 )
 from interp_widgets.widgets.wire import Json
-from interp_widgets.worker import PANEL, worker_of
 
 log = logging.getLogger("interp_widgets")
 Cancelled = Callable[[], bool]
@@ -141,13 +140,7 @@ class HeadAblation(View):
 
     def _soon(self) -> None:
         """Draw the card when the worker is free; a sweep that runs draws it between two of its chunks."""
-        snapshot, me = self.session.snapshot(), self.panel
-
-        def draw(cancelled: Cancelled) -> None:
-            if self.comm is not None and snapshot.revision == self.session.revision:
-                self._draw_card(snapshot, cancelled)
-
-        worker_of(self.session.model).submit((id(self.session), "panel", f"{me}, card"), draw, PANEL)
+        self._mirror.compute_beside(self, "card", lambda _view, *what: self._draw_card(*what))
 
     # ---- computing ------------------------------------------------------------------------------------------------
 

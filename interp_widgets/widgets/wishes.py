@@ -13,7 +13,7 @@ from interp_widgets.session import Mark, Session
 from interp_widgets.widgets.intents import ASIDE, MOVES, Intent, apply, keys_of, narrowed, read
 from interp_widgets.widgets.order import Done, Order
 from interp_widgets.widgets.panels import SENTENCE, Json
-from interp_widgets.worker import ANSWER, worker_of
+from interp_widgets.worker import ANSWER, Worker
 
 if TYPE_CHECKING:
     from interp_widgets.widgets.panels import Panels
@@ -25,12 +25,16 @@ class Wishes:
     """The wishes of every page for one session.
 
     Args:
+        worker: the model's.
         panels: the views that wishes may speak of.
         refuse: sends why a wish was refused.
         publish: sends the state.
     """
 
-    def __init__(self, panels: Panels, refuse: Callable[[Json], None], publish: Callable[[], None]) -> None:
+    def __init__(
+        self, worker: Worker, panels: Panels, refuse: Callable[[Json], None], publish: Callable[[], None]
+    ) -> None:
+        self._worker = worker
         self._panels = panels
         self._refuse = refuse
         self._publish = publish
@@ -124,7 +128,7 @@ class Wishes:
             self._publish()
 
         self._waiting[intent.key] = me
-        worker_of(session.model).submit((id(session), "do", intent.key), do, ANSWER)
+        self._worker.submit((id(session), "do", intent.key), do, ANSWER)
 
     def after_asking(self, session: Session, intent: Intent, job: Callable[[], object]) -> None:
         """Do `job` now; while a question is being asked, after it, for it takes back or brings back what was before."""

@@ -100,14 +100,14 @@ class Page:
         self.comm.wait(holds, what, timeout)
 
     def calm(self, timeout: float = 30.0) -> None:
-        """Wait until the page shows the kernel's state with its answer, and no view computes."""
+        """Wait until the page shows the kernel's state with its answer, and no view computes (one that takes long may ask first)."""
         mirror = mirror_of(self.session)
 
         def quiet() -> bool:
             here = self.session.revision
             ready = self.shown["revision"] == here and not self.state["busy"] and self.acknowledged
             return ready and all(
-                (last := self.panel(view))["status"] in ("done", "failed") and last["revision"] == here
+                (last := self.panel(view))["status"] in ("done", "failed", "asking") and last["revision"] == here
                 for view in mirror.views()
                 if self.session.question is not None
             )

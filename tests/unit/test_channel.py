@@ -312,6 +312,31 @@ def test_what_several_threads_change_at_once_is_never_lost(bench: Bench) -> None
     bench.session.clear()
 
 
+@pytest.mark.case("F11")
+def test_a_wish_that_is_held_up_does_not_take_the_place_of_a_newer_one_with_an_older_state(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.page.calm()
+    worker, reached, go_on = worker_of(bench.session.model), threading.Event(), threading.Event()
+    submit = worker.submit
+
+    def held_up(*wish: Any) -> None:
+        if threading.current_thread().name == "slow":
+            reached.set()
+            go_on.wait(5)
+        submit(*wish)
+
+    monkeypatch.setattr(worker, "submit", held_up)
+    slow = threading.Thread(target=lambda: iw.HeadAblation(bench.session, mode="zero"), name="slow")
+    slow.start()
+    assert reached.wait(5)
+    bench.session.set(iw.Ablate("L2H1", mode="zero"))
+    go_on.set()
+    slow.join()
+    bench.page.calm()
+    assert bench.page.metric == pytest.approx(bench.zeroed(2, 1), abs=1e-4)
+
+
 @pytest.mark.case("F15")
 def test_a_page_is_kept_hearing_for_as_long_as_it_listens_and_not_when_it_is_hidden_or_gone(
     bench: Bench, monkeypatch: pytest.MonkeyPatch

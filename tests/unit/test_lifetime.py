@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 import weakref
 from typing import Any
 
@@ -57,6 +58,31 @@ def test_closing_a_session_tells_the_page_closes_every_view_and_ends_the_worker(
     assert bench.page.of("closed")
     assert all(comm.sent[-1].kind == "comm_close" for comm in comms)
     assert our_hooks(bench.model) == 0
+
+
+@pytest.mark.case("L01")
+def test_a_computation_that_goes_on_after_its_session_has_closed_starts_no_thread(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.page.calm()
+    computing = mirror_of(bench.session)._computing
+    at_the_views, closed = threading.Event(), threading.Event()
+    submit = computing._submit
+
+    def held_up(*wish: Any) -> None:
+        at_the_views.set()
+        closed.wait(5)
+        submit(*wish)
+
+    monkeypatch.setattr(computing, "_submit", held_up)
+    bench.session.toggle("L0H0", mode="zero")
+    assert at_the_views.wait(5)
+    workers = [one for one in threading.enumerate() if one.name == "interp_widgets worker"]
+    bench.session.close()
+    closed.set()
+    for one in workers:
+        one.join(5)
+    assert threads_of_ours() == []
 
 
 @pytest.mark.case("L02")
