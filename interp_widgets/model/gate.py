@@ -91,12 +91,16 @@ def activate(program: Program) -> Generator[None]:
 
 def before_hook(module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
     """The forward-pre hook of every watched module."""
-    program = active()
-    if program is None or torch.compiler.is_compiling():
+    program = _ACTIVE.get()
+    if program is None:
         return None
-    if program.cancelled is not None and module in program.blocks and program.cancelled():
-        raise CancelledError
     handlers = program.before.get(module)
+    asks = program.cancelled is not None and module in program.blocks
+    # Most modules have no handler in most runs: what costs more than a look is asked of the others alone.
+    if (handlers is None and not asks) or active() is None or torch.compiler.is_compiling():
+        return None
+    if asks and program.cancelled is not None and program.cancelled():
+        raise CancelledError
     if handlers is None:
         return None
     changed = False
@@ -109,11 +113,9 @@ def before_hook(module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kw
 
 def after_hook(module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
     """The forward hook of every watched module."""
-    program = active()
-    if program is None or torch.compiler.is_compiling():
-        return None
-    handlers = program.after.get(module)
-    if handlers is None:
+    program = _ACTIVE.get()
+    handlers = None if program is None else program.after.get(module)
+    if handlers is None or active() is None or torch.compiler.is_compiling():
         return None
     changed = False
     for handler in handlers:

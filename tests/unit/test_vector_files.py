@@ -131,6 +131,18 @@ def numpy_file(folder: Path) -> bytes:
     return (folder / "n.npy").read_bytes()
 
 
+def refused(path: str | Path, live: LiveModel | None = None) -> str:
+    """Why a file is refused, in at most 50 ms: the quickest of three tries, for a machine that does other things too."""
+    took: list[float] = []
+    for _ in range(3):
+        start = time.perf_counter()
+        with pytest.raises(FileRefusedError) as caught:
+            load(path, live)
+        took.append(time.perf_counter() - start)
+    assert min(took) < 0.05
+    return str(caught.value)  # pyright: ignore[reportPossiblyUnboundVariable]
+
+
 @pytest.mark.parametrize("name", list(BAD))
 def test_a_file_that_is_not_a_vector_is_refused_in_one_sentence_at_once(
     name: str, live: LiveModel, vector: SteeringVector, tmp_path: Path
@@ -138,20 +150,11 @@ def test_a_file_that_is_not_a_vector_is_refused_in_one_sentence_at_once(
     content, sentence = BAD[name]
     path = tmp_path / "renamed.safetensors"
     path.write_bytes(content(vector, tmp_path))
-    took: list[float] = []
-    for _ in range(3):
-        start = time.perf_counter()
-        with pytest.raises(FileRefusedError):
-            load(path, live)
-        took.append(time.perf_counter() - start)
-    with pytest.raises(FileRefusedError) as caught:
-        load(path, live)
-    message = str(caught.value)
+    message = refused(path, live)
     assert sentence in message
     assert "\n" not in message
     assert len(message) < 400
     assert "renamed.safetensors" in message
-    assert min(took) < 0.05
     assert not (tmp_path / "mark").exists()
 
 
@@ -180,20 +183,14 @@ def test_links_pipes_folders_sockets_and_what_is_not_there_are_refused_and_nothi
             "https://example.org/v.safetensors": "is an address",
             "x" * 5000: "name too long",
         }.items():
-            start = time.perf_counter()
-            with pytest.raises(FileRefusedError, match=re.compile(sentence, re.IGNORECASE)):
-                load(path)
-            assert time.perf_counter() - start < 0.05
+            assert sentence.lower() in refused(path).lower()
 
 
 def test_the_size_is_checked_before_a_byte_is_read(tmp_path: Path) -> None:
     path = tmp_path / "large.safetensors"
     with path.open("wb") as file:
         file.truncate(5 << 30)  # sparse: takes no room on the disk
-    start = time.perf_counter()
-    with pytest.raises(FileRefusedError, match="5,368,709,120 bytes where at most"):
-        load(path)
-    assert time.perf_counter() - start < 0.05
+    assert "5,368,709,120 bytes where at most" in refused(path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
