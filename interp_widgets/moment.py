@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from interp_widgets.model.interventions import Ablate, Intervention, Steer
+from interp_widgets.model.errors import InterventionError
+from interp_widgets.model.interventions import Ablate, AblateMode, Intervention, Steer
 from interp_widgets.model.question import Question
 from interp_widgets.model.sites import Site
 
@@ -32,6 +33,28 @@ class Entry:
         if isinstance(what, Steer):
             return f"strength:{what.name}"
         return f"{type(what).__name__.lower()}:{what.site.name}"
+
+    def in_mode(self, mode: AblateMode) -> Entry:
+        """The same ablation in another mode; what is not an ablation, or is a cut edge, stays as it is."""
+        what = self.intervention
+        if not isinstance(what, Ablate) or what.mode == "edge":
+            return self
+        return Entry(Ablate(what.site, mode, what.reference, what.positions), self.on)
+
+
+def once(ablations: Sequence[Ablate]) -> None:
+    """Refuse a part that is named twice.
+
+    Raises:
+        InterventionError: naming it.
+    """
+    keys = [Entry(a).key for a in ablations]
+    for n, key in enumerate(keys):
+        if key in keys[:n]:
+            name = ablations[n].label if ablations[n].edge is not None else ablations[n].site.name
+            raise InterventionError(
+                f"{name} is named twice; a part is ablated once: name it once, with all of its positions."
+            )
 
 
 @dataclass(frozen=True)

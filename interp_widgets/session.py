@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from interp_widgets.answer import Answer, compute_answer, reference_for, with_references
+from interp_widgets.asking import Reading, TokenSpec, aimed_at, question_of
 from interp_widgets.code import to_json, to_session_code, to_torch_code
 from interp_widgets.methods.steering import SteeringVector
 from interp_widgets.model.applied import applied
@@ -21,17 +22,16 @@ from interp_widgets.model.interventions import Ablate, AblateMode, Intervention,
 from interp_widgets.model.live import LiveModel
 from interp_widgets.model.places import check_site
 from interp_widgets.model.positions import Positions, PositionSpec
-from interp_widgets.model.question import Asked, Example, Metric, MetricFn, Prompt, Question, Token
+from interp_widgets.model.question import Example, MetricFn, Prompt, Question, Token
 from interp_widgets.model.receipts import Receipt
 from interp_widgets.model.reference import Reference
 from interp_widgets.model.run import row_of
 from interp_widgets.model.sites import Site
-from interp_widgets.moment import Entry, History, Moment
+from interp_widgets.moment import Entry, History, Moment, once
 from interp_widgets.worker import retire_worker, worker_of
 
 log = logging.getLogger("interp_widgets")
 Listener = Callable[["Session", str], None]
-TokenSpec = str | int | Sequence[str | int] | None
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,7 @@ class Session:
             PromptError: for a prompt, target or foil that cannot be asked; the old question stays.
         """
         self._open()
-        examples = _examples(prompt, target, foil, corrupt)
-        question = Question(tuple(self._asked(e, metric, position, bos, n) for n, e in enumerate(examples)))
+        question = question_of(self._live, prompt, target, foil, corrupt, Reading(metric, position, bos))
         self._step(lambda now: replace(now, question=question, label="asked", draft=""))
         return question
 
@@ -136,29 +135,9 @@ class Session:
         with self._lock:
             if self.question is None:
                 raise PromptError("Nothing has been asked yet; call session.ask(prompt, target, foil) first.")
-            question = Question(tuple(_aimed(asked, aimed) for asked in self.question.examples))
+            question = Question(tuple(aimed_at(asked, aimed) for asked in self.question.examples))
             self._step(lambda now: replace(now, question=question, label=f"target {aimed[0].text!r}", draft=""))
         return question
-
-    def _asked(
-        self, example: Example | _Raw, metric: MetricFn | None, position: int, bos: bool | None, n: int
-    ) -> Asked:
-        tokens = self._live.tokens
-        try:
-            encoded = tokens.encode(example.prompt, bos)
-            where = _position(position, len(encoded))
-            target, foil = tokens.many("target", example.target), tokens.many("foil", example.foil)
-            _differ(target, foil)
-            corrupt = tokens.encode(example.corrupt, bos) if example.corrupt else None
-        except PromptError as error:
-            raise PromptError(f"Example {n}: {error}") from None if n else error
-        shown = example.prompt if isinstance(example.prompt, str) else str(tokens.raw.decode([t.id for t in encoded]))
-        asked = Asked(shown, encoded, Metric((0,)), target, foil, where, corrupt, example.corrupt)
-        if not target:
-            best = int(self._live.answer(asked).logits.argmax())
-            target = (tokens.token(best),)
-        own = Metric(tuple(t.id for t in target), tuple(t.id for t in foil), metric)
-        return replace(asked, target=target, metric=own)
 
     # ---- what is done to the model --------------------------------------------------------------------------------
 
@@ -172,16 +151,11 @@ class Session:
         self._open()
         for intervention in interventions:
             self._check(intervention)
-        _once([i for i in interventions if isinstance(i, Ablate)])
-        entries: dict[str, Entry] = {}
-        for n, intervention in enumerate(interventions):
-            entry = Entry(intervention)
-            entries[
-                entry.key if entry.key not in entries or isinstance(intervention, Ablate) else f"{entry.key}#{n}"
-            ] = entry
+        once([i for i in interventions if isinstance(i, Ablate)])
+        entries = tuple(Entry(intervention) for intervention in interventions)
         label = interventions[-1].label if len(interventions) == 1 else f"{len(interventions)} interventions"
         label = label if interventions else "cleared"
-        self._step(lambda now: replace(now, entries=tuple(entries.values()), label=label, draft=""))
+        self._step(lambda now: replace(now, entries=entries, label=label, draft=""))
 
     def toggle(self, site: str | Site, mode: AblateMode | None = None) -> None:
         """Switch a head (or another site) off, or on again."""
@@ -207,7 +181,7 @@ class Session:
         ablations = [Ablate(Site.parse(s), mode or self._mode, positions=where) for s in sites]
         for ablation in ablations:
             self._check(ablation)
-        _once(ablations)
+        once(ablations)
         names = ", ".join(a.site.name for a in ablations[:3]) + (
             f" and {len(ablations) - 3} more" if len(ablations) > 3 else ""
         )
@@ -254,7 +228,7 @@ class Session:
         self._open()
         Ablate("L0H0", mode)
         with self._lock:
-            entries = tuple(_remode(e, mode) for e in self.now.entries)
+            entries = tuple(e.in_mode(mode) for e in self.now.entries)
             for entry in entries:
                 self._check(entry.intervention)
             self._mode = mode
@@ -582,65 +556,6 @@ class Session:
         return (
             f"Session({self._live.name!r}, {asked}, {len(self.interventions)} interventions, revision {self._revision})"
         )
-
-
-@dataclass(frozen=True)
-class _Raw:
-    """An example whose prompt is not a text."""
-
-    prompt: Prompt
-    target: TokenSpec
-    foil: TokenSpec
-    corrupt: str | None
-
-
-def _examples(prompt: Any, target: TokenSpec, foil: TokenSpec, corrupt: str | None) -> list[Example | _Raw]:
-    if isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], Example):
-        if target is not None or foil is not None or corrupt is not None:
-            raise PromptError("A prompt set carries target, foil and corrupt in its Examples; leave them out of ask().")
-        return list(prompt)
-    if isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], str):
-        raise PromptError("A list of texts needs a target each: pass [iw.Example(prompt, target, foil), ...].")
-    return [_Raw(prompt, target, foil, corrupt)]
-
-
-def _differ(target: Sequence[Token], foil: Sequence[Token]) -> None:
-    both = set(target) & set(foil)
-    if both:
-        raise PromptError(f"The target and the foil are both {next(iter(both)).text!r}; their difference is always 0.")
-
-
-def _position(position: int, n: int) -> int:
-    if isinstance(position, bool) or not isinstance(position, int) or not -n <= position < n:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise PromptError(
-            f"Position {position!r} does not exist: the prompt has {n} tokens (0 to {n - 1}, or -1 to -{n})."
-        )
-    return position % n
-
-
-def _aimed(asked: Asked, target: tuple[Token, ...]) -> Asked:
-    same = {t.id for t in target} & {t.id for t in asked.foil}
-    foil = asked.target if same else asked.foil
-    _differ(target, foil)
-    own = Metric(tuple(t.id for t in target), tuple(t.id for t in foil), asked.metric.fn)
-    return replace(asked, target=target, foil=foil, metric=own)
-
-
-def _once(ablations: Sequence[Ablate]) -> None:
-    keys = [Entry(a).key for a in ablations]
-    for n, key in enumerate(keys):
-        if key in keys[:n]:
-            name = ablations[n].label if ablations[n].edge is not None else ablations[n].site.name
-            raise InterventionError(
-                f"{name} is named twice; a part is ablated once: name it once, with all of its positions."
-            )
-
-
-def _remode(entry: Entry, mode: AblateMode) -> Entry:
-    what = entry.intervention
-    if not isinstance(what, Ablate) or what.mode == "edge":
-        return entry
-    return Entry(Ablate(what.site, mode, what.reference, what.positions), entry.on)
 
 
 def _release_soon(live: LiveModel) -> None:

@@ -1,0 +1,101 @@
+"""From what a user asks to a question: the prompt's tokens, what counts for and against, and where the answer is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from interp_widgets.model.errors import PromptError
+from interp_widgets.model.live import LiveModel
+from interp_widgets.model.question import Asked, Example, Metric, MetricFn, Prompt, Question, Token
+
+TokenSpec = str | int | Sequence[str | int] | None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How every example of a question is read; see `Session.ask`."""
+
+    metric: MetricFn | None = None
+    position: int = -1
+    bos: bool | None = None
+
+
+@dataclass(frozen=True)
+class _Raw:
+    """An example whose prompt is not a text."""
+
+    prompt: Prompt
+    target: TokenSpec
+    foil: TokenSpec
+    corrupt: str | None
+
+
+def question_of(
+    live: LiveModel,
+    prompt: Prompt | Sequence[Example],
+    target: TokenSpec,
+    foil: TokenSpec,
+    corrupt: str | None,
+    reading: Reading,
+) -> Question:
+    """The question that `Session.ask` was asked; a target that was not named is the model's own top token.
+
+    Raises:
+        PromptError: for a prompt, target or foil that cannot be asked, with the number of the example in a set.
+    """
+    examples = _examples(prompt, target, foil, corrupt)
+    return Question(tuple(_asked(live, example, reading, n) for n, example in enumerate(examples)))
+
+
+def aimed_at(asked: Asked, target: tuple[Token, ...]) -> Asked:
+    """The same example for another target; a target that was the foil changes places with the old one."""
+    same = {t.id for t in target} & {t.id for t in asked.foil}
+    foil = asked.target if same else asked.foil
+    _differ(target, foil)
+    own = Metric(tuple(t.id for t in target), tuple(t.id for t in foil), asked.metric.fn)
+    return replace(asked, target=target, foil=foil, metric=own)
+
+
+def _examples(prompt: Any, target: TokenSpec, foil: TokenSpec, corrupt: str | None) -> list[Example | _Raw]:
+    if isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], Example):
+        if target is not None or foil is not None or corrupt is not None:
+            raise PromptError("A prompt set carries target, foil and corrupt in its Examples; leave them out of ask().")
+        return list(prompt)
+    if isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], str):
+        raise PromptError("A list of texts needs a target each: pass [iw.Example(prompt, target, foil), ...].")
+    return [_Raw(prompt, target, foil, corrupt)]
+
+
+def _asked(live: LiveModel, example: Example | _Raw, reading: Reading, n: int) -> Asked:
+    tokens = live.tokens
+    try:
+        encoded = tokens.encode(example.prompt, reading.bos)
+        where = _position(reading.position, len(encoded))
+        target, foil = tokens.many("target", example.target), tokens.many("foil", example.foil)
+        _differ(target, foil)
+        corrupt = tokens.encode(example.corrupt, reading.bos) if example.corrupt else None
+    except PromptError as error:
+        raise PromptError(f"Example {n}: {error}") from None if n else error
+    shown = example.prompt if isinstance(example.prompt, str) else str(tokens.raw.decode([t.id for t in encoded]))
+    asked = Asked(shown, encoded, Metric((0,)), target, foil, where, corrupt, example.corrupt)
+    if not target:
+        best = int(live.answer(asked).logits.argmax())
+        target = (tokens.token(best),)
+    own = Metric(tuple(t.id for t in target), tuple(t.id for t in foil), reading.metric)
+    return replace(asked, target=target, metric=own)
+
+
+def _differ(target: Sequence[Token], foil: Sequence[Token]) -> None:
+    both = set(target) & set(foil)
+    if both:
+        raise PromptError(f"The target and the foil are both {next(iter(both)).text!r}; their difference is always 0.")
+
+
+def _position(position: int, n: int) -> int:
+    if isinstance(position, bool) or not isinstance(position, int) or not -n <= position < n:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise PromptError(
+            f"Position {position!r} does not exist: the prompt has {n} tokens (0 to {n - 1}, or -1 to -{n})."
+        )
+    return position % n
