@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
-from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
+from transformer_lens import HookedTransformer
 
 from interp_widgets.model.interventions import Ablate
-from tests.peers.embedded import PROMPT, heads, ids, live, theirs
+from tests.peers.embedded import PROMPT, heads, ids, live
+from tests.peers.hooked.converted import converted
 
 CLOSE = {"rtol": 0.0, "atol": 2e-5}
 
@@ -18,30 +18,7 @@ CLOSE = {"rtol": 0.0, "atol": 2e-5}
 @pytest.fixture(scope="module")
 def hooked() -> HookedTransformer:
     """The same weights without folding or centring, so that logits can be compared as they are."""
-    module, _ = theirs()
-    config = module.config
-    made = HookedTransformer(
-        HookedTransformerConfig(
-            n_layers=config.n_layer,
-            d_model=config.n_embd,
-            n_ctx=config.n_positions,
-            d_head=config.n_embd // config.n_head,
-            n_heads=config.n_head,
-            d_mlp=config.n_inner or 4 * config.n_embd,
-            d_vocab=config.vocab_size,
-            act_fn=config.activation_function,
-            eps=config.layer_norm_epsilon,
-            normalization_type="LN",
-        )
-    )
-    made.load_and_process_state_dict(
-        convert_gpt2_weights(module, made.cfg),
-        fold_ln=False,
-        center_writing_weights=False,
-        center_unembed=False,
-        fold_value_biases=False,
-    )
-    return made
+    return converted(fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False)
 
 
 def test_with_nothing_on_the_logits_are_the_same(hooked: HookedTransformer) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
-from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
+from transformer_lens import HookedTransformer
 
 from interp_widgets.methods.direct_tokens import DirectTokens, direct_by_source
 from interp_widgets.model.question import Asked, Metric
-from tests.peers.embedded import PROMPT, ids, live, theirs
+from tests.peers.embedded import PROMPT, ids, live
+from tests.peers.hooked.converted import converted
 
 CLOSE = {"rtol": 0.0, "atol": 1e-5}
 
@@ -20,24 +20,7 @@ CLOSE = {"rtol": 0.0, "atol": 1e-5}
 @pytest.fixture(scope="module")
 def hooked() -> HookedTransformer:
     """Norms folded, as its own attribution needs them; value biases stay, or they would move between the heads' shares."""
-    module, _ = theirs()
-    config = module.config
-    made = HookedTransformer(
-        HookedTransformerConfig(
-            n_layers=config.n_layer,
-            d_model=config.n_embd,
-            n_ctx=config.n_positions,
-            d_head=config.n_embd // config.n_head,
-            n_heads=config.n_head,
-            d_mlp=config.n_inner or 4 * config.n_embd,
-            d_vocab=config.vocab_size,
-            act_fn=config.activation_function,
-            eps=config.layer_norm_epsilon,
-            normalization_type="LN",
-        )
-    )
-    made.load_and_process_state_dict(convert_gpt2_weights(module, made.cfg), fold_value_biases=False)
-    return made
+    return converted(fold_value_biases=False)
 
 
 @pytest.fixture(scope="module")
