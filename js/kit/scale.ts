@@ -74,11 +74,23 @@ export function fraction([low, high]: readonly [number, number], value: number):
 const ROUND = [1e-6, 1e-5, 1e-4, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999];
 const FINE = [0.0002, 0.0005, 0.002, 0.005, 0.02, 0.03, 0.05, 0.07, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.95, 0.98, 0.995];
 
-/** The round probabilities that fall on a log-odds axis, for its ticks; on a short axis less round ones too. */
+/** The share of an axis that a tick's label takes on the narrowest one. */
+const LABEL = 0.16;
+
+/**
+ * The round probabilities that fall on a log-odds axis, for its ticks; on a short axis less round ones too. Of those
+ * whose labels would run into each other the nearest to a half stay.
+ */
 export function logitTicks(domain: readonly [number, number]): number[] {
   const within = (all: readonly number[]): number[] => all.filter((p) => logit(p) > domain[0] && logit(p) < domain[1]);
   const round = within(ROUND);
-  return round.length >= 2 ? round : within([...ROUND, ...FINE].sort((a, b) => a - b));
+  const kept: number[] = [];
+  const at = (p: number): number => fraction(domain, logit(p));
+  const chosen = round.length >= 2 ? round : within([...ROUND, ...FINE]);
+  for (const p of chosen.sort((a, b) => Math.abs(logit(a)) - Math.abs(logit(b)))) {
+    if (kept.every((other) => Math.abs(at(p) - at(other)) >= LABEL)) kept.push(p);
+  }
+  return kept.sort((a, b) => a - b);
 }
 
 /** A step of 1, 2 or 5 times a power of ten, about a hundredth of the limit. */
