@@ -76,14 +76,12 @@ test("an axis between 3 and 5 percent still has ticks", () => {
   expect(logitTicks(logitDomain([0.036, 0.041])).length).toBeGreaterThanOrEqual(2);
 });
 
-test.each([
-  [[1, 1e-9]],
-  [[0.999, 0.0004]],
-  [[0.036, 0.041]],
-  [[0.5, 0.02]],
-])("the labels of the ticks of %j do not run into each other", (probabilities) => {
-  const domain = logitDomain(probabilities);
-  const places = logitTicks(domain).map((p) => fraction(domain, logit(p)));
-  expect(places.length).toBeGreaterThanOrEqual(2);
-  for (let n = 1; n < places.length; n += 1) expect(places[n]).toBeGreaterThanOrEqual((places[n - 1] ?? 0) + 0.16);
-});
+test.each([[[1, 1e-9]], [[0.999, 0.0004]], [[0.036, 0.041]], [[0.5, 0.02]]])(
+  "the labels of the ticks of %j do not run into each other",
+  (probabilities) => {
+    const domain = logitDomain(probabilities);
+    const places = logitTicks(domain).map((p) => fraction(domain, logit(p)));
+    expect(places.length).toBeGreaterThanOrEqual(2);
+    for (let n = 1; n < places.length; n += 1) expect(places[n]).toBeGreaterThanOrEqual((places[n - 1] ?? 0) + 0.16);
+  },
+);
