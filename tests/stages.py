@@ -33,10 +33,10 @@ class Stage:
     environment: dict[str, str] = field(default_factory=dict[str, str])
 
 
-def _pytest(name: str, *paths: str, python: str = PYTHON) -> tuple[str, ...]:
+def _pytest(name: str, *what: str, python: str = PYTHON) -> tuple[str, ...]:
     # No cache and no plugins beside our own: the run must not depend on the one before, or on the machine.
     report = f"--junitxml={REPORTS / name}.xml"
-    return (python, "-m", "pytest", "-q", "--durations=5", "-p", "no:cacheprovider", report, *paths)
+    return (python, "-m", "pytest", "-q", "--durations=5", "-p", "no:cacheprovider", report, *what)
 
 
 def _peers() -> tuple[Stage, ...]:
@@ -57,6 +57,7 @@ def stages() -> tuple[Stage, ...]:
     """Every stage of `make test`, in order: what is quick and what most often fails comes first."""
     vitest = ("--reporter=default", "--reporter=junit", f"--outputFile.junit={REPORTS / 'js-unit'}.xml")
     wheel = "tests/unit/test_wheel.py"
+    unit = ("tests/unit", f"--ignore={wheel}")
     ruff, npm = (PYTHON, "-m", "ruff"), ("npm", "run", "--silent")
     return (
         Stage("lint", "Python lint", ((*ruff, "check", "."), (*ruff, "format", "--check", "."))),
@@ -69,7 +70,10 @@ def stages() -> tuple[Stage, ...]:
             "The committed bundles are fresh",
             ((*npm, "build"), ("git", "diff", "--stat", "--exit-code", "--", BUNDLES), ("sh", "-c", _NO_STRAYS)),
         ),
-        Stage("unit", "Python unit tests", (_pytest("unit", "tests/unit", f"--ignore={wheel}"),)),
+        Stage(
+            "unit", "Python unit tests", (_pytest("unit", *unit, "-m", "not alone", "-n", "2", "--dist", "worksteal"),)
+        ),
+        Stage("alone", "Floods, threads, interrupts, lifetime", (_pytest("alone", *unit, "-m", "alone"),)),
         Stage("wheel", "The wheel, in a clean environment without Node", (_pytest("wheel", wheel),)),
         *_peers(),
         Stage("kernel", "A real kernel", (_pytest("kernel", "tests/kernel"),)),

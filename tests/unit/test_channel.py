@@ -16,6 +16,8 @@ from interp_widgets.widgets.channel import mirror_of
 from interp_widgets.worker import worker_of
 from tests.unit.conftest import Bench
 
+pytestmark = pytest.mark.alone
+
 FORWARD = 0.1
 STEP = 0.05
 

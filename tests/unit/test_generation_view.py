@@ -15,6 +15,8 @@ from interp_widgets.widgets.generation import BRANCHES, Generation
 from tests.unit.comm import RecordingComm, Wire
 from tests.unit.tiny_models import gpt2, llama, tokenizer
 
+pytestmark = pytest.mark.alone
+
 PROMPT = "w5 w9 w12 w5 w30 w7"
 Json = dict[str, Any]
 

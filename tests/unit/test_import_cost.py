@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.alone
+
 MEASURE = """
 import json, time
 start = time.process_time(); import torch; torch_seconds = time.process_time() - start

@@ -20,6 +20,8 @@ from tests.unit.comm import Wire
 from tests.unit.conftest import Bench, opened, threads_of_ours
 from tests.unit.page import PROMPT
 
+pytestmark = pytest.mark.alone
+
 
 def instances() -> int:
     from ipywidgets.widgets import widget

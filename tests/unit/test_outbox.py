@@ -14,6 +14,8 @@ import pytest
 from interp_widgets.widgets.outbox import LIMIT, Outbox, pack
 from tests.unit.comm import strict
 
+pytestmark = pytest.mark.alone
+
 
 class Wire:
     """Keeps what was sent, with its time."""

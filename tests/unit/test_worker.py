@@ -13,6 +13,8 @@ import pytest
 from interp_widgets.model.errors import CancelledError
 from interp_widgets.worker import ANSWER, PANEL, PREFETCH, Cancelled, Worker
 
+pytestmark = pytest.mark.alone
+
 STEP = 0.02
 
 
