@@ -65,14 +65,28 @@ def generation(setting: Setting, rounds: int, tokens: int, bars: tuple[float, fl
         pairs = side_by_side(live, ids, [steer], tokens, ignore_eos=True)
         return [pair[1].id for pair in pairs if pair[1] is not None]
 
+    def two_rows() -> None:
+        rows, cache = inputs.expand(2, -1), None
+        with torch.no_grad():
+            for n in range(tokens):
+                mask = torch.ones(2, len(ids) + n, dtype=torch.long)
+                out = setting.bare(rows, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                rows, cache = out.logits[:, -1].argmax(-1, keepdim=True), out.past_key_values
+
     if not theirs() == ours() == both():
         raise RuntimeError(f"On {setting.name} the tokens are not those of model.generate with an equal hook.")
-    contenders = {"ours": Contender(ours), "generate": Contender(theirs), "side by side": Contender(both)}
+    contenders = {
+        "ours": Contender(ours),
+        "generate": Contender(theirs),
+        "side by side": Contender(both),
+        "two rows": Contender(two_rows),
+    }
     targets = (
         Target(
             "ours", "generate", "steered text, the same tokens / generate with a plain hook", 1.05, 1.01, faster=False
         ),
         Target("side by side", "generate", "plain and steered side by side / one generate", *bars, faster=False),
+        Target("two rows", "generate", "the model's bare loop over two rows / one generate", faster=False),
     )
     title = f"generation, {setting.name}, {tokens} tokens after {PROMPT}"
     return Case("generation", title, contenders, targets, rounds, ours)
