@@ -12,20 +12,11 @@ import numpy.typing as npt
 import torch
 
 from interp_widgets.methods.baselines import Baseline, BaselineSpec, find_baseline, neutral
-from interp_widgets.methods.explained import (
-    MEMORY,
-    Cancelled,
-    Explained,
-    Progress,
-    chunk_rows,
-    embeddings,
-    give_up,
-    gradients,
-    numbers,
-)
+from interp_widgets.methods.explained import Cancelled, Explained, Progress, embeddings, give_up, gradients, numbers
 from interp_widgets.methods.gradients import along, nodes, small
 from interp_widgets.methods.lrp import linearised, refuse_parts
 from interp_widgets.methods.request import check_request
+from interp_widgets.methods.row_memory import MEMORY, chunk_rows
 from interp_widgets.model.errors import InterpError, PromptError
 from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.live import LiveModel

@@ -9,11 +9,12 @@ from typing import Any, Literal, TypedDict
 
 from interp_widgets.methods.baselines import Baseline, BaselineSpec, find_baseline, neutral
 from interp_widgets.methods.direct_tokens import DirectTokens, direct_by_source
-from interp_widgets.methods.explained import MEMORY, Cancelled, Progress, explained
+from interp_widgets.methods.explained import Cancelled, Progress, explained
 from interp_widgets.methods.gradients import Path, Scores, first_step, gradient_x_input, integrated_gradients, small
 from interp_widgets.methods.lrp import cp_lrp
 from interp_widgets.methods.occlusion import occlusion, occlusion_packed
 from interp_widgets.methods.request import METHODS, Method, check_request
+from interp_widgets.methods.row_memory import MEMORY
 from interp_widgets.methods.words import remainder, said
 from interp_widgets.model.errors import PromptError
 from interp_widgets.model.interventions import Intervention

@@ -11,17 +11,9 @@ import numpy.typing as npt
 import torch
 
 from interp_widgets.methods.baselines import Baseline, BaselineSpec, find_baseline, neutral
-from interp_widgets.methods.explained import (
-    MEMORY,
-    Cancelled,
-    Explained,
-    Progress,
-    chunk_rows,
-    explained,
-    give_up,
-    logits_of_rows,
-)
+from interp_widgets.methods.explained import Cancelled, Explained, Progress, explained, give_up, logits_of_rows
 from interp_widgets.methods.occlusion import replaced
+from interp_widgets.methods.row_memory import MEMORY, chunk_rows
 from interp_widgets.methods.words import said
 from interp_widgets.model.errors import PromptError
 from interp_widgets.model.interventions import Intervention

@@ -12,15 +12,8 @@ import torch
 
 from interp_widgets.methods.baselines import BaselineSpec
 from interp_widgets.methods.deletion import Curve, metrics_with, ranking, replacement
-from interp_widgets.methods.explained import (
-    MEMORY,
-    Cancelled,
-    Progress,
-    chunk_rows,
-    explained,
-    give_up,
-    logits_of_rows,
-)
+from interp_widgets.methods.explained import Cancelled, Progress, explained, give_up, logits_of_rows
+from interp_widgets.methods.row_memory import MEMORY, chunk_rows
 from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.live import LiveModel
 from interp_widgets.model.question import Asked, Question, Token

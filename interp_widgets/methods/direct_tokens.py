@@ -17,8 +17,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from interp_widgets.methods.explained import Cancelled, Explained, explained, read_logits, refuse_gradients, watch
+from interp_widgets.methods.explained import Cancelled, Explained, explained, read_logits
 from interp_widgets.methods.lrp import affine, also_hooked, norm_rule
+from interp_widgets.methods.no_gradient import refuse_gradients, watch
 from interp_widgets.model.anatomy import Layer, Write
 from interp_widgets.model.compile import Compiled, place_step
 from interp_widgets.model.errors import FeatureOffError
@@ -117,17 +118,22 @@ def direct_by_source(
         graph = _Graph(what, *what.compiled(1, cancelled))
         graph.place()
         value = graph.run()
+    if len(graph.seen) < len(live.anatomy.layers):
+        raise FeatureOffError(_UNSEEN)
     return graph.split(value, asked, "edited run" if what.edited else "plain run")
 
 
+_UNSEEN = (
+    "Direct attribution by source token needs attention's pattern and values, and this model's attention does not go through "
+    "transformers' registry; load it with attn_implementation='sdpa'."
+)
+
+
 def _refuse(live: LiveModel) -> None:
-    for feature in ("writes", "stream", "heads"):
+    for feature in ("writes", "stream", "heads", "direct"):
         live.need(feature)
     if not live.patterns_wrapped:
-        raise FeatureOffError(
-            "Direct attribution by source token needs attention's pattern and values, and this model's attention does not "
-            "go through transformers' registry; load it with attn_implementation='sdpa'."
-        )
+        raise FeatureOffError(_UNSEEN)
     for layer in live.anatomy.layers:
         reason = _hole(layer)
         if reason:
@@ -194,14 +200,14 @@ class _Graph:
     def _leaf(self, name: str, layer: int) -> Callable[[torch.Tensor], torch.Tensor]:
         def touch(x: torch.Tensor) -> torch.Tensor:
             self.kept[name, layer] = x.detach().requires_grad_()
-            return self.kept[name, layer]
+            return self.kept[name, layer].clone()  # some families go on in place (falcon), which no leaf allows
 
         return touch
 
     def _keeper(self, name: str, layer: int) -> Callable[[torch.Tensor], torch.Tensor]:
         def touch(x: torch.Tensor) -> torch.Tensor:
             self.kept[name, layer] = x.view_as(x)  # a tensor of its own on the way, whatever shape it came in
-            return self.kept[name, layer]
+            return self.kept[name, layer].clone()
 
         return touch
 

@@ -14,19 +14,21 @@ from typing import Any, cast
 
 import torch
 
+from interp_widgets.methods import read_alone
+from interp_widgets.methods.no_gradient import refuse_gradients, watch_gradients
+from interp_widgets.model import last_block
 from interp_widgets.model.compile import Compiled, compile_steps, place_step
 from interp_widgets.model.errors import CancelledError, FeatureOffError, InterventionError, PromptError
 from interp_widgets.model.gate import Program, activate
 from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.live import LiveModel
-from interp_widgets.model.places import on_input, on_output, place
+from interp_widgets.model.places import on_input, place
 from interp_widgets.model.question import Asked, Metric, Question, Token
 from interp_widgets.model.reading import acts
 from interp_widgets.model.run import Batch, batch_of, force_eager, modes
 from interp_widgets.model.sites import Site
 from interp_widgets.model.steps import Frame
 
-MEMORY = 512 << 20  # bytes that the graphs of one batch may hold
 Cancelled = Callable[[], bool]
 Progress = Callable[[float], None]
 Embed = Callable[[torch.Tensor], torch.Tensor]
@@ -45,6 +47,7 @@ class Explained:
         interventions: what is on: the *edited* model is explained.
         n_prompt: how many of the tokens are the prompt; the rest counts as generated.
         each: where row r alone reads, if every row reads a position of its own (then `score` gets `[row, 1, vocab]`).
+        few: the only tokens whose logits matter, and the same number from these alone, `[row, position read, token]`.
     """
 
     live: LiveModel
@@ -54,6 +57,7 @@ class Explained:
     interventions: tuple[Intervention, ...] = ()
     n_prompt: int | None = None
     each: tuple[int, ...] | None = None
+    few: tuple[tuple[int, ...], Callable[[torch.Tensor], torch.Tensor]] | None = None
 
     def compiled(self, rows: int, cancelled: Cancelled | None = None) -> tuple[Compiled, Batch]:
         """The interventions' steps, ready for a batch of `rows` times the tokens, and that batch."""
@@ -84,11 +88,19 @@ def explained(live: LiveModel, question: Asked | Question, interventions: Sequen
             f"Target and foil are both {_names(asked.target)}, so their difference is 0 whatever the prompt; choose "
             "another foil."
         )
-    return Explained(live, asked.tokens, (asked.position,), _score(metric), tuple(interventions))
+    return Explained(live, asked.tokens, (asked.position,), _score(metric), tuple(interventions), few=_few(metric))
 
 
 def _names(tokens: Sequence[Token]) -> str:
     return ", ".join(repr(token.text) for token in tokens)
+
+
+def _few(metric: Metric) -> tuple[tuple[int, ...], Callable[[torch.Tensor], torch.Tensor]] | None:
+    """The tokens that `metric` reads and the metric of their logits; None where it reads them all."""
+    if metric.fn is not None or not metric.foil:
+        return None
+    ids, n = (*metric.target, *metric.foil), len(metric.target)
+    return ids, _score(Metric(tuple(range(n)), tuple(range(n, len(ids)))))
 
 
 def _score(metric: Metric) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -158,7 +170,7 @@ def streams_in(what: Explained, embed: Embed, rows: int) -> torch.Tensor:
 
 def logits_of_rows(what: Explained, embed: Embed, rows: int, cancelled: Cancelled | None = None) -> torch.Tensor:
     """Logits `[row, position read, vocab]` of `rows` runs on embeddings that we choose, in single precision."""
-    return _run(replace(what, score=lambda logits: logits), embed, rows, False, cancelled)[0].float()
+    return _run(replace(what, score=lambda logits: logits, few=None), embed, rows, False, cancelled)[0].float()
 
 
 def gradients(
@@ -186,22 +198,31 @@ def _run(
     grad: bool,
     cancelled: Cancelled | None,
     rules: Rules | None = None,
+    alone: bool | None = None,
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
     live = what.live
+
+    def once(alone: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        number, pair = _run(what, lambda own: own[None].clone(), 1, True, cancelled, alone=alone)
+        assert pair is not None
+        return number, pair[1]
+
     with live.lock, modes(live.device):  # also the batch: a tensor made in the caller's inference mode has no gradient
         live.ready()
         if grad:
             refuse_gradients(live)
+        if alone is None:
+            alone = grad and rules is None and rows >= read_alone.MANY and read_alone.reads_alone(what, once)
         compiled, batch = what.compiled(rows, cancelled)
         run: list[torch.Tensor] = []
         place(compiled.program, live.anatomy, Site("embed"), lambda: rows, _feeder(embed, run, grad))
         for step in compiled.steps:
             place_step(live, compiled.program, step, lambda: rows)
         if grad:
-            _watch_gradients(what, compiled.program, rows)
+            watch_gradients(what, compiled.program, rows)
         ruled = nullcontext() if rules is None else rules(live, compiled.program, rows)
-        with ruled, modes(live.device, grad=grad), force_eager(live.anatomy.root), activate(compiled.program):
-            value = what.score(read_logits(what, compiled, batch))
+        with ruled, modes(live.device, grad=grad), force_eager(live.anatomy.root):
+            value = _read_alone(what, compiled, batch) if alone else _read_whole(what, compiled, batch)
             slope = _gradient(value, run[0]) if grad else None
     _check(value, slope)
     if slope is None:
@@ -209,17 +230,47 @@ def _run(
     return value.detach().double().cpu(), (run[0].detach().double().cpu(), slope.double().cpu())
 
 
+def _read_whole(what: Explained, compiled: Compiled, batch: Batch) -> torch.Tensor:
+    with activate(compiled.program):
+        return _number(what, read_hidden(what, compiled, batch))
+
+
+def _read_alone(what: Explained, compiled: Compiled, batch: Batch) -> torch.Tensor:
+    def watched(second: Program) -> None:
+        watch_gradients(what, second, len(batch.rows))
+
+    return _number(what, last_block.read_alone(what.live, compiled.program, batch, what.positions[0], watched)[:, None])
+
+
+def _number(what: Explained, hidden: torch.Tensor) -> torch.Tensor:
+    """The number of each row, from `hidden [row, position read, d_model]`.
+
+    Of many rows from the few logits that it needs; one row is read as the number on screen is, bit for bit.
+    """
+    rows, readout = hidden.flatten(0, 1), what.live.readout
+    if what.few is None or hidden.shape[0] < read_alone.MANY:
+        return what.score(readout.logits(rows).unflatten(0, hidden.shape[:2]))
+    ids, score = what.few
+    return score(readout.some(rows, ids).unflatten(0, hidden.shape[:2]))
+
+
 def _feeder(embed: Embed, run: list[torch.Tensor], grad: bool) -> Callable[[torch.Tensor], torch.Tensor]:
     def feed(own: torch.Tensor) -> torch.Tensor:
         chosen = embed(own[0].detach()).to(own.device, own.dtype)
         run[:] = [chosen.requires_grad_() if grad else chosen]
-        return run[0]
+        return chosen.clone() if grad else chosen  # some families go on in place (ctrl, git), which no leaf allows
 
     return feed
 
 
 def read_logits(what: Explained, compiled: Compiled, batch: Batch) -> torch.Tensor:
     """Logits `[row, position read, vocab]`, in single precision, of one forward under the compiled program."""
+    hidden = read_hidden(what, compiled, batch)
+    return what.live.readout.logits(hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2])
+
+
+def read_hidden(what: Explained, compiled: Compiled, batch: Batch) -> torch.Tensor:
+    """The unembedding's input `[row, position read, d_model]` of one forward under the compiled program."""
     live, rows = what.live, len(batch.rows)
     hidden: list[torch.Tensor] = []
 
@@ -232,7 +283,7 @@ def read_logits(what: Explained, compiled: Compiled, batch: Batch) -> torch.Tens
     if what.each is not None:
         at = [what.positions.index(position) for position in what.each]
         columns = columns[torch.arange(rows, device=columns.device), torch.tensor(at, device=columns.device)][:, None]
-    return live.readout.logits(columns.flatten(0, 1)).unflatten(0, columns.shape[:2])
+    return columns
 
 
 def _gradient(value: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
@@ -258,54 +309,6 @@ def _gradient(value: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
     return slope
 
 
-def _watch_gradients(what: Explained, program: Program, rows: int) -> None:
-    """Stop where a layer's kernel has no gradient: the stream around it would carry on, and the result be silently wrong."""
-    edited = min((-1 if i.site.layer is None else i.site.layer for i in what.interventions), default=None)
-
-    for layer in what.live.anatomy.layers:
-        if edited is not None and layer.index >= edited:
-            return  # what an edit puts there may well be a constant
-        if layer.attention is not None:
-            on_input(program, layer.attention.output, lambda: rows, watch(f"the heads of layer {layer.index}"))
-        for part, name in ((layer.attention, "attention"), (layer.mlp, "MLP")):
-            if part is not None and part.write is not None:
-                on_output(program, part.write, lambda: rows, watch(f"the {name} of layer {layer.index}"))
-        if layer.mlp is not None and layer.mlp.neurons is not None:
-            on_input(program, layer.mlp.neurons, lambda: rows, watch(f"the neurons of layer {layer.index}"))
-
-
-def watch(name: str) -> Callable[[torch.Tensor], None]:
-    """A look at a tensor of a graph: one without a gradient is refused by name."""
-
-    def see(x: torch.Tensor) -> None:
-        if not x.requires_grad:
-            raise FeatureOffError(
-                f"No gradient comes out of {name} (a quantised or compiled kernel without one), so a gradient through "
-                "the rest would be wrong; use method='occlusion', which needs none."
-            )
-
-    return see
-
-
-def refuse_gradients(live: LiveModel) -> None:
-    """Refuse a model whose gradients would fail, or be silently wrong.
-
-    Raises:
-        FeatureOffError: with gradient checkpointing on, or for weights that were made in inference mode.
-    """
-    root = live.anatomy.root
-    if any(p.is_inference() for p in root.parameters()):
-        raise FeatureOffError(
-            "The weights of this model were made inside torch.inference_mode(), so it has no gradients; load it outside, or "
-            "use method='occlusion', which needs none."
-        )
-    if any(m.training and getattr(m, "gradient_checkpointing", False) for m in root.modules()):
-        raise FeatureOffError(
-            "Gradient checkpointing is on, so blocks are computed a second time outside this run; call "
-            "model.gradient_checkpointing_disable() or model.eval() first."
-        )
-
-
 def _check(value: torch.Tensor, slope: torch.Tensor | None) -> None:
     for tensor, what in ((value, "metric"), (slope, "gradient")):
         if tensor is not None and not bool(torch.isfinite(tensor).all()):
@@ -313,34 +316,6 @@ def _check(value: torch.Tensor, slope: torch.Tensor | None) -> None:
                 f"The {what} is not finite at one of the embeddings that were run; choose another baseline, or lower "
                 "the strength."
             )
-
-
-def graph_bytes(what: Explained) -> int:
-    """An upper estimate of what one row's graph holds, in bytes; a test holds it against what autograd really saves."""
-    anatomy = what.live.anatomy
-    n, width = (
-        len(what.tokens),
-        max(torch.finfo(what.live.dtype).bits // 8 if what.live.dtype.is_floating_point else 4, 2),
-    )
-    per_layer = 0
-    for layer in anatomy.layers:
-        neurons = layer.mlp.d_neurons if layer.mlp is not None else 4 * anatomy.d_model
-        heads = layer.attention.n_heads if layer.attention is not None else 0
-        d_z = heads * layer.attention.d_head if layer.attention is not None else anatomy.d_model
-        per_layer += n * (14 * anatomy.d_model + 10 * neurons + 8 * d_z) * max(width, 4) + 4 * heads * n * n * max(
-            width, 4
-        )
-    read = 1 if what.each is not None else len(what.positions)
-    logits = ((len(what.positions) if what.live.caller.keeps else n) + 2 * read) * anatomy.vocab * 4
-    return per_layer + logits
-
-
-def chunk_rows(what: Explained, memory: int, grad: bool) -> int:
-    """How many rows one batch takes within `memory` bytes, at least one."""
-    one = graph_bytes(what)
-    if not grad:  # nothing is kept: the widest activation of one layer and the logits
-        one = one // max(1, len(what.live.anatomy.layers)) + 1
-    return max(1, memory // one)
 
 
 def give_up(cancelled: Cancelled | None) -> None:

@@ -9,17 +9,8 @@ import numpy.typing as npt
 import torch
 
 from interp_widgets.methods.baselines import Baseline
-from interp_widgets.methods.explained import (
-    MEMORY,
-    Cancelled,
-    Explained,
-    Progress,
-    chunk_rows,
-    embeddings,
-    give_up,
-    gradients,
-    numbers,
-)
+from interp_widgets.methods.explained import Cancelled, Explained, Progress, embeddings, give_up, gradients, numbers
+from interp_widgets.methods.row_memory import MEMORY, chunk_rows
 from interp_widgets.model.live import LiveModel
 
 Scores = npt.NDArray[np.float64]

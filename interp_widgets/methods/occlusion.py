@@ -8,17 +8,9 @@ import numpy as np
 import torch
 
 from interp_widgets.methods.baselines import Baseline
-from interp_widgets.methods.explained import (
-    MEMORY,
-    Cancelled,
-    Explained,
-    Progress,
-    chunk_rows,
-    give_up,
-    numbers,
-    streams_in,
-)
+from interp_widgets.methods.explained import Cancelled, Explained, Progress, give_up, numbers, streams_in
 from interp_widgets.methods.gradients import Path, Scores
+from interp_widgets.methods.row_memory import MEMORY, chunk_rows
 from interp_widgets.model.chunks import halved
 from interp_widgets.model.live import LiveModel
 from interp_widgets.model.packed import Suffix, packs, run_packed

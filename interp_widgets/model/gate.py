@@ -45,6 +45,7 @@ class Program:
         before: called with a module's arguments, may return new ones.
         after: called with a module's output, may return a new one.
         attention: called by the attention wrapper with the attention module; see `patterns.py`.
+        instead: called by the attention wrapper in the original's place, with the original and what it was handed.
         cancelled: asked before every block.
         blocks: the modules before which `cancelled` is asked.
         lock: the model's; the program acts only while this thread holds it. An interrupt can come between any two
@@ -55,6 +56,7 @@ class Program:
     before: dict[nn.Module, list[Before]] = field(default_factory=dict[nn.Module, list[Before]])
     after: dict[nn.Module, list[After]] = field(default_factory=dict[nn.Module, list[After]])
     attention: dict[nn.Module, list[Tap]] = field(default_factory=dict[nn.Module, "list[Tap]"])
+    instead: dict[nn.Module, Callable[..., Any]] = field(default_factory=dict[nn.Module, Callable[..., Any]])
     cancelled: Callable[[], bool] | None = None
     blocks: frozenset[nn.Module] = frozenset()
     lock: Any = None

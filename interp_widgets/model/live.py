@@ -29,7 +29,7 @@ from interp_widgets.model.reference import Reference
 from interp_widgets.model.report import Report
 from interp_widgets.model.run import Batch, Caller, Run, batch_of, forward
 from interp_widgets.model.sites import Site
-from interp_widgets.model.unwrap import refuse_structure, unwrap
+from interp_widgets.model.unwrap import dropout_of, refuse_structure, unwrap
 
 if TYPE_CHECKING:
     from interp_widgets.model.ending import Options
@@ -365,9 +365,10 @@ def refuse_dropout(root: nn.Module) -> None:
     if not root.training and not any(m.training for m in root.children()):
         return
     for path, m in root.named_modules():
-        if m.training and isinstance(m, nn.Dropout) and m.p > 0:
+        if drop := dropout_of(m):
             raise ModelRefusedError(
-                f"The model is in training mode and {path!r} drops {m.p:.0%} at random, so no two runs agree; call model.eval() first."
+                f"The model is in training mode with dropout ({path or 'the model'}: {drop}), so no two runs agree; call "
+                "model.eval() first."
             )
 
 

@@ -73,9 +73,12 @@ class GatedAttention:
         **kwargs: Any,
     ) -> tuple[torch.Tensor, Any]:
         """Attention as the original computes it; under a run of ours that watches `module`, seen and perhaps edited."""
+        program = None if torch.compiler.is_compiling() else active()
+        instead = None if program is None else program.instead.get(module)
+        if instead is not None:
+            return instead(self.original, module, query, key, value, attention_mask, args, kwargs)
         out = self.original(module, query, key, value, attention_mask, *args, **kwargs)
-        program = active()
-        taps = None if program is None or torch.compiler.is_compiling() else program.attention.get(module)
+        taps = None if program is None else program.attention.get(module)
         if not taps:
             return out
         pattern = pattern_of(module, query, key, attention_mask, args, kwargs)

@@ -69,7 +69,7 @@ def refuse_structure(root: nn.Module) -> None:
         if any(p.is_meta for p in part.parameters(recurse=False)) and not _loaded_on_demand(root, path):
             message = f"{name} has weights on the meta device ({path or 'the model'}), so it has no numbers: load it with its weights."
             raise ModelRefusedError(message)
-        drop = _dropout(part)
+        drop = dropout_of(part)
         if drop:
             message = (
                 f"{name} is in training mode with dropout ({path or 'the model'}: {drop}), so two runs differ: "
@@ -85,7 +85,7 @@ def _loaded_on_demand(root: nn.Module, path: str) -> bool:
     return any(hasattr(module, "_hf_hook") for module in above)
 
 
-def _dropout(part: nn.Module) -> str | None:
+def dropout_of(part: nn.Module) -> str | None:
     """The setting by which a module in training mode draws random numbers, or None."""
     if not part.training:
         return None

@@ -8,7 +8,7 @@ import { honest, section } from "../kit/frame.ts";
 import { legend } from "../kit/legend.ts";
 import { segment } from "../kit/segment.ts";
 import { sequentialLegend } from "../kit/sequential.ts";
-import { tokenIndex, tokenStrip } from "../kit/tokens.ts";
+import { tokenIndex } from "../kit/tokens.ts";
 import { isEdited } from "../session/derive.ts";
 import type { ViewContext } from "../session/shell.ts";
 import { cellLine, edgeList } from "./edges.ts";
@@ -45,14 +45,14 @@ export function build(context: ViewContext<Traits>): void {
 }
 
 function tokenPart(context: ViewContext<Traits>, shared: Shared): HTMLElement {
-  const { question, theme, hover, lock, watch, signal, abort } = context;
+  const { question, theme, hover, lock, watch, signal } = context;
   const part = section("Tokens", "where the large head looks");
   const to = signal("from");
   const direction = segment("direction", (value) => {
     to.value = value;
   });
   const form = context.parts.questionForm();
-  const strip = tokenStrip("prompt", context.parts.stripActions(), abort);
+  const strip = context.parts.tokenStrip("prompt", context.parts.stripActions());
   const line = el("div", "iw-fixed", { "aria-live": "polite", "data-iw": "fixed-token" });
   const unlock = button("Unlock", "iw-link");
   unlock.addEventListener("click", () => {

@@ -6,7 +6,7 @@ import { el, setText } from "../kit/dom.ts";
 import { named, signed } from "../kit/format.ts";
 import { section } from "../kit/frame.ts";
 import { legend } from "../kit/legend.ts";
-import { tokenIndex, tokenStrip } from "../kit/tokens.ts";
+import { tokenIndex } from "../kit/tokens.ts";
 import type { Token } from "../session/protocol.ts";
 import type { ViewContext, ViewTraits } from "../session/shell.ts";
 
@@ -15,7 +15,7 @@ export type Traits = ViewTraits;
 export function build(context: ViewContext<Traits>): void {
   const { panel, theme, hover, lock, watch, derive } = context;
   const part = section("Tokens", "coloured by their values");
-  const strip = tokenStrip("tokens", context.parts.stripActions(), context.abort);
+  const strip = context.parts.tokenStrip("tokens", context.parts.stripActions());
   const line = el("div", "iw-fixed", { "aria-live": "polite", "data-iw": "fixed" });
   const key = legend();
   part.body.append(strip.node, line, key.node);

@@ -8,6 +8,7 @@ import { honest, section } from "../kit/frame.ts";
 import { legend } from "../kit/legend.ts";
 import { diverging } from "../kit/scale.ts";
 import { partIsStale } from "../session/derive.ts";
+import { promptStrip } from "../session/parts/prompt_strip.ts";
 import type { ViewContext } from "../session/shell.ts";
 import {
   type Branch,
@@ -44,7 +45,7 @@ export function build(context: ViewContext<Traits>): void {
   const question = section("Question", "what the model goes on from");
   const form = context.parts.questionForm();
   question.aside.append(form.toggle);
-  question.body.append(form.node, context.parts.promptStrip());
+  question.body.append(form.node, promptStrip(context));
   frame.content.append(
     el("div", "iw-top", {}, question.node, context.parts.answer()),
     el("div", "", {}, textPart(context, shared)),

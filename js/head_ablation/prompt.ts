@@ -5,7 +5,7 @@ import { el, setText, show } from "../kit/dom.ts";
 import { named, num, plural } from "../kit/format.ts";
 import { diverging } from "../kit/scale.ts";
 import { segment } from "../kit/segment.ts";
-import { tokenIndex, tokenStrip } from "../kit/tokens.ts";
+import { tokenIndex } from "../kit/tokens.ts";
 import { partIsStale } from "../session/derive.ts";
 import type { ViewContext } from "../session/shell.ts";
 import { readCard } from "./card.ts";
@@ -20,7 +20,7 @@ const WHERE = [
 export function promptPart(context: ViewContext<Traits>, settings: Settings): HTMLElement[] {
   const { question, theme, panel, watch, derive, snapshot, hover, lock } = context;
   const plain = context.parts.stripActions();
-  const strip = tokenStrip("prompt", { hover: plain.hover, lock: press }, context.abort);
+  const strip = context.parts.tokenStrip("prompt", { hover: plain.hover, lock: press });
   const card = derive(() => readCard(panel.value?.data.card));
 
   function press(index: number): void {

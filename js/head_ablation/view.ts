@@ -14,6 +14,7 @@ import { legend } from "../kit/legend.ts";
 import { place } from "../kit/scale.ts";
 import { segment } from "../kit/segment.ts";
 import { modeOf } from "../session/derive.ts";
+import { outcomePart } from "../session/parts/outcome.ts";
 import type { AblationMode } from "../session/protocol.ts";
 import type { ViewContext } from "../session/shell.ts";
 import { ablations, selectionBar } from "./actions.ts";
@@ -48,7 +49,7 @@ export function build(context: ViewContext<Traits>): void {
   question.aside.append(form.toggle);
   question.body.append(form.node, ...promptPart(context, settings));
   const left = el("div", "iw-column", {}, gridPart(context, settings));
-  const right = el("div", "iw-column", {}, cardPart(context, settings.card), ...context.parts.outcome());
+  const right = el("div", "iw-column", {}, cardPart(context, settings.card), ...outcomePart(context));
   right.append(examplesPart(context, settings));
   frame.content.append(
     el("div", "iw-top", {}, question.node, context.parts.answer()),

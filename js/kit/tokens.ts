@@ -6,6 +6,7 @@ import { el, setAttributes, setText } from "./dom.ts";
 import { named, signed, visible } from "./format.ts";
 import { isPress, stepInRow } from "./keyboard.ts";
 import { type Diverging, place } from "./scale.ts";
+import { LONG, tokenLines } from "./token_lines.ts";
 
 export type StripToken = { id: number; text: string; kind: "text" | "special" | "byte" };
 
@@ -47,15 +48,13 @@ export function tokenIndex(mark: { kind: string; index?: number } | null): numbe
 
 /** How much of the colour tints the word itself; the bar under it has all of it. */
 const TINT = 0.38;
-/** More than the strip shows at once, which scrolls. */
-const CHUNK = 300;
-
 export function tokenStrip(label: string, actions: StripActions, abort: AbortSignal): Strip {
   const node = el("div", "iw-tokens", { role: "list", "aria-label": label, dir: "ltr" });
   let active = 0;
   let anchor = 0;
-  let hovered: Element | null = null;
-  let locked: Element | null = null;
+  let marked: [hover: number | null, lock: number | null] = [null, null];
+  let shown: StripState | null = null;
+  let long = false;
   const options = { signal: abort };
 
   const indexOf = (event: Event): number | null => {
@@ -66,6 +65,7 @@ export function tokenStrip(label: string, actions: StripActions, abort: AbortSig
     index === null ? null : node.querySelector<HTMLElement>(`[data-token="${index}"]`);
 
   function goto(index: number): void {
+    if (long) lines.reveal(index);
     const next = tokenAt(index);
     if (next === null) return;
     tokenAt(active)?.setAttribute("tabindex", "-1");
@@ -98,7 +98,7 @@ export function tokenStrip(label: string, actions: StripActions, abort: AbortSig
   node.addEventListener(
     "keydown",
     (event) => {
-      const target = stepInRow(event.key, active, node.childElementCount);
+      const target = stepInRow(event.key, active, shown?.tokens.length ?? 0);
       if (target !== null) {
         event.preventDefault();
         if (!event.shiftKey) anchor = target;
@@ -117,37 +117,83 @@ export function tokenStrip(label: string, actions: StripActions, abort: AbortSig
     if (index !== null && (globalThis.getSelection?.()?.isCollapsed ?? true)) actions.lock(index);
   }
 
-  let pass = 0;
+  const lines = tokenLines(node, (index, old) => {
+    const state = shown as StripState;
+    const one = drawToken(state, index, old);
+    setAttributes(one, { "aria-setsize": state.tokens.length, "aria-posinset": index + 1 });
+    return one;
+  });
 
-  /** A prompt of tens of thousands of tokens is painted a chunk at a time, so that the first is on screen at once. */
-  function paint(state: StripState): void {
-    if (active >= state.tokens.length) active = 0;
-    node.classList.toggle("iw-stale", state.stale);
-    while (node.childElementCount > state.tokens.length) node.lastElementChild?.remove();
-    pass += 1;
-    paintFrom(0, state, pass);
+  function drawToken(state: StripState, index: number, old: Element | undefined): HTMLElement {
+    const one = (old as HTMLElement | undefined) ?? makeToken(index);
+    const token = state.tokens[index];
+    if (token !== undefined) paintToken(one, token, index, state);
+    one.tabIndex = index === active ? 0 : -1;
+    one.classList.toggle("iw-hover", index === marked[0]);
+    one.classList.toggle("iw-locked", index === marked[1]);
+    return one;
   }
 
-  function paintFrom(start: number, state: StripState, mine: number): void {
-    if (mine !== pass || abort.aborted) return;
-    const end = Math.min(state.tokens.length, start + CHUNK);
-    for (let index = start; index < end; index += 1) {
-      const token = state.tokens[index];
-      if (token === undefined) continue;
-      const one = (node.children[index] as HTMLElement | undefined) ?? node.appendChild(makeToken(index));
-      paintToken(one, token, index, state);
-      one.tabIndex = index === active ? 0 : -1;
+  let texts: { of: readonly StripToken[]; spelled: string[] } | null = null;
+
+  function paintLines(): void {
+    if (shown === null || !long) return;
+    const { tokens } = shown;
+    if (texts?.of !== tokens) texts = { of: tokens, spelled: tokens.map(visible) };
+    lines.lay(texts.spelled, (index) => tokens[index]?.kind !== "text");
+    lines.paint();
+    findTabStop();
+  }
+
+  /** The strip is one tab stop: the active token, or the strip itself while that token is out of sight. */
+  function findTabStop(): void {
+    node.tabIndex = long && tokenAt(active) === null ? 0 : -1;
+  }
+  node.addEventListener(
+    "scroll",
+    () => {
+      if (!long) return;
+      lines.follow();
+      findTabStop();
+    },
+    options,
+  );
+  if (typeof ResizeObserver !== "undefined") {
+    const sized = new ResizeObserver(paintLines);
+    sized.observe(node);
+    abort.addEventListener("abort", () => sized.disconnect());
+  }
+
+  function paint(state: StripState): void {
+    shown = state;
+    if (active >= state.tokens.length) active = 0;
+    node.classList.toggle("iw-stale", state.stale);
+    if (long !== state.tokens.length > LONG) {
+      long = !long;
+      lines.clear();
+      node.replaceChildren();
+      findTabStop();
     }
-    if (end < state.tokens.length) setTimeout(() => paintFrom(end, state, mine));
+    if (long) {
+      paintLines();
+      return;
+    }
+    while (node.childElementCount > state.tokens.length) node.lastElementChild?.remove();
+    state.tokens.forEach((_, index) => {
+      const old = node.children[index];
+      const one = drawToken(state, index, old);
+      if (old === undefined) node.append(one);
+    });
   }
 
   function mark(hover: number | null, lock: number | null): void {
-    hovered?.classList.remove("iw-hover");
-    locked?.classList.remove("iw-locked");
-    hovered = tokenAt(hover);
-    locked = tokenAt(lock);
-    hovered?.classList.add("iw-hover");
-    locked?.classList.add("iw-locked");
+    const before = marked;
+    marked = [hover, lock];
+    for (const index of new Set([...before, ...marked])) {
+      const one = tokenAt(index);
+      one?.classList.toggle("iw-hover", index === hover);
+      one?.classList.toggle("iw-locked", index === lock);
+    }
   }
 
   return { node, paint, mark };

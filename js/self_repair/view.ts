@@ -12,6 +12,7 @@ import { legend } from "../kit/legend.ts";
 import { fraction, place } from "../kit/scale.ts";
 import { segment } from "../kit/segment.ts";
 import { modeOf } from "../session/derive.ts";
+import { promptStrip } from "../session/parts/prompt_strip.ts";
 import type { ViewContext } from "../session/shell.ts";
 import { type Account, type Bar, partOf, readAccount, type Step, siteWords, type Traits, waterfall } from "./model.ts";
 
@@ -32,7 +33,7 @@ export function build(context: ViewContext<Traits>): void {
   const question = section("Question", "what the model is asked");
   const form = context.parts.questionForm();
   question.aside.append(form.toggle);
-  question.body.append(form.node, context.parts.promptStrip());
+  question.body.append(form.node, promptStrip(context));
   const left = el("div", "iw-column", {}, gridPart(context, shared));
   const right = el("div", "iw-column", {}, sumPart(context, shared), logPart(context, shared));
   frame.content.append(

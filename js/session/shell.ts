@@ -18,18 +18,15 @@ import { isBusy, sitesOff, summary, vectorNow } from "./derive.ts";
 import type { Panel } from "./panels.ts";
 import { answerPart } from "./parts/answer.ts";
 import { historyBar } from "./parts/history.ts";
-import { outcomePart } from "./parts/outcome.ts";
 import { panelNote } from "./parts/panel_note.ts";
-import { promptStrip, questionForm, stripActions } from "./parts/question.ts";
+import { questionForm, stripActions } from "./parts/question.ts";
 import type { Question, State, Vector } from "./protocol.ts";
 import type { Mark, Refusal, SessionStore, Snapshot } from "./store.ts";
 
 /** The parts that several views show, made by the session's bundle. */
 export type Parts = {
   answer(): HTMLElement;
-  outcome(): HTMLElement[];
   questionForm(): { toggle: HTMLElement; node: HTMLElement };
-  promptStrip(): HTMLElement;
   panelNote(old: string | (() => boolean)): HTMLElement;
   stripActions(): StripActions;
   /** Of the kit, and in the session's bundle already: a view with no room for a second copy takes them from here. */
@@ -169,9 +166,7 @@ function stable<V>(read: () => V): ReadonlySignal<V> {
 function partsOf<T extends ViewTraits>(context: PartContext<T>): Parts {
   return {
     answer: () => answerPart(context),
-    outcome: () => outcomePart(context),
     questionForm: () => questionForm(context),
-    promptStrip: () => promptStrip(context),
     panelNote: (old) => panelNote(context, old),
     stripActions: () => stripActions(context),
     tokenStrip: (label, actions) => tokenStrip(label, actions, context.abort),

@@ -6,6 +6,8 @@ import { button, el, reconcile, setText, show } from "../kit/dom.ts";
 import { alertLine } from "../kit/errors.ts";
 import { section } from "../kit/frame.ts";
 import { partIsStale } from "../session/derive.ts";
+import { outcomePart } from "../session/parts/outcome.ts";
+import { promptStrip } from "../session/parts/prompt_strip.ts";
 import type { ViewContext } from "../session/shell.ts";
 import { mapPart } from "./map.ts";
 import { firstDifference, readCurves, readText, type Traits } from "./model.ts";
@@ -16,9 +18,9 @@ export function build(context: ViewContext<Traits>): void {
   const question = section("Question", "what the model is asked");
   const form = context.parts.questionForm();
   question.aside.append(form.toggle);
-  question.body.append(form.node, context.parts.promptStrip());
+  question.body.append(form.node, promptStrip(context));
   const left = el("div", "iw-column", {}, rowsPart(context));
-  const right = el("div", "iw-column", {}, ...context.parts.outcome());
+  const right = el("div", "iw-column", {}, ...outcomePart(context));
   frame.content.append(
     el("div", "iw-top", {}, question.node, context.parts.answer()),
     el("div", "iw-columns", {}, left, right),

@@ -28,6 +28,8 @@ export function answerSection(shared: Shared): HTMLElement {
   const count = choice("Tokens", (value) => choose("answer", Number(value)));
   const whole = derive(() => (ours.value && wanted.value > 0 ? readAnswer(panel.value) : null));
   const copy = copyButton(() => (whole.peek() === null ? null : answerTable(whole.peek() as WholeAnswer)));
+  /** One scale for all of it: found once, however often something is hovered. */
+  const scaled = derive(() => diverging(whole.value === null ? [] : Array.from(whole.value.scores.data)));
   /** The token that is meant: hovered, kept, else the first output. */
   const picked = derive(() => {
     const now = whole.value;
@@ -121,7 +123,7 @@ export function answerSection(shared: Shared): HTMLElement {
     );
     if (now === null) return;
     body.classList.toggle("iw-stale", partIsStale(panel.value, "answer", snapshot.value?.revision ?? 0));
-    const scale = diverging(Array.from(now.scores.data));
+    const scale = scaled.value;
     map.paint(matrixOf(now), scale, theme.value.ramp);
     map.node.style.height = `${Math.min(18, Math.max(4, 320 / now.outputs.length)) * now.outputs.length}px`;
     key.paint(scale, theme.value.ramp, "made it less ↔ more likely");
@@ -139,8 +141,7 @@ export function answerSection(shared: Shared): HTMLElement {
     if (now === null || at === null) return;
     const mine = other.value && now.instead !== null && now.prompt + now.instead.output === at;
     const scores = seenFrom(now, at, mine);
-    const scale = diverging(Array.from(now.scores.data));
-    const state = { scale, ramp: theme.value.ramp, position: null, stale: false };
+    const state = { scale: scaled.value, ramp: theme.value.ramp, position: null, stale: false };
     const cut = now.prompt;
     const pick = (from: number): ReadonlySet<number> => new Set([at - from]);
     prompt.paint({ ...state, tokens: now.tokens.slice(0, cut), scores: scores.slice(0, cut), chosen: pick(0) });

@@ -13,8 +13,9 @@ import torch
 from interp_widgets.builtin.known import known
 from interp_widgets.methods.attribution import METHODS, attribute
 from interp_widgets.methods.baselines import find_baseline, neutral
-from interp_widgets.methods.explained import explained, graph_bytes, numbers
+from interp_widgets.methods.explained import explained, numbers
 from interp_widgets.methods.occlusion import occlusion, occlusion_packed
+from interp_widgets.methods.row_memory import graph_bytes
 from interp_widgets.model.errors import CancelledError, FeatureOffError, InterpError, PromptError
 from interp_widgets.model.interventions import Ablate, Steer
 from interp_widgets.model.live import LiveModel, open_model

@@ -15,6 +15,8 @@ from interp_widgets.methods.direct_tokens import direct_by_source
 from interp_widgets.model.errors import FeatureOffError
 from interp_widgets.model.interventions import Ablate, Steer
 from interp_widgets.model.live import LiveModel, open_model
+from interp_widgets.model.question import Asked, Metric
+from tests import architectures, matrix
 from tests.unit.attribution_models import FAMILIES, asked, model, tokenizer
 from tests.unit.test_attribution_lrp import bias_free
 
@@ -104,4 +106,20 @@ def test_a_model_that_does_not_show_its_patterns_is_refused_in_a_sentence() -> N
     live = open_model(built, tokenizer())
     with pytest.raises(FeatureOffError, match="attn_implementation='sdpa'"):
         direct_by_source(live, asked(live))
+    live.release()
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("falcon", "does not go through"), ("roberta-prelayernorm", "direct"), ("modernbert-decoder", "direct")],
+)
+def test_where_the_parts_would_not_sum_to_the_metric_that_is_said_instead(name: str, sentence: str) -> None:
+    """Attention that never reaches the registry, and read-outs with a layer of their own behind the stream."""
+    built = architectures.build(name).model
+    assert built is not None
+    with architectures.quiet():
+        live = open_model(built, matrix.tokenizer(architectures.VOCAB))
+    question = Asked("", live.tokens.encode([20, 40, 60, 80]), Metric((30,), (31,)), (), (), 3)
+    with pytest.raises(FeatureOffError, match=sentence):
+        direct_by_source(live, question)
     live.release()

@@ -23,6 +23,7 @@ from interp_widgets.model.interventions import Ablate, Edit, Intervention, Patch
 from interp_widgets.model.live import LiveModel, open_model
 from interp_widgets.model.positions import tokens
 from interp_widgets.model.question import Asked, Metric
+from tests import architectures, matrix
 from tests.invariants import attention_registry, our_hooks, untouched
 from tests.unit.tiny_models import gpt2, llama, tokenizer
 
@@ -425,6 +426,25 @@ def test_a_model_in_training_mode_with_dropout_is_refused() -> None:
     with pytest.raises(ModelRefusedError, match=r"model\.eval"):
         open_model(module, tokenizer())
     assert our_hooks(module) == 0
+
+
+@pytest.mark.case("A15")
+@pytest.mark.parametrize("name", ["biogpt", "gpt_bigcode", "emu3"])
+def test_dropout_that_is_no_module_is_refused_when_training_begins_after_opening(name: str) -> None:
+    module = architectures.build(name).model
+    assert module is not None
+    for part in module.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    live = open_model(module, matrix.tokenizer(architectures.VOCAB))
+    module.train()
+    state = torch.get_rng_state()
+    with pytest.raises(ModelRefusedError, match=r"with dropout .*model\.eval"):
+        live.run([20, 21, 22])
+    assert torch.equal(state, torch.get_rng_state())
+    module.eval()
+    assert live.run([20, 21, 22]).logits.shape[0] == 3
+    live.release()
 
 
 def test_a_site_that_was_not_read_says_how_to_read_it(live: LiveModel) -> None:

@@ -1,15 +1,14 @@
 /** What came of it: the next tokens before and after, and a receipt for everything that was done. */
 
 import { el, setText } from "../../kit/dom.ts";
-import { dumbbell } from "../../kit/dumbbell.ts";
 import { section } from "../../kit/frame.ts";
 import { receipts } from "../../kit/receipts.ts";
 import { answerIsStale, isEdited } from "../derive.ts";
-import type { PartContext, ViewTraits } from "../shell.ts";
+import type { ViewContext, ViewTraits } from "../shell.ts";
 
-export function outcomePart<T extends ViewTraits>({ watch, snapshot }: PartContext<T>): HTMLElement[] {
+export function outcomePart<T extends ViewTraits>({ watch, snapshot, parts }: ViewContext<T>): HTMLElement[] {
   const next = section("Next token", "at ▲");
-  const chart = dumbbell("next tokens");
+  const chart = parts.dumbbell("next tokens");
   next.body.append(chart.node);
   const of = el("span", "iw-muted");
   next.aside.append(of);

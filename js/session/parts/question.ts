@@ -7,8 +7,7 @@ import "./parts.css";
 import { button, el, setText, show, uniqueId } from "../../kit/dom.ts";
 import { alertLine } from "../../kit/errors.ts";
 import { named } from "../../kit/format.ts";
-import { diverging } from "../../kit/scale.ts";
-import { type StripActions, type StripState, tokenIndex, tokenStrip } from "../../kit/tokens.ts";
+import { type StripActions, tokenIndex } from "../../kit/tokens.ts";
 import type { Question, Token } from "../protocol.ts";
 import type { PartContext, ViewTraits } from "../shell.ts";
 
@@ -137,29 +136,6 @@ function textField(name: string, placeholder: string): { node: HTMLElement; inpu
   };
   input.addEventListener("input", preview);
   return { node: el("div", "iw-label", {}, el("span", "", {}, `${title} `, seen), input), input, preview };
-}
-
-/** The prompt as it is, without colours: for the views whose own numbers are elsewhere. */
-export function promptStrip<T extends ViewTraits>(context: PartContext<T>): HTMLElement {
-  const { watch, theme, abort } = context;
-  const strip = tokenStrip("prompt", stripActions(context), abort);
-  const none = diverging([]);
-  watch(() => {
-    const question = context.question.value;
-    const painted: StripState = {
-      tokens: question?.tokens ?? [],
-      scores: null,
-      scale: none,
-      ramp: theme.value.ramp,
-      position: question === null ? null : question.position,
-      stale: false,
-    };
-    strip.paint(painted);
-  });
-  watch(() => {
-    strip.mark(tokenIndex(context.hover.value), tokenIndex(context.lock.value));
-  });
-  return strip.node;
 }
 
 /** Hover previews, a click locks, a second click on the same token lets go. */
