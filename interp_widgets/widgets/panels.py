@@ -99,6 +99,8 @@ class Panels:
     def complain(self, panel: str, revision: int, message: str) -> None:
         """Note a sentence beside what a view shows; an empty one takes it away."""
         with self._lock:
+            if panel not in self._views:
+                return
             shown = self._shown.setdefault(panel, Shown())
             shown.complaint, shown.complained_at = message[:SENTENCE], revision
             if message and not shown.running:

@@ -27,3 +27,11 @@ test("only the last states are remembered", () => {
   for (let revision = 1; revision <= 5; revision += 1) recent.add(revision, { version: String(revision) } as State);
   expect([1, 2, 3, 5].map((revision) => recent.get(revision)?.version)).toEqual([undefined, undefined, "3", "5"]);
 });
+
+test("a state that is remembered has let go of its answer and its history, which grow with every click", () => {
+  const recent = new RecentStates();
+  const state = { mode: "zero", answer: { metric: 1 }, history: { items: [{ label: "asked", metric: 1 }], index: 0 } };
+  recent.add(1, state as unknown as State);
+  expect(recent.get(1)).toEqual({ mode: "zero", answer: null, history: { items: [], index: 0 } });
+  expect(state.history.items).toHaveLength(1);
+});

@@ -25,7 +25,7 @@ export type PanelMessage = {
 };
 
 /** The panel after a message. A message of an older revision than one already seen changes nothing. */
-export function receivePanel(old: Panel | undefined, message: PanelMessage): Panel | undefined {
+export function receivePanel(old: Panel | undefined, message: PanelMessage): Panel {
   if (old !== undefined && message.revision < old.revision) return old;
   const data = message.data ?? {};
   const fresh = Object.fromEntries(Object.keys(data).map((key) => [key, message.revision]));
@@ -40,7 +40,12 @@ export function receivePanel(old: Panel | undefined, message: PanelMessage): Pan
   };
 }
 
-/** The states of the last revisions, to know under which circumstances an older table was measured. */
+const NO_HISTORY = { items: [], index: 0 };
+
+/**
+ * The states of the last revisions, to know under which circumstances an older table was measured. Their answers and histories,
+ * which are no circumstance, are left out: a history of 200 steps in each of 64 states is a megabyte.
+ */
 export class RecentStates {
   readonly #states = new Map<number, State>();
   readonly #keep: number;
@@ -51,7 +56,7 @@ export class RecentStates {
 
   add(revision: number, state: State): void {
     this.#states.delete(revision);
-    this.#states.set(revision, state);
+    this.#states.set(revision, { ...state, answer: null, history: NO_HISTORY });
     for (const oldest of this.#states.keys()) {
       if (this.#states.size <= this.#keep) return;
       this.#states.delete(oldest);

@@ -90,7 +90,7 @@ export type State = {
   closed: boolean;
 };
 
-export type PanelStatus = "computing" | "partial" | "done" | "failed" | "asking";
+export type PanelStatus = "computing" | "partial" | "done" | "failed" | "asking" | "closed";
 
 export type KernelMessage =
   | { kind: "state"; revision: number; acks: Record<string, number>; state: State }

@@ -172,3 +172,14 @@ test("a page asks the kernel to beat while it is looked at, again every minute, 
   expect(said()).toEqual([]);
   Reflect.deleteProperty(document, "visibilityState");
 });
+
+test("what a view was told is let go of when the view has closed, and only that", () => {
+  const { store, model } = make();
+  const told = (panel: string, status = "done") =>
+    model.receive({ kind: "panel", panel, revision: 1, status, data: status === "done" ? { effects: [1, 2] } : null });
+  for (let n = 0; n < 50; n += 1) {
+    told(`HeadAblation-${n}`);
+    if (n > 0) told(`HeadAblation-${n - 1}`, "closed");
+  }
+  expect([...store.panels.value.keys()]).toEqual(["HeadAblation-49"]);
+});

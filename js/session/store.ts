@@ -134,8 +134,11 @@ export function createStore(wire: Wire, abort: AbortSignal, time: Clock = clock)
   }
 
   function onPanel(message: PanelMessage): void {
-    const next = receivePanel(panels.peek().get(message.panel), message);
-    if (next !== undefined) panels.value = new Map(panels.peek()).set(message.panel, next);
+    const next = new Map(panels.peek());
+    const panel = message.status === "closed" ? undefined : receivePanel(next.get(message.panel), message);
+    if (panel === undefined) next.delete(message.panel);
+    else next.set(message.panel, panel);
+    panels.value = next;
   }
 
   function onRefused(message: Refusal & { client: string }): void {
