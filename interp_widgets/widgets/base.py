@@ -14,6 +14,7 @@ from interp_widgets.model.errors import ClosedError, InterventionError
 from interp_widgets.session import Session, Snapshot
 from interp_widgets.widgets.channel import mirror_of
 from interp_widgets.widgets.guard import Guarded
+from interp_widgets.widgets.saved import saved_text
 from interp_widgets.widgets.wire import Json
 
 _COUNT = itertools.count(1)
@@ -28,10 +29,12 @@ class View(Guarded):
 
     Args:
         session: from `iw.open`.
+        save_prompt: also put the question and its numbers, as text, into the output that is saved with a notebook. Without it
+            a saved notebook holds nothing of what was asked; with it, what held when the cell ran.
         settings: the widget's own traits, by keyword; an unknown one raises `TypeError`.
 
     Raises:
-        TypeError: for an unknown keyword, with the ones that there are.
+        TypeError: for an unknown keyword, with the ones that there are, and for a `save_prompt` that is no bool.
         ClosedError: when the session is closed.
     """
 
@@ -39,19 +42,22 @@ class View(Guarded):
     panel = traitlets.Unicode().tag(sync=True)
     settings: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, session: Session, **settings: Any) -> None:
+    def __init__(self, session: Session, *, save_prompt: bool = False, **settings: Any) -> None:
         if not isinstance(session, Session):  # pyright: ignore[reportUnnecessaryIsInstance]  (users pass anything)
             raise TypeError(
                 f"{type(self).__name__} needs a session: iw.{type(self).__name__}(iw.open(...)), not {type(session).__name__}."
             )
         if session.closed:
             raise ClosedError("This session is closed; open the model again with iw.open(...).")
+        if not isinstance(save_prompt, bool):  # pyright: ignore[reportUnnecessaryIsInstance]  (a "no" must not mean yes)
+            raise TypeError(f"save_prompt is True or False, not {save_prompt!r}.")
         unknown = sorted(set(settings) - self.settings)
         if unknown:
-            have = ", ".join(sorted(self.settings)) or "none"
+            have = ", ".join(sorted(self.settings | {"save_prompt"}))
             raise TypeError(f"{type(self).__name__} has no setting {unknown[0]!r}; its settings are: {have}.")
         retire(self)
         super().__init__(session=session, panel=f"{type(self).__name__}-{next(_COUNT)}", **settings)
+        self._save_prompt = save_prompt
         self._mirror = mirror_of(session)
         session.holds(self)
         self.observe(self._setting_changed, names=sorted(self.settings) or traitlets.All)
@@ -97,11 +103,13 @@ class View(Guarded):
         self.session = None
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        # What is shown where there is no kernel: on a page of a saved notebook, in a diff. It tells nothing of what was asked.
+        # What is shown where there is no kernel: on a page of a saved notebook, in a diff. It tells nothing of what was asked,
+        # unless the user wants that.
         made: Any = super()._repr_mimebundle_(**kwargs)
         bundle = made[0] if isinstance(made, tuple) else made
         if bundle is not None and "text/plain" in bundle:
-            bundle["text/plain"] = f"{type(self).__name__}: a live view of a model; run this cell to see it."
+            kept = f"\n{saved_text(self.session)}" if self._save_prompt and self.session is not None else ""
+            bundle["text/plain"] = f"{type(self).__name__}: a live view of a model; run this cell to see it.{kept}"
         return made
 
     def __repr__(self) -> str:

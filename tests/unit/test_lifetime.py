@@ -190,6 +190,19 @@ def test_a_cell_that_is_run_again_retires_its_old_views(bench: Bench, monkeypatc
         view.close()
 
 
+def test_a_page_is_told_to_forget_a_view_that_has_closed_and_no_other(bench: Bench) -> None:
+    bench.page.calm()
+    view = iw.HeadAblation(bench.session, mode="zero")
+    bench.page.calm()
+    view.close()
+    mirror_of(bench.session).complain(view, "too late")
+    gone = lambda: [sent.content["panel"] for sent in bench.page.of("panel") if sent.content["status"] == "closed"]  # noqa: E731
+    bench.page.wait(lambda: gone() == [view.panel], "the word that it is gone", 5)
+    assert view.panel not in mirror_of(bench.session)._panels.told()
+    last = next(sent.content for sent in reversed(bench.page.of("panel")) if sent.content["panel"] == view.panel)
+    assert last["status"] == "closed", "something was said of it after that, and the page keeps it for ever"
+
+
 @pytest.mark.case("L05")
 def test_a_half_read_generation_holds_no_hook_active(bench: Bench) -> None:
     ids = torch.tensor([[5, 9, 12]])
@@ -252,6 +265,52 @@ def test_no_prompt_and_no_result_is_in_what_a_notebook_saves(bench: Bench, wire:
         assert "w12" not in str(state)
     assert saved / 4 < 50_000
     assert PROMPT not in repr(bench.heads) + repr(bench.session)
+
+
+def text_of(view: Any) -> str:
+    """What a notebook saves as the text of a view's output."""
+    return view._repr_mimebundle_()[0]["text/plain"]
+
+
+@pytest.mark.case("K01")
+@pytest.mark.parametrize("kind", [iw.HeadAblation, iw.SteeringSliders, iw.TokenAttribution])
+def test_a_prompt_is_saved_as_text_with_its_numbers_when_the_user_asks_for_it_and_only_then(
+    bench: Bench, kind: type[Any]
+) -> None:
+    bench.session.toggle("L1H2", mode="zero")
+    asking, silent = kind(bench.session, save_prompt=True), kind(bench.session)
+    answer = bench.session.answer
+    assert repr(PROMPT) in text_of(asking)
+    assert f"{answer.metric:.4g}, {answer.plain_metric:.4g} with nothing on" in text_of(asking)
+    assert "ablate L1H2, zero" in text_of(asking)
+    assert text_of(silent) == f"{kind.__name__}: a live view of a model; run this cell to see it."
+    for view in (asking, silent):  # asked for or not: the state that pages are sent, and may save, holds nothing of it
+        state = {key: value for key, value in view.get_state().items() if key not in ("_esm", "_css")}
+        assert "w12" not in str(state)
+        assert PROMPT not in repr(view)
+    bench.session.ask([iw.Example("w5 w9", "w11", "w13"), iw.Example("w5 w7", "w11", None)])
+    assert "2 prompts" in text_of(asking)
+    assert "'w5 w7' → 'w11'\n" in text_of(asking)
+    bench.session.undo()
+    for view in (asking, silent):
+        view.close()
+
+
+def test_a_question_that_cannot_be_answered_is_saved_with_the_reason_and_its_view_is_shown(bench: Bench) -> None:
+    def bad(_x: torch.Tensor) -> torch.Tensor:
+        raise ArithmeticError("the edit gave up")
+
+    bench.session.set(iw.Edit("L1", bad, name="bad"))
+    view = iw.HeadAblation(bench.session, save_prompt=True)
+    assert "No answer" in text_of(view)
+    assert "the edit gave up" in text_of(view)
+    bench.session.clear()
+    view.close()
+
+
+def test_whether_a_prompt_is_saved_is_yes_or_no(bench: Bench) -> None:
+    with pytest.raises(TypeError, match="True or False, not 'no'"):
+        iw.HeadAblation(bench.session, save_prompt="no")  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.case("G11")
