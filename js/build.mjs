@@ -20,8 +20,9 @@ export const widgets = [
   "self_repair",
   "colored_tokens",
   "still",
+  "view",
 ];
-/** Every widget on a page carries its own copy, and a saved notebook may too. */
+/** A page loads each once, and a notebook that is saved with its widgets' state keeps each once. */
 export const LIMIT = 40_000;
 
 export function version() {

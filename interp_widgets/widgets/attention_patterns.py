@@ -38,7 +38,7 @@ class AttentionPatterns(View):
         >>> iw.AttentionPatterns(session, layer=1, head=4)  # doctest: +SKIP
     """
 
-    _esm = bundle("attention_patterns.js")
+    _bundle = "attention_patterns"
     _css = bundle("attention_patterns.css")
     settings: ClassVar[frozenset[str]] = frozenset({"show", "layer", "head"})
     show = traitlets.Enum(SHOWS, "now").tag(sync=True, echo_update=False)

@@ -13,8 +13,9 @@ import traitlets
 from interp_widgets.model.errors import ClosedError, InterventionError
 from interp_widgets.session import Session, Snapshot
 from interp_widgets.widgets.channel import mirror_of
-from interp_widgets.widgets.guard import Guarded
+from interp_widgets.widgets.guard import Guarded, bundle, reloading
 from interp_widgets.widgets.saved import saved_text
+from interp_widgets.widgets.view_code import code_of
 from interp_widgets.widgets.wire import Json
 
 _COUNT = itertools.count(1)
@@ -22,6 +23,10 @@ _COUNT = itertools.count(1)
 
 def _reference(session: Session | None, _widget: Any) -> str | None:
     return None if session is None or session.closed else f"anywidget:{mirror_of(session).model_id}"
+
+
+def _code_reference(code: Any, _widget: Any) -> str | None:
+    return None if code is None else f"anywidget:{code.model_id}"
 
 
 class View(Guarded):
@@ -39,8 +44,18 @@ class View(Guarded):
     """
 
     session: Any = traitlets.Any(allow_none=True).tag(sync=True, to_json=_reference)
+    code: Any = traitlets.Any(allow_none=True).tag(sync=True, to_json=_code_reference)
     panel = traitlets.Unicode().tag(sync=True)
     settings: ClassVar[frozenset[str]] = frozenset()
+    _esm = bundle("view.js")
+    _bundle: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        if reloading() and "_bundle" in vars(cls):
+            cls._esm = bundle(
+                f"{cls._bundle}.js"
+            )  # carried by the view itself, it is taken anew when the file is saved
+        super().__init_subclass__(**kwargs)
 
     def __init__(self, session: Session, *, save_prompt: bool = False, **settings: Any) -> None:
         if not isinstance(session, Session):  # pyright: ignore[reportUnnecessaryIsInstance]  (users pass anything)
@@ -56,7 +71,8 @@ class View(Guarded):
             have = ", ".join(sorted(self.settings | {"save_prompt"}))
             raise TypeError(f"{type(self).__name__} has no setting {unknown[0]!r}; its settings are: {have}.")
         retire(self)
-        super().__init__(session=session, panel=f"{type(self).__name__}-{next(_COUNT)}", **settings)
+        panel = f"{type(self).__name__}-{next(_COUNT)}"
+        super().__init__(session=session, code=code_of(self._bundle) if self._bundle else None, panel=panel, **settings)
         self._save_prompt = save_prompt
         self._mirror = mirror_of(session)
         session.holds(self)

@@ -79,7 +79,7 @@ class Generation(View):
         >>> iw.Generation(session, tokens=60, temperature=0.8, seed=1)  # doctest: +SKIP
     """
 
-    _esm = bundle("generation.js")
+    _bundle = "generation"
     _css = bundle("generation.css")
     settings: ClassVar[frozenset[str]] = frozenset({"tokens", "temperature", "top_k", "top_p", "seed", "on_change"})
     tokens = traitlets.Int(32, min=1, max=512).tag(sync=True, echo_update=False)

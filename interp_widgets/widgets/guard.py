@@ -18,11 +18,16 @@ log = logging.getLogger("interp_widgets")
 STATIC = Path(__file__).parent.parent / "static"
 
 
+def reloading() -> bool:
+    """Whether views take their code anew when its file is saved (`make watch`)."""
+    return os.environ.get("ANYWIDGET_HMR") == "1"
+
+
 @functools.cache
 def bundle(name: str) -> str | Path:
     """A built bundle: its text, read once (a `Path` would keep every closed widget alive), or its path for hot reload."""
     path = STATIC / name
-    return path if os.environ.get("ANYWIDGET_HMR") == "1" else path.read_text(encoding="utf-8")
+    return path if reloading() else path.read_text(encoding="utf-8")
 
 
 class Text(traitlets.TraitType[str, str]):

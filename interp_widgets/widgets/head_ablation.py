@@ -79,7 +79,7 @@ class HeadAblation(View):
         >>> iw.HeadAblation(session, mode="zero", positions=[3, 4])  # doctest: +SKIP
     """
 
-    _esm = bundle("head_ablation.js")
+    _bundle = "head_ablation"
     _css = bundle("head_ablation.css")
     settings: ClassVar[frozenset[str]] = frozenset({"mode", "colour", "read", "positions", "draws"})
     mode = traitlets.Enum(("mean", "zero", "resample"), "mean").tag(sync=True, echo_update=False)
@@ -96,7 +96,8 @@ class HeadAblation(View):
         self._hovered: tuple[int, int] | None = None
         self._card: tuple[int, int] | None = None
         self._drawn: tuple[int, tuple[int, int]] | None = None
-        super().__init__(session, **({"mode": session.mode} | settings))
+        chosen: dict[str, Any] = {"mode": session.mode} | settings
+        super().__init__(session, **chosen)
         if self.mode != session.mode:
             session.set_mode(self.mode)  # pyright: ignore[reportArgumentType]  (the trait allows these modes only)
         self.observe(self._follow_mode, names="mode")

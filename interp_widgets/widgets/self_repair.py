@@ -44,7 +44,7 @@ class SelfRepair(View):
         >>> iw.SelfRepair(session)  # doctest: +SKIP
     """
 
-    _esm = bundle("self_repair.js")
+    _bundle = "self_repair"
     _css = bundle("self_repair.css")
     settings: ClassVar[frozenset[str]] = frozenset()
 

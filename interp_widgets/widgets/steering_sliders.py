@@ -34,7 +34,7 @@ class SteeringSliders(View):
         >>> iw.SteeringSliders(session, vectors={"mood": mood})  # doctest: +SKIP
     """
 
-    _esm = bundle("steering_sliders.js")
+    _bundle = "steering_sliders"
     _css = bundle("steering_sliders.css")
     settings: ClassVar[frozenset[str]] = frozenset({"tokens", "coherence"})
     tokens = traitlets.Int(24, min=0, max=512).tag(sync=True, echo_update=False)

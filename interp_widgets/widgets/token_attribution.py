@@ -105,7 +105,7 @@ class TokenAttribution(View):
         >>> iw.TokenAttribution(session, spans="word", answer=8)  # doctest: +SKIP
     """
 
-    _esm = bundle("token_attribution.js")
+    _bundle = "token_attribution"
     _css = bundle("token_attribution.css")
     settings: ClassVar[frozenset[str]] = frozenset(
         {"method", "steps", "baseline", "spans", "pattern", "selection", "answer"}

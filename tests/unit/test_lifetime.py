@@ -203,6 +203,25 @@ def test_a_page_is_told_to_forget_a_view_that_has_closed_and_no_other(bench: Ben
     assert last["status"] == "closed", "something was said of it after that, and the page keeps it for ever"
 
 
+def test_views_of_one_kind_share_one_copy_of_their_code_and_carry_almost_none(bench: Bench, wire: Wire) -> None:
+    """A page keeps every module that it has loaded: what each view carries stays in it each time a cell is run again."""
+    first, second = iw.HeadAblation(bench.session, mode="zero"), iw.HeadAblation(bench.session, mode="zero")
+    assert first.code is second.code is not bench.tokens.code
+    assert "Head ablation" in first.code._esm
+    assert len(first._esm) < 1000
+    assert wire.of(first).state["code"] == f"anywidget:{first.code.model_id}"
+    code = first.code
+    for view in (first, second):
+        view.close()
+    assert code.comm is not None, "a closed view took the code of the others with it"
+    code.close()  # as a page may close everything
+    third = iw.HeadAblation(bench.session, mode="zero")
+    assert third.code is not code
+    assert third.code.comm is not None
+    for one in (bench.heads, third):
+        one.close()
+
+
 @pytest.mark.case("L05")
 def test_a_half_read_generation_holds_no_hook_active(bench: Bench) -> None:
     ids = torch.tensor([[5, 9, 12]])
