@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import statistics
 import time
 from collections.abc import Iterator
 
@@ -26,9 +28,19 @@ AGAIN = """async (times) => {
         cell.model.outputs.clear();
         await new Promise((done) => setTimeout(done, 5));
         cell.model.outputs.fromJSON(saved);
-        for (let k = 0; k < 200 && !cell.node.querySelector('.iw-root'); k++) await new Promise((done) => setTimeout(done, 5));
+        for (let k = 0; k < 200 && !cell.node.querySelector('.iw-root, .widget-slider'); k++)
+            await new Promise((done) => setTimeout(done, 5));
     }
 }"""
+
+
+# The listeners on the model of the second cell's view, by event.
+HEARD = """() => {
+    const views = [], walk = (widget) => { if (widget._view) views.push(widget._view); for (const one of widget.children()) walk(one); };
+    walk(window.jupyterapp.shell.currentWidget.content.widgets[1].outputArea);
+    return Object.fromEntries(Object.entries(views.at(-1).model._events).map(([event, all]) => [event, all.length])); }"""
+# ipywidgets hangs this one on the model with every view, and never takes it off.
+THEIRS = "msg:custom"
 
 
 class Counters:
@@ -50,18 +62,28 @@ class Counters:
             last = now
         return last
 
+    def heap(self) -> float:
+        """The page's JavaScript, kB, once what finalisers let go of is collected too."""
+        for _ in range(3):
+            self.devtools.send("HeapProfiler.collectGarbage")
+            self.page.wait_for_timeout(250)
+        return self.devtools.send("Runtime.getHeapUsage")["usedSize"] / 1e3
+
 
 @pytest.mark.case("L07")
 def test_a_view_removed_and_shown_two_hundred_times_leaves_its_listeners_constant(shown: Notebook) -> None:
     counters = Counters(shown)
     shown.page.evaluate(AGAIN, 20)
     shown.wait(CALM, "a calm view", 60)
-    before = counters.settled()
+    before, heard = counters.settled(), shown.page.evaluate(HEARD)
     shown.page.set_default_timeout(120_000)
     shown.page.evaluate(AGAIN, 200)
     shown.wait(CALM, "a calm view", 60)
-    after = counters.settled()
-    print(f"200 views: {before} -> {after}")
+    after, still = counters.settled(), shown.page.evaluate(HEARD)
+    print(f"200 views: {before} -> {after}; on the widget's model {sum(heard.values())} -> {sum(still.values())}")
+    assert heard["change:colour"] == 1, "our own listeners are not seen: the test shows nothing"
+    assert {**still, THEIRS: 0} == {**heard, THEIRS: 0}
+    assert still[THEIRS] <= heard[THEIRS] + 200
     one = shown.page.evaluate("() => document.querySelectorAll('.iw-root *').length")
     assert after["jsEventListeners"] <= before["jsEventListeners"] + 20
     assert after["nodes"] <= before["nodes"] + 2 * one
@@ -70,6 +92,63 @@ def test_a_view_removed_and_shown_two_hundred_times_leaves_its_listeners_constan
     shown.wait(
         "() => document.querySelector('button[aria-label=L1H1]').getAttribute('aria-pressed') === 'true'", "a click"
     )
+
+
+def test_a_plain_slider_removed_and_shown_leaves_one_listener_on_its_model_each_time(
+    lab: Lab, chromium: Chromium
+) -> None:
+    """The control: what is left of our views on the widget's model is ipywidgets' own."""
+    with chromium.open(lab, ["import ipywidgets; slider = ipywidgets.IntSlider()", "slider"], width=1200) as notebook:
+        notebook.run_all()
+        notebook.page.evaluate(AGAIN, 5)
+        heard = notebook.page.evaluate(HEARD)
+        notebook.page.evaluate(AGAIN, 50)
+        still = notebook.page.evaluate(HEARD)
+    assert still[THEIRS] == heard[THEIRS] + 50
+    assert {**still, THEIRS: 0} == {**heard, THEIRS: 0}
+
+
+CARRIES = """
+import anywidget, pathlib
+code = (pathlib.Path(iw.__file__).parent / 'static' / 'head_ablation.js').read_text('utf-8')
+class Carries(anywidget.AnyWidget):
+    _esm = code[:code.rindex('export')] + ';export default { render({ el }) { el.textContent = "shown"; } };'
+"""
+
+
+def left_by_a_run(lab: Lab, chromium: Chromium, cell: str, shown: str) -> float:
+    """How many kB of the page's JavaScript stay each time a cell is run again: the median of three times ten."""
+    with chromium.open(lab, [OPEN + CARRIES, cell], width=1200) as notebook:
+        notebook.run_all()
+        counters = Counters(notebook)
+
+        def ten() -> float:
+            for _ in range(10):
+                notebook.page.evaluate("() => { window.jupyterapp.shell.currentWidget.content.activeCellIndex = 1; }")
+                notebook.command("notebook:run-cell", timeout=60)
+            notebook.wait(shown, "the view")
+            notebook.wait(CALM, "a calm view", 60)
+            return counters.heap()
+
+        sizes = [ten() for _ in range(4)]
+    return statistics.median((b - a) / 10 for a, b in itertools.pairwise(sizes))
+
+
+@pytest.mark.case("L03")
+def test_a_cell_that_is_run_again_leaves_in_the_page_about_what_a_plain_sliders_cell_leaves(
+    lab: Lab, chromium: Chromium
+) -> None:
+    metric = "() => document.querySelector('.iw-root [data-iw=metric]')"
+    ours = left_by_a_run(lab, chromium, "iw.HeadAblation(session, mode='zero')", metric)
+    slider = "import ipywidgets; ipywidgets.IntSlider()"
+    plain = left_by_a_run(lab, chromium, slider, "() => document.querySelector('.widget-slider')")
+    # The negative control: a view that brings its own code along, and does not even run it.
+    carrying = left_by_a_run(lab, chromium, "Carries()", "() => document.body.innerText.includes('shown')")
+    print(
+        f"run again: {ours:.0f} kB stay of a view of ours, {plain:.0f} of a slider, {carrying:.0f} of one with its own code"
+    )
+    assert ours <= plain + 40
+    assert carrying > plain + 40
 
 
 @pytest.mark.case("E09")
