@@ -135,6 +135,7 @@ def left_by_a_run(lab: Lab, chromium: Chromium, cell: str, shown: str) -> float:
 
 
 @pytest.mark.case("L03")
+@pytest.mark.timeout(400)
 def test_a_cell_that_is_run_again_leaves_in_the_page_about_what_a_plain_sliders_cell_leaves(
     lab: Lab, chromium: Chromium
 ) -> None:
