@@ -84,7 +84,8 @@ def fifty(setting: Setting, rounds: int) -> Case:
 def apart(setting: Setting, asked: Asked, others: dict[str, Callable[[], Any]], baseline: str) -> tuple[float, float]:
     """The largest difference from the scores of those who explain the same number, and a millionth, held to twice."""
     target = asked.metric.target[0]
-    alone = replace(asked, metric=Metric((target,), (), lambda logits: logits[target]))
+    read: Any = lambda logits: logits[target]  # noqa: E731
+    alone = replace(asked, metric=Metric((target,), (), read))
     mine = {name: asked if name == "Captum" else alone for name in others if name != INSEQ_DEFAULT}
     gaps = [integrated(setting, mine[name], 50, baseline).scores - others[name]() for name in mine]
     return max((float(np.abs(gap).max()) for gap in gaps), default=0.0), 1e-6

@@ -46,11 +46,12 @@ def build(name: str) -> Any:
 
 
 def tokenizer(n: int) -> PreTrainedTokenizerFast:
-    """One word per token: `w0`, `w1` and so on."""
-    core = Tokenizer(models.WordLevel({f"w{i}": i for i in range(n)}, unk_token="w0"))
+    """One word per token: `w2`, `w3` and so on; special tokens are named so that none is the beginning of a word."""
+    vocabulary = {"<unk>": 0, "<bos>": 1, **{f"w{i}": i for i in range(2, n)}}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, unk_token="w0", bos_token="w1", eos_token="w1", pad_token="w0"
+        tokenizer_object=core, unk_token="<unk>", bos_token="<bos>", eos_token="<bos>", pad_token="<unk>"
     )
 
 
