@@ -36,6 +36,7 @@ from interp_widgets.worker import PREFETCH
 
 SPANS = ("token", "word", "sentence", "line", "pattern", "selection")
 FIRST = "gradient_x_input"  # about 1.6 forwards: what is shown until a finer method has answered
+ONE_BACKWARD = (FIRST, "lrp")  # what tells how long a forward and a backward take
 FINER = ("integrated_gradients", "occlusion", "direct")
 KEPT = 8
 ASK = 10.0  # seconds that nothing takes without being asked for
@@ -121,6 +122,7 @@ class TokenAttribution(View):
     def __init__(self, session: Session, **settings: Any) -> None:
         self._states: list[tuple[Any, Kept]] = []
         self._attributed: dict[Any, Attribution] = {}
+        self._paces: dict[Any, float] = {}
         self._agreed: set[tuple[int, str]] = set()
         self._stopped = self._aside = -1
         self._instead: tuple[int, int] | None = None
@@ -220,7 +222,7 @@ class TokenAttribution(View):
                 self.publish(snapshot, "partial", attribution_of(rough) | groups, 0.1)
             except FeatureOffError:
                 pass
-        kept.seconds = time.perf_counter() - start
+        kept.seconds = self._paces.get(self._where(snapshot), time.perf_counter() - start)
         seconds = self._estimate(self.method, snapshot.question.first, kept) if rough is not None else 0.0
         long = seconds if seconds > ASK else None
         if long is not None and (snapshot.revision, self.method) not in self._agreed:
@@ -239,6 +241,7 @@ class TokenAttribution(View):
                 raise
             self.publish(snapshot, "asking", message="Stopped; the rough scores stay")
             return False
+        kept.seconds = self._paces.get(self._where(snapshot), kept.seconds)
         which = [f"the first of {snapshot.question.n} prompts"] if snapshot.question.n > 1 else []
         data = attribution_of(result) | groups | {"estimate_seconds": None}
         data["line"] = " · ".join([*which, result.line])
@@ -252,7 +255,7 @@ class TokenAttribution(View):
         """One method, kept for when it is chosen or compared again."""
         assert snapshot.question is not None
         key = (*self._where(snapshot), method, self.steps, self.baseline)
-        found = self._attributed.pop(key, None)
+        found, start = self._attributed.pop(key, None), time.perf_counter()
         if found is None:
             found = attribute(
                 self.session.model,
@@ -264,6 +267,10 @@ class TokenAttribution(View):
                 progress=progress,
                 cancelled=cancelled,
             )
+            if method in ONE_BACKWARD:
+                self._paces = dict([*self._paces.items()][1 - KEPT :]) | {
+                    self._where(snapshot): time.perf_counter() - start
+                }
         self._attributed[key] = found
         while len(self._attributed) > KEPT * len(METHODS):
             del self._attributed[next(iter(self._attributed))]
@@ -309,7 +316,12 @@ class TokenAttribution(View):
         one = {self.method: kept.result.scores}
         try:
             found = evidences(
-                self.session.model, snapshot.question.first, one, snapshot.interventions, cancelled=cancelled
+                self.session.model,
+                snapshot.question.first,
+                one,
+                snapshot.interventions,
+                orders=_orders(kept),
+                cancelled=cancelled,
             )
         except InterpError as error:
             return {"line": f"{kept.data['line']} · no deletion test: {error}"}
@@ -372,7 +384,8 @@ class TokenAttribution(View):
         try:
             scores = {name: one.scores for name, one in found.items()}
             live, asked = self.session.model, snapshot.question.first
-            checks = evidences(live, asked, scores, snapshot.interventions, cancelled=cancelled)
+            on = snapshot.interventions
+            checks = evidences(live, asked, scores, on, orders=_orders(kept), cancelled=cancelled)
         except PromptError:
             pass  # nothing can be replaced, and the line of the method says so
         return {"compare": compare_of(found, checks, off, waiting)}
@@ -441,3 +454,8 @@ class TokenAttribution(View):
         except FeatureOffError:
             return {"instead": None}
         return {"instead": instead_of(output, live.tokens.token(token), kept.explained, scores, metric)}
+
+
+def _orders(kept: Kept) -> int:
+    """Random orders that a ranking is held to: as many as half of ten seconds hold, a run being about half of both ways."""
+    return max(5, min(ORDERS, int(ASK / max(kept.seconds, 1e-4))))

@@ -285,14 +285,33 @@ def test_what_takes_long_asks_first_and_shows_something_meanwhile(
     assert bench.data["method"] == "gradient_x_input"
     assert bench.data["estimate_seconds"] > 0
     bench.page.wish("panel", "compute", panel=bench.view.panel, action="compute")
+    bench.page.wait(lambda: bench.data["method"] == "integrated_gradients", "the method that was agreed to")
     bench.page.calm()
-    assert bench.data["method"] == "integrated_gradients"
     waiting = {one["method"] for one in bench.data["compare"]["waiting"]}
     assert waiting >= {"occlusion"}
     assert bench.data["deletion"]["orders"] == 1
     assert bench.data["deletion"]["wait"] > 0
     bench.page.wish("panel", "compute", panel=bench.view.panel, action="compute", what="occlusion")
     bench.page.wait(lambda: "occlusion" in bench.data["compare"]["methods"], "occlusion")
+
+
+@pytest.mark.parametrize("method", ["gradient_x_input", "lrp"])
+def test_what_would_take_long_beside_a_quick_method_waits_for_a_yes_too(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(module, "ASK", 0.0)
+    bench.view.method = method
+    bench.page.wait(lambda: bench.data.get("compare", {}).get("waiting"), "the methods that wait")
+    bench.page.calm()
+    waiting = {one["method"]: one["seconds"] for one in bench.data["compare"]["waiting"]}
+    assert set(waiting) >= {"integrated_gradients", "occlusion"}
+    assert all(seconds > 0 for seconds in waiting.values())
+    assert bench.data["deletion"]["orders"] == 1
+    bench.view.method = "direct"
+    bench.page.calm()
+    bench.view.method = method  # from what is kept: still as long
+    bench.page.calm()
+    assert {one["method"] for one in bench.data["compare"]["waiting"]} >= {"integrated_gradients", "occlusion"}
 
 
 def test_the_other_views_come_before_the_checks(bench: Bench) -> None:
