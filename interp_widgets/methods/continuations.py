@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from interp_widgets.model.chunks import patient
 from interp_widgets.model.decode import Decoder, Line
 from interp_widgets.model.errors import CancelledError
 from interp_widgets.model.generate import generate_many, picked
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from interp_widgets.model.live import LiveModel
 
 _ROWS = 64
+_TOGETHER = 512  # tokens of prompts that start together: every later step of a text is cheap for many rows at once
 _BYTES = 128 << 20
 
 
@@ -39,9 +41,10 @@ def written(
         CancelledError: when cancelled.
     """
     out: list[Written] = []
-    for i in range(0, len(edits), _ROWS):
-        part = [list(e) for e in edits[i : i + _ROWS]]
-        own = None if seeds is None else seeds[i : i + _ROWS]
+    at_once = _at_once(live, asked)
+    for i in range(0, len(edits), at_once):
+        part = [list(e) for e in edits[i : i + at_once]]
+        own = None if seeds is None else seeds[i : i + at_once]
         heat = 0.0 if seeds is None else 1.0
         prompts = [asked.tokens] * len(part)
         # past an end of text too: every row has as many tokens as the next, and the plain samples do the same
@@ -53,9 +56,13 @@ def written(
     return out
 
 
+def _at_once(live: LiveModel, asked: Asked) -> int:
+    return min(_ROWS, patient(live, len(asked.tokens), _TOGETHER))
+
+
 def seconds_for(live: LiveModel, asked: Asked, rows: int, tokens: int, cancelled: Cancelled | None = None) -> float:
     """About how long `rows` continuations of the prompt take, from two steps of one batch."""
-    some = min(rows, _ROWS)
+    some = min(rows, _at_once(live, asked))
     run = generate_many(live, [asked.tokens] * some, (), 2, ignore_eos=True, cancelled=cancelled)
     start = time.perf_counter()
     next(run, None)
@@ -101,7 +108,7 @@ def whole_texts(
 ) -> Iterator[tuple[range, torch.Tensor]]:
     """Logits `[row, pos, vocab]` of prompt and continuation under each row's edits, as many rows at a time as fit."""
     width = len(asked.ids) + max(len(c) for c in continuations)
-    step = max(1, _BYTES // (4 * width * live.anatomy.vocab))
+    step = max(1, min(_BYTES // (4 * width * live.anatomy.vocab), patient(live, width, _TOGETHER)))
     for i in range(0, len(continuations), step):
         rows = range(i, min(i + step, len(continuations)))
         lines = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 Unit = TypeVar("Unit")
 CPU_BYTES = 512 << 20
+TOGETHER = 256  # tokens that fill a matrix product: more rows beside each other gain little from there on
+FLOPS = 2e9  # of one block's call that any processor does while nobody notices
 
 
 def run_units(
@@ -95,7 +98,24 @@ def layers_at_once(live: LiveModel, elsewhere: int = 3) -> int:
 
 
 def row_limit(live: LiveModel, base: Base) -> int:
-    """How many rows fit the memory budget beside each other."""
+    """How many rows fit the memory budget beside each other, and do not keep a click waiting."""
+    return min(_fitting(live, base), patient(live, len(base.asked.tokens)))
+
+
+def patient(live: LiveModel, length: int, together: int = TOGETHER) -> int:
+    """How many rows of `length` tokens one block may be called with: a click waits for what its pass is in the middle of.
+
+    As many as fill its matrix products, or take next to no time, or half as long as a whole forward of one row. A GPU is
+    never in the middle of anything for long.
+    """
+    if live.device.type == "cuda":
+        return sys.maxsize
+    layers = live.anatomy.layers
+    weights = max((sum(p.numel() for p in layer.module.parameters()) for layer in layers), default=0)
+    return max(1, len(layers) // 2, together // length, int(FLOPS / (2 * max(1, weights) * length)))
+
+
+def _fitting(live: LiveModel, base: Base) -> int:
     a = live.anatomy
     length = len(base.asked.tokens)
     neurons = max([m.d_neurons for layer in a.layers if (m := layer.mlp) is not None] + [4 * a.d_model])

@@ -269,8 +269,7 @@ class LiveModel:
 
     def program(self, cancelled: Callable[[], bool] | None = None) -> Program:
         """An empty program for this model."""
-        blocks = frozenset(layer.module for layer in self.anatomy.layers)
-        return Program(cancelled=cancelled, blocks=blocks, lock=self.lock)
+        return Program(cancelled=cancelled, lock=self.lock)
 
     def batch(self, tokens: Sequence[Token]) -> Batch:
         """One prompt as a batch of one row."""

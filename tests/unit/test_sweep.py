@@ -12,7 +12,7 @@ import torch
 
 from interp_widgets.methods.head_effects import head_effects
 from interp_widgets.model import chunks, sweep
-from interp_widgets.model.errors import InterpError
+from interp_widgets.model.errors import CancelledError, InterpError
 from interp_widgets.model.live import LiveModel
 from interp_widgets.model.rows import Base
 from tests.unit import tiny_models
@@ -114,6 +114,44 @@ def test_a_small_budget_gives_more_chunks_and_the_same_table(monkeypatch: pytest
         assert len(steps) == 2
         assert len(again) == 15
         np.testing.assert_allclose(table.effects, expected.effects, atol=1e-5)
+
+
+def test_a_sweep_that_is_stopped_ends_before_the_next_module_and_never_holds_more_rows_than_half_a_forward() -> None:
+    model = tiny_models.gpt2(n_layer=12, n_embd=256, n_head=8, n_positions=256)
+    with opened(model) as live:
+        asked = ask(live, " ".join(f"w{3 + i % 40}" for i in range(250)))
+        rows, after = list[int](), list[str]()
+        stopped = False
+
+        def seen(module: Any, args: Any) -> None:
+            rows.append(args[0].numel() // (250 * 256))
+            if stopped:
+                after.append(type(module).__name__)
+
+        handles = [
+            m.register_forward_pre_hook(seen) for block in model.transformer.h for m in (block.attn, block.mlp.c_fc)
+        ]
+
+        def enough() -> bool:
+            nonlocal stopped
+            stopped = stopped or sum(1 for n in rows if n > 1) > 5
+            return stopped
+
+        try:
+            with pytest.raises(CancelledError):
+                head_effects(live, asked, mode="zero", cancelled=enough)
+        finally:
+            for handle in handles:
+                handle.remove()
+        assert 1 < max(rows) <= 6
+        assert after == []
+
+
+@pytest.mark.parametrize(("tokens", "width", "most"), [(1024, 1024, 6), (16, 1024, 16), (8, 16, 10_000)])
+def test_as_many_rows_go_together_as_no_click_has_to_wait_for(tokens: int, width: int, most: int) -> None:
+    with opened(tiny_models.gpt2(n_layer=12, n_embd=width, n_head=4, n_positions=32)) as live:
+        found = chunks.patient(live, tokens)
+        assert found <= most if most < 10_000 else found >= most
 
 
 def test_chunks_hold_every_unit_once_the_last_layers_first() -> None:
