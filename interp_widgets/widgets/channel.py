@@ -12,7 +12,7 @@ from interp_widgets.session import Session
 from interp_widgets.widgets.computing import Computing, Draw
 from interp_widgets.widgets.guard import Guarded, bundle
 from interp_widgets.widgets.interrupt import watch_interrupts
-from interp_widgets.widgets.outbox import Outbox
+from interp_widgets.widgets.outbox import STATE, Outbox
 from interp_widgets.widgets.pages import Pages
 from interp_widgets.widgets.panels import Json, Panels
 from interp_widgets.widgets.wire import state_of
@@ -123,7 +123,7 @@ class SessionWidget(Guarded):
 
     def publish_state(self) -> None:
         """Send the state as it is when its turn comes."""
-        self._outbox.put("state", self._state)
+        self._outbox.put(STATE, self._state)
 
     def _state(self) -> Json | None:
         session = self._ref()

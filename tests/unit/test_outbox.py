@@ -60,6 +60,26 @@ def test_five_thousand_updates_go_out_below_sixty_a_second_and_the_last_value_ar
     assert numbers == sorted(numbers)
 
 
+def test_the_state_does_not_queue_behind_tables_and_both_arrive() -> None:
+    wire, begun, go = Wire(), threading.Event(), threading.Event()
+    box = Outbox(wire.send)
+
+    def first() -> Any:
+        begun.set()
+        assert go.wait(10)
+        return {"kind": "panel", "n": -1}
+
+    box.put("first", first)
+    assert begun.wait(10)
+    for n in range(5):
+        box.put(("panel", n), lambda n=n: {"kind": "panel", "n": n})
+    box.put("state", lambda: {"kind": "state", "n": 7})
+    go.set()
+    wire.wait(lambda: len(wire.sent) == 7)
+    assert wire.contents[1] == {"kind": "state", "n": 7}
+    assert [c["n"] for c in wire.contents if c["kind"] == "panel"] == [-1, 0, 1, 2, 3, 4]
+
+
 @pytest.mark.case("F15")
 def test_a_page_that_listens_hears_a_beat_every_half_second_and_nothing_once_it_stops() -> None:
     wire, heard = Wire(), True
