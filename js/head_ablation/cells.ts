@@ -1,7 +1,7 @@
 /** What the cells show: one of several numbers per head, out of the panel's table, and on which scale. */
 
 import { asArray, cell, type NdArray } from "../kit/codec.ts";
-import { columnsOf, positionOf, type Shape } from "../kit/grid_geometry.ts";
+import { columnsOf, type Position, type Shape } from "../kit/grid_geometry.ts";
 import { type Diverging, diverging } from "../kit/scale.ts";
 import { record, type Table } from "./model.ts";
 
@@ -77,8 +77,16 @@ export function cellsOf(table: Table | null, { colour, read, example }: Choice):
 
 function built(heads: NdArray | null, mlps: NdArray | null, meaning: string, floor: number, revision = -1): Cells {
   const there = heads !== null && heads.data.length > 0 ? heads : null;
-  const scale = diverging(numbers(there), floor);
-  return { heads: there, mlps, meanwhile: null, scale, mlpScale: diverging(numbers(mlps), floor), meaning, revision };
+  const scale = diverging(there?.data ?? [], floor);
+  return {
+    heads: there,
+    mlps,
+    meanwhile: null,
+    scale,
+    mlpScale: diverging(mlps?.data ?? [], floor),
+    meaning,
+    revision,
+  };
 }
 
 function numbers(array: NdArray | null): number[] {
@@ -97,20 +105,20 @@ export function numberOf(
   now: Cells | null,
   before: Cells | null,
   shape: Shape,
-  site: string,
+  where: Position,
 ): { value: number; stale: boolean; hollow: boolean } {
-  const value = at(now?.heads, now?.mlps, shape, site);
+  const value = at(now?.heads, now?.mlps, shape, where);
   if (!Number.isNaN(value)) return { value, stale: false, hollow: false };
   if (now?.meanwhile != null) {
-    const direct = at(now.meanwhile.heads, now.meanwhile.mlps, shape, site);
+    const direct = at(now.meanwhile.heads, now.meanwhile.mlps, shape, where);
     return { value: direct, stale: false, hollow: !Number.isNaN(direct) };
   }
-  return { value: at(before?.heads, before?.mlps, shape, site), stale: true, hollow: false };
+  return { value: at(before?.heads, before?.mlps, shape, where), stale: true, hollow: false };
 }
 
-function at(heads: NdArray | null | undefined, mlps: NdArray | null | undefined, shape: Shape, site: string): number {
-  const position = positionOf(shape, site);
-  if (position === null) return Number.NaN;
-  if (position.column === columnsOf(shape)) return mlps?.data[position.row] ?? Number.NaN;
-  return heads == null ? Number.NaN : cell(heads, position.row, position.column);
+type Maybe = NdArray | null | undefined;
+
+function at(heads: Maybe, mlps: Maybe, shape: Shape, { row, column }: Position): number {
+  if (column === columnsOf(shape)) return mlps?.data[row] ?? Number.NaN;
+  return heads == null ? Number.NaN : cell(heads, row, column);
 }

@@ -1,12 +1,17 @@
 /** The grid as real buttons: every head is in the accessibility tree. Good up to about two thousand. */
 
+import { css } from "./colour.ts";
 import { el, setAttributes } from "./dom.ts";
 import { columnsOf, type Layout, type Position, type Shape, siteAt, sizeOf } from "./grid_geometry.ts";
-import type { CellLook, Surface } from "./headgrid.ts";
+import type { CellLook } from "./grid_look.ts";
+import type { Surface } from "./headgrid.ts";
+
+/** So many cells may change at once with a transition. */
+const FEW = 24;
 
 export function gridButtons(label: string): Surface {
   const node = el("div", "iw-grid", { role: "grid", "aria-label": label, "data-surface": "buttons" });
-  const cells = new Map<string, HTMLButtonElement>();
+  const cells = new Map<string, [HTMLButtonElement, Position]>();
   const headers: { position: Position; node: HTMLButtonElement }[] = [];
   const painted = new Map<string, string>();
   let stop: HTMLButtonElement | null = null;
@@ -35,7 +40,7 @@ export function gridButtons(label: string): Surface {
     const site = siteAt(shape, { row, column });
     if (site === null) return el("div", "iw-grid-slot", { role: "gridcell" });
     const one = cellButton({ row, column }, "iw-cell", site);
-    cells.set(site, one);
+    cells.set(site, [one, { row, column }]);
     return el("div", "iw-grid-slot", { role: "gridcell" }, one);
   }
 
@@ -71,12 +76,21 @@ export function gridButtons(label: string): Surface {
       setTemplate(node, layout);
     },
     paint(look, headerOn) {
-      for (const [site, one] of cells) paintCell(one, site, look(site), painted);
+      const changed = [...cells].flatMap(([site, [one, at]]) => {
+        const next = look(site, at);
+        const key = JSON.stringify(next);
+        if (painted.get(site) === key) return [];
+        painted.set(site, key);
+        return [[one, next] as const];
+      });
+      // The eye follows one mark that moves, or a few; a hundred animations at once only cost frames.
+      node.classList.toggle("iw-grid-still", changed.length > FEW);
+      for (const [one, next] of changed) paintCell(one, next);
       for (const { position, node: one } of headers)
         setAttributes(one, { "aria-pressed": String(headerOn(position) ?? false) });
     },
     mark(hover, lock) {
-      const [nowHovered, nowLocked] = [hover, lock].map((site) => (site === null ? undefined : cells.get(site)));
+      const [nowHovered, nowLocked] = [hover, lock].map((site) => (site === null ? undefined : cells.get(site)?.[0]));
       if (hovered !== nowHovered) hovered?.classList.remove("iw-hover");
       if (locked !== nowLocked) locked?.classList.remove("iw-locked");
       nowHovered?.classList.add("iw-hover");
@@ -106,13 +120,11 @@ function setTemplate(node: HTMLElement, layout: Layout): void {
   node.style.width = `${sizeOf(layout).width}px`;
 }
 
-function paintCell(one: HTMLButtonElement, site: string, look: CellLook, painted: Map<string, string>): void {
-  const key = JSON.stringify(look);
-  if (painted.get(site) === key) return;
-  painted.set(site, key);
+function paintCell(one: HTMLButtonElement, look: CellLook): void {
   const hollow = look.hollow === true;
-  one.style.backgroundColor = hollow ? "" : (look.colour ?? "");
-  one.style.setProperty("--iw-hollow", hollow ? look.colour : null);
+  const colour = look.colour === null ? "" : css(look.colour);
+  one.style.backgroundColor = hollow ? "" : colour;
+  if (hollow) one.style.setProperty("--iw-hollow", colour);
   one.setAttribute("aria-pressed", String(look.off));
   setAttributes(one, {
     "data-effect": Number.isFinite(look.value) && !hollow ? look.value : null,

@@ -1,5 +1,6 @@
 /** The grid on a canvas, for models with thousands of heads. One button, laid over the active cell, stands for all of them. */
 
+import { css } from "./colour.ts";
 import { el, setText, show } from "./dom.ts";
 import {
   type Box,
@@ -13,7 +14,8 @@ import {
   siteAt,
   sizeOf,
 } from "./grid_geometry.ts";
-import type { CellLook, Surface } from "./headgrid.ts";
+import type { CellLook, Look } from "./grid_look.ts";
+import type { Surface } from "./headgrid.ts";
 
 export function gridCanvas(label: string): Surface {
   const canvas = el("canvas", "iw-grid-canvas", { "aria-hidden": "true" });
@@ -29,6 +31,7 @@ export function gridCanvas(label: string): Surface {
   let layout: Layout | null = null;
   let active: Position = { row: 0, column: 0 };
   let pressed: (position: Position) => boolean = () => false;
+  const dots = el("canvas");
 
   function dress(): void {
     if (layout === null) return;
@@ -58,10 +61,10 @@ export function gridCanvas(label: string): Surface {
     paint(look, headerOn) {
       pressed = (position) => {
         const site = siteAt(shape, position);
-        return site === null ? (headerOn(position) ?? false) : look(site).off;
+        return site === null ? (headerOn(position) ?? false) : look(site, position).off;
       };
       const context = canvas.getContext("2d");
-      if (context !== null && layout !== null) draw(context, canvas, shape, layout, look);
+      if (context !== null && layout !== null) draw(context, dots, shape, layout, look);
       dress();
     },
     mark(hover, lock) {
@@ -95,35 +98,77 @@ function nameOf(shape: Shape, position: Position): string {
   return position.column === columnsOf(shape) ? "all MLPs" : `head ${position.column} of every layer`;
 }
 
-type Ink = { text: string; line: string; accent: string; hatch: string; panel: string };
+type Ink = { text: string; line: string; accent: string; hatch: string };
+
+function inkOf(canvas: HTMLCanvasElement): Ink {
+  const style = getComputedStyle(canvas);
+  const read = (name: string): string => style.getPropertyValue(name).trim() || "#888";
+  return { text: read("--iw-muted"), line: read("--iw-line"), accent: read("--iw-accent"), hatch: read("--iw-fg") };
+}
 
 function draw(
   context: CanvasRenderingContext2D,
-  canvas: HTMLCanvasElement,
+  dots: HTMLCanvasElement,
   shape: Shape,
   layout: Layout,
-  look: (site: string) => CellLook,
+  look: Look,
 ): void {
   const ratio = globalThis.devicePixelRatio || 1;
-  const style = getComputedStyle(canvas);
-  const read = (name: string): string => style.getPropertyValue(name).trim() || "#888";
-  const ink: Ink = {
-    text: read("--iw-muted"),
-    line: read("--iw-line"),
-    accent: read("--iw-accent"),
-    hatch: read("--iw-fg"),
-    panel: read("--iw-panel"),
-  };
+  const ink = inkOf(context.canvas);
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
   const { width, height } = sizeOf(layout);
   context.clearRect(0, 0, width, height);
+  const others = paintDots(dots, shape, layout, look);
+  drawDots(context, dots, layout, ink);
   drawHeaders(context, shape, layout, ink);
-  for (let row = 0; row < layout.rows; row += 1) {
-    for (let column = 0; column <= layout.columns; column += 1) {
-      const site = siteAt(shape, { row, column });
-      if (site !== null) drawCell(context, boxOf(layout, { row, column }), look(site), ink);
+  for (const [at, own] of others) drawCell(context, boxOf(layout, at), own, ink);
+}
+
+/** One pixel per cell; what is more than a colour is given back, and what is no cell (null). */
+function paintDots(
+  dots: HTMLCanvasElement,
+  shape: Shape,
+  { rows, columns }: Layout,
+  look: Look,
+): [Position, CellLook | null][] {
+  const image = new ImageData(columns + 1, rows);
+  const others: [Position, CellLook | null][] = [];
+  for (let row = 0; row < rows; row += 1) {
+    for (let column = 0; column <= columns; column += 1) {
+      const at = { row, column };
+      const site = siteAt(shape, at);
+      const own = site === null ? null : look(site, at);
+      if (own === null || own.colour === null || own.hollow || own.off || own.selected) others.push([at, own]);
+      else image.data.set([...own.colour, own.stale ? 128 : 255], 4 * (row * (columns + 1) + column));
     }
   }
+  dots.width = columns + 1;
+  dots.height = rows;
+  dots.getContext("2d")?.putImageData(image, 0, 0);
+  return others;
+}
+
+/** All cells at once: the pixels as large as cells, the lines around them, and out again with what is between them. */
+function drawDots(context: CanvasRenderingContext2D, dots: HTMLCanvasElement, layout: Layout, ink: Ink): void {
+  const { cell, gap, top, rows, columns } = layout;
+  const pitch = cell + gap;
+  const height = rows * pitch;
+  const [left, last] = [layout.header, boxOf(layout, { row: 0, column: columns }).x];
+  context.imageSmoothingEnabled = false;
+  context.drawImage(dots, 0, 0, columns, rows, left, top, columns * pitch, height);
+  context.drawImage(dots, columns, 0, 1, rows, last, top, pitch, height);
+  context.fillStyle = ink.line;
+  const across = Array.from(
+    { length: columns + (layout.mlp ? 1 : 0) },
+    (_, column) => boxOf(layout, { row: 0, column }).x,
+  );
+  const down = Array.from({ length: rows }, (_, row) => top + row * pitch);
+  const width = (across.at(-1) ?? left) + pitch - left;
+  for (const x of across) for (const edge of [x, x + cell - 1]) context.fillRect(edge, top, 1, height);
+  for (const y of down) for (const edge of [y, y + cell - 1]) context.fillRect(left, edge, width, 1);
+  for (const x of across) context.clearRect(x + cell, top, gap, height);
+  for (const y of down) context.clearRect(left, y + cell, width, gap);
+  if (layout.mlp) context.clearRect(last - layout.aside - gap, top, layout.aside + gap, height);
 }
 
 /** Every label that has room: all of them would overlap at 12 px. */
@@ -147,25 +192,28 @@ function drawHeaders(context: CanvasRenderingContext2D, shape: Shape, layout: La
   }
 }
 
-function drawCell(context: CanvasRenderingContext2D, box: Box, look: CellLook, ink: Ink): void {
-  const inset = 0.5;
+function drawCell(context: CanvasRenderingContext2D, box: Box, look: CellLook | null, ink: Ink): void {
+  context.clearRect(box.x, box.y, box.width, box.height);
+  if (look === null) return;
+  const inset = look.selected ? 1 : 0.5;
   context.globalAlpha = look.stale ? 0.5 : 1;
-  if (look.colour !== null && look.hollow === true) {
+  const colour = css(look.colour);
+  if (look.hollow === true) {
     const edge = Math.max(1.5, box.width / 5);
-    context.strokeStyle = look.colour;
+    context.strokeStyle = colour;
     context.lineWidth = edge;
     context.strokeRect(box.x + edge / 2, box.y + edge / 2, box.width - edge, box.height - edge);
   } else if (look.colour !== null) {
-    context.fillStyle = look.colour;
+    context.fillStyle = colour;
     context.fillRect(box.x, box.y, box.width, box.height);
   }
   context.globalAlpha = 1;
   if (look.off) hatch(context, box, ink.hatch);
   context.strokeStyle = look.selected ? ink.accent : ink.line;
   context.lineWidth = look.selected ? 2 : 1;
-  context.setLineDash(look.colour === null ? [2, 2] : []);
+  if (look.colour === null) context.setLineDash([2, 2]);
   context.strokeRect(box.x + inset, box.y + inset, box.width - 2 * inset, box.height - 2 * inset);
-  context.setLineDash([]);
+  if (look.colour === null) context.setLineDash([]);
 }
 
 function hatch(context: CanvasRenderingContext2D, box: Box, colour: string): void {

@@ -18,8 +18,16 @@ export const MIN_CELL = 12;
 const BEST_CELL = 30;
 const HEADER = 30;
 
-export function columnsOf(shape: Shape): number {
-  return shape.heads.reduce((most, n) => Math.max(most, n), 0);
+/** Asked for with every cell: counted once per model. */
+const widths = new WeakMap<readonly number[], number>();
+
+export function columnsOf({ heads }: Shape): number {
+  let most = widths.get(heads);
+  if (most === undefined) {
+    most = Math.max(0, ...heads);
+    widths.set(heads, most);
+  }
+  return most;
 }
 
 /** As large as fits into the width, between 12 and 30 px; below 12 the grid scrolls in its own frame. */

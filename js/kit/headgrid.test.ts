@@ -19,7 +19,7 @@ function make(heads: number[], off = new Set<string>()) {
     shape: { heads, mlp: true },
     isOff: (site) => off.has(site),
     look: (site) => ({
-      colour: "rgb(1, 2, 3)",
+      colour: [1, 2, 3],
       value: 0.5,
       off: off.has(site),
       stale: false,

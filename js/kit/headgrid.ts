@@ -19,22 +19,14 @@ import {
   siteAt,
   sitesOfHeader,
 } from "./grid_geometry.ts";
+import type { CellLook, Look } from "./grid_look.ts";
 
-export type CellLook = {
-  /** CSS colour; null while there is no value yet. */
-  colour: string | null;
-  value: number;
-  off: boolean;
-  stale: boolean;
-  selected: boolean;
-  /** Drawn hollow: another quantity stands in until this one is there. */
-  hollow?: boolean;
-};
+export type { CellLook };
 
 export type Surface = {
   readonly node: HTMLElement;
   arrange(shape: Shape, layout: Layout): void;
-  paint(look: (site: string) => CellLook, headerOn: (position: Position) => boolean | null): void;
+  paint(look: Look, headerOn: (position: Position) => boolean | null): void;
   /** The rings of what is hovered and what is locked: apart from `paint`, for they move with every move of the pointer. */
   mark(hover: string | null, lock: string | null): void;
   /** Makes a cell the one tab stop; with `focus` the keyboard goes there. */
@@ -50,7 +42,7 @@ export type GridActions = {
 
 export type GridState = {
   shape: Shape;
-  look(site: string): CellLook;
+  look: Look;
   isOff(site: string): boolean;
 };
 
@@ -74,9 +66,11 @@ export function headGrid(actions: GridActions, label: string, abort: AbortSignal
   let dragging = false;
   let swallowClick = false;
   let marked: [string | null, string | null] = [null, null];
+  // Read when it changes, not when painting: to read it there would lay the whole page out in the middle of a paint.
+  let width = 0;
 
   function arrange(shape: Shape): void {
-    const width = frame.clientWidth || 420;
+    width ||= frame.clientWidth || 420;
     const next = layoutOf(shape, width);
     const key = JSON.stringify([shape, next]);
     if (key === shapeKey) return;
@@ -236,7 +230,11 @@ export function headGrid(actions: GridActions, label: string, abort: AbortSignal
   }
 
   if (typeof ResizeObserver !== "undefined") {
-    const sized = new ResizeObserver(() => state !== null && frame.clientWidth > 0 && paint(state));
+    const sized = new ResizeObserver(() => {
+      if (frame.clientWidth === 0 || frame.clientWidth === width) return;
+      width = frame.clientWidth;
+      if (state !== null) paint(state);
+    });
     sized.observe(frame);
     abort.addEventListener("abort", () => sized.disconnect());
   }

@@ -20,11 +20,8 @@ const OUTLIER = 3;
  * A symmetric scale about zero. A few values far above all others would leave the rest colourless: then the
  * ramp is linear up to the crowd and compressed beyond, and `isCompressed` lets the legend say so.
  */
-export function diverging(values: Iterable<number>, floor = 0): Diverging {
-  const sizes = [...values]
-    .filter(Number.isFinite)
-    .map(Math.abs)
-    .sort((a, b) => a - b);
+export function diverging(values: ArrayLike<number>, floor = 0): Diverging {
+  const sizes = Float64Array.from(values).filter(Number.isFinite).map(Math.abs).sort();
   const max = sizes.at(-1) ?? 0;
   const crowd = sizes[Math.floor((sizes.length - 1) * 0.95)] ?? max;
   const limit = max > 0 ? max : 1;

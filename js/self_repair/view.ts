@@ -1,7 +1,7 @@
 /** Self-repair: what an ablation cost, who made up for it, and what happens when the backups go too. */
 
 import "./view.css";
-import { colourAt, css } from "../kit/colour.ts";
+import { colourAt } from "../kit/colour.ts";
 import { button, el, reconcile, setAttributes, setText, show } from "../kit/dom.ts";
 import { alertLine } from "../kit/errors.ts";
 import { num, signed } from "../kit/format.ts";
@@ -99,9 +99,8 @@ function gridPart(context: ViewContext<Traits>, { account, stale }: Shared): HTM
       look(site) {
         const value = partOf(now, there, site, suppression);
         const own = isMlp(site) ? now?.mlpScale : scale;
-        const at = own === undefined ? null : colourAt(ramp, place(own, value));
         return {
-          colour: at === null ? null : css(at),
+          colour: own === undefined ? null : colourAt(ramp, place(own, value)),
           value,
           off: off.value.has(site),
           stale: stale.value,

@@ -28,9 +28,11 @@ export function historyBar<T extends ViewTraits>({ frame, watch, state, stable }
         setAttributes(node, { "aria-current": item.here ? "step" : null });
       },
     );
-    // The present step stays in sight when the line is too short for all.
-    const here = steps.querySelector<HTMLElement>("[aria-current]");
-    if (here !== null) steps.scrollLeft = here.offsetLeft - steps.offsetLeft - steps.clientWidth + here.offsetWidth;
+    // The present step stays in sight when the line is too short for all. Not here: to ask where it is lays the whole page out.
+    requestAnimationFrame(() => {
+      const here = steps.querySelector<HTMLElement>("[aria-current]");
+      if (here !== null) steps.scrollLeft = here.offsetLeft - steps.offsetLeft - steps.clientWidth + here.offsetWidth;
+    });
   });
   watch(() => {
     const ms = state.value?.answer?.milliseconds;
