@@ -16,6 +16,8 @@ export type Traits = {
   read: string;
   /** Where heads are switched off; empty is everywhere. */
   positions: number[];
+  /** From how many prompts a resample ablation is measured, at most. */
+  draws: number;
 };
 
 export type Table = {
@@ -26,7 +28,6 @@ export type Table = {
   mlp: NdArray | null;
   reference: string;
   revision: number;
-  order: ReadonlyMap<number, number>;
   /** "direct" while a long sweep has empty cells. */
   meanwhile: string;
   positions: readonly number[];
@@ -51,7 +52,6 @@ export function readTable(panel: Panel | null): Table | null {
     mlp: asArray(data.mlp),
     reference: text(data.reference),
     revision: revisions.effects ?? -1,
-    order: ranking(effects),
     meanwhile: text(data.meanwhile),
     positions: Array.isArray(data.positions) ? data.positions.map(Number) : [],
     restored: new Map(list(data.restored).map(([layer, head, metric]) => [siteAt(layer, head), metric ?? Number.NaN])),
@@ -73,13 +73,13 @@ function number(value: Decoded | undefined, otherwise: number): number {
   return typeof value === "number" ? value : otherwise;
 }
 
-/** Place of every head by the size of its effect, 1 = largest. */
-function ranking(effects: NdArray | null): ReadonlyMap<number, number> {
-  const list = Array.from(effects?.data ?? [], (effect, index) => ({ index, size: Math.abs(effect) })).filter(
-    ({ size }) => Number.isFinite(size),
-  );
-  list.sort((a, b) => b.size - a.size);
-  return new Map(list.map(({ index }, place) => [index, place + 1]));
+/** "rank 2 of 32": a head's place by the size of its effect. Counted when it is read: a table comes often, a pointer rests on one. */
+function rankOf(effects: NdArray | null, row: number, column: number): string {
+  const sizes = Float64Array.from(effects?.data ?? [])
+    .filter(Number.isFinite)
+    .map(Math.abs);
+  const own = effects === null ? Number.NaN : Math.abs(cell(effects, row, column));
+  return Number.isFinite(own) ? `rank ${1 + sizes.filter((size) => size > own).length} of ${sizes.length}` : "";
 }
 
 export function shapeOf(heads: readonly number[]): Shape {
@@ -126,7 +126,6 @@ export function preview(site: string, off: boolean, table: Table | null, state: 
     [off ? " back on: " : " off: ", false],
     [`${num(from)} → ${num(to)}`, true],
   ];
-  const place = table.order.get(position.row * (table.effects?.shape[1] ?? 0) + position.column);
   const [kl, rank] = [pick(data.kl, data.mlp_kl), pick(data.ranks, data.mlp_ranks)];
   const spread = pick(data.spread, data.mlp_spread);
   const parts = [
@@ -136,7 +135,7 @@ export function preview(site: string, off: boolean, table: Table | null, state: 
       ? `mean of ${table.draws} draws ${num(effect)}${Number.isFinite(spread) ? ` ± ${num(spread)}` : ""}`
       : "",
     Number.isFinite(direct) ? `direct ${num(direct)}` : "",
-    place === undefined || isMlp ? "" : `rank ${place} of ${table.order.size}`,
+    isMlp ? "" : rankOf(table.effects, position.row, position.column),
     Number.isFinite(kl) ? `KL ${num(kl)}` : "",
     all.length === 0 && rank > 1 && !off ? fallen(position, rank, table, state) : "",
     Math.abs(effect) < table.floor ? `below the noise (±${num(table.floor, 4)})` : "",

@@ -6,7 +6,8 @@ import type { Traits } from "./model.ts";
 
 export type Settings = {
   readonly choice: { readonly value: Choice };
-  set(name: "colour" | "read", value: string): void;
+  set(name: "colour" | "read" | "draws", value: string | number): void;
+  readonly draws: { readonly value: number };
   example: { value: number; peek(): number };
   /** Positions at which heads are switched off; empty is everywhere. */
   readonly positions: { readonly value: readonly number[]; peek(): readonly number[] };
@@ -23,6 +24,7 @@ export function settingsOf({ model, signal, derive, watch, onTrait, question }: 
   const read = <K extends keyof Traits>(name: K, otherwise: Traits[K]): Traits[K] => model.get(name) ?? otherwise;
   const colour = signal(read("colour", "total effect"));
   const reading = signal(read("read", "metric"));
+  const draws = signal(read("draws", 4));
   const positions = signal<readonly number[]>(read("positions", []));
   const example = signal(-1);
   const choosing = signal(positions.peek().length > 0);
@@ -31,6 +33,9 @@ export function settingsOf({ model, signal, derive, watch, onTrait, question }: 
   });
   onTrait("read", () => {
     reading.value = read("read", "metric");
+  });
+  onTrait("draws", () => {
+    draws.value = read("draws", 4);
   });
   onTrait("positions", () => {
     positions.value = read("positions", []);
@@ -45,6 +50,7 @@ export function settingsOf({ model, signal, derive, watch, onTrait, question }: 
       model.set(name, value);
       model.save_changes();
     },
+    draws,
     example,
     positions,
     setPositions(next) {

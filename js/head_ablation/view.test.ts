@@ -417,3 +417,25 @@ test("switching an edited head back on promises what taking its edits away gives
   head(view, "L2H6").focus();
   expect(line(view)).toContain("→ 3.33");
 });
+
+test("the number of draws is set where heads are resampled, and nowhere else", async () => {
+  const { root, models, kernel } = await openPage(["HeadAblation"]);
+  const view = root("HeadAblation");
+  const field = find<HTMLInputElement>(view, 'input[aria-label="draws"]');
+  const room = field.closest("label") as HTMLElement;
+  expect([field.value, room.hidden]).toEqual(["4", true]);
+  click(buttonNamed(view, "Resample"));
+  expect(kernel.state.mode).toBe("resample");
+  expect(room.hidden).toBe(false);
+  field.value = "16";
+  field.dispatchEvent(new Event("change", { bubbles: true }));
+  expect(models.HeadAblation?.saved.at(-1)?.draws).toBe(16);
+  const saves = models.HeadAblation?.saved.length;
+  for (const wrong of ["", "0", "65", "2.5"]) {
+    field.value = wrong;
+    field.dispatchEvent(new Event("change", { bubbles: true }));
+  }
+  expect(models.HeadAblation?.saved.length).toBe(saves);
+  models.HeadAblation?.set("draws", 8);
+  expect(field.value).toBe("8");
+});

@@ -3,13 +3,14 @@
 import "./view.css";
 import { choice } from "../kit/choice.ts";
 import { cell } from "../kit/codec.ts";
-import { colourAt, css } from "../kit/colour.ts";
+import { colourAt } from "../kit/colour.ts";
 import { el, setText, show, strong } from "../kit/dom.ts";
 import { alertLine } from "../kit/errors.ts";
 import { plural } from "../kit/format.ts";
 import { honest, section } from "../kit/frame.ts";
-import type { Shape } from "../kit/grid_geometry.ts";
-import { type CellLook, headGrid } from "../kit/headgrid.ts";
+import { columnsOf, type Shape } from "../kit/grid_geometry.ts";
+import type { Look } from "../kit/grid_look.ts";
+import { headGrid } from "../kit/headgrid.ts";
 import { legend } from "../kit/legend.ts";
 import { place } from "../kit/scale.ts";
 import { segment } from "../kit/segment.ts";
@@ -134,7 +135,7 @@ function isOld(cells: Cells | null, table: Table | null, settings: Settings, rev
   return settings.choice.value.colour === "total effect" && elsewhere;
 }
 
-function choicesPart({ watch, state }: ViewContext<Traits>, settings: Settings): HTMLElement {
+function choicesPart({ watch, state, pending }: ViewContext<Traits>, settings: Settings): HTMLElement {
   const colour = choice("colour", (value) => settings.set("colour", value));
   const read = choice("read", (value) => settings.set("read", value));
   watch(() => {
@@ -151,8 +152,31 @@ function choicesPart({ watch, state }: ViewContext<Traits>, settings: Settings):
     );
     show(read.node, colourNow === "total effect");
   });
-  return el("div", "iw-section-tools", {}, colour.node, read.node);
+  return el("div", "iw-section-tools", {}, colour.node, read.node, drawsPart());
+
+  function drawsPart(): HTMLElement {
+    const field = el("input", "iw-menu iw-draws iw-num", {
+      type: "number",
+      min: 1,
+      max: MOST_DRAWS,
+      "aria-label": "draws",
+      required: true,
+    });
+    const node = el("label", "iw-choice", { title: DRAWS }, el("span", "iw-muted", {}, "draws"), field);
+    field.addEventListener("change", () => {
+      if (field.reportValidity()) settings.set("draws", field.valueAsNumber);
+    });
+    watch(() => {
+      field.value = String(settings.draws.value);
+      show(node, state.value !== null && modeOf(state.value, pending.value) === "resample");
+    });
+    return node;
+  }
 }
+
+const MOST_DRAWS = 64;
+const DRAWS =
+  "from how many prompts that line up with this one each effect is measured, at most; a click takes the first";
 
 /** While a long sweep runs, the head under the pointer is measured next. */
 function askForHovered(context: ViewContext<Traits>, table: { readonly value: { now: Table | null } }): void {
@@ -203,14 +227,13 @@ function looks(
   context: ViewContext<Traits>,
   selected: ReadonlySet<string>,
   stale: boolean,
-): (site: string) => CellLook {
-  const [off, ramp] = [context.off.value, context.theme.value.ramp];
-  return (site) => {
-    const one = numberOf(now, before, shape, site);
-    const scale = site.endsWith(".mlp") ? now?.mlpScale : now?.scale;
-    const colour = colourAt(ramp, scale === undefined ? Number.NaN : place(scale, one.value));
+): Look {
+  const [off, ramp, heads] = [context.off.value, context.theme.value.ramp, columnsOf(shape)];
+  return (site, at) => {
+    const one = numberOf(now, before, shape, at);
+    const scale = at.column === heads ? now?.mlpScale : now?.scale;
     return {
-      colour: colour === null ? null : css(colour),
+      colour: scale === undefined ? null : colourAt(ramp, place(scale, one.value)),
       value: one.value,
       off: off.has(site),
       stale: stale || one.stale,
