@@ -11,6 +11,7 @@ keeps what went wrong: console errors, and requests to any host but this machine
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -31,11 +32,12 @@ from types import TracebackType
 from typing import Any, Literal, Self
 from urllib.parse import quote, urlsplit
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Playwright, sync_playwright
 
 from tests.browser import chromium as browsers
 
 ROOT = Path(__file__).resolve().parents[2]
+PICTURES = ROOT / "build" / "pictures"
 HERE = {"127.0.0.1", "localhost", "[::1]", "::1"}
 FLAGS = (
     "--no-sandbox",
@@ -247,6 +249,35 @@ class Notebook:
         cells = self.page.evaluate(OUTPUTS)
         return [output for one in cells for output in one] if cell is None else cells[cell]
 
+    def value(self, code: str, timeout: float = 60.0) -> str:
+        """Run code in no cell, so that nothing on the page moves; what its last expression shows.
+
+        Raises:
+            AssertionError: with the traceback, when it raises.
+        """
+        *before, last = ast.parse(code).body
+        expression = ast.unparse(last) if isinstance(last, ast.Expr) else "None"
+        lines = ast.unparse(ast.Module(before if isinstance(last, ast.Expr) else [*before, last], []))
+        self.page.set_default_timeout(timeout * 1000)
+        reply = self.page.evaluate(EXECUTE, [lines, expression])
+        found = reply["user_expressions"]["value"] if reply["status"] == "ok" else reply
+        assert found["status"] == "ok", "\n".join(_plain(line) for line in found["traceback"])
+        return found["data"]["text/plain"]
+
+    def view(self, widget: str) -> Locator:
+        """The first view of a widget."""
+        return self.page.locator(f'.iw-root[data-widget="{widget}"]').first
+
+    def metric(self, widget: str) -> float:
+        """The exact number that a view shows."""
+        value = self.view(widget).locator('[data-iw="metric"]').get_attribute("data-value")
+        assert value is not None, f"{widget} shows no number"
+        return float(value)
+
+    def calm(self, timeout: float = 60.0) -> None:
+        """Wait until no view computes."""
+        self.wait(CALM, "calm views", timeout)
+
     def command(self, name: str, arguments: Json | None = None, timeout: float = 30.0) -> None:
         """Execute a command of JupyterLab and wait for its end."""
         self.page.set_default_timeout(timeout * 1000)
@@ -351,9 +382,15 @@ def _plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
+CALM = "() => [...document.querySelectorAll('.iw-root')].every((n) => n.getAttribute('aria-busy') === 'false')"
 IDLE = "() => window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
 OUTPUTS = """() => window.jupyterapp.shell.currentWidget.content.widgets
     .filter(cell => cell.model.type === 'code').map(cell => cell.model.outputs.toJSON())"""
+EXECUTE = """async ([code, expression]) => {
+    const { kernel } = window.jupyterapp.shell.currentWidget.sessionContext.session;
+    const request = { code, user_expressions: { value: expression }, store_history: false };
+    return (await kernel.requestExecute(request).done).content;
+}"""
 ADD_CELL = """(code) => {
     const panel = window.jupyterapp.shell.currentWidget, cells = panel.model.sharedModel;
     cells.insertCell(cells.cells.length, {cell_type: 'code', source: code, metadata: {}});

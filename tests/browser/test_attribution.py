@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator
 
-from tests.browser.harness import Chromium, Lab, Notebook
+from tests.browser.harness import PICTURES, Chromium, Lab, Notebook
 
-PICTURES = Path(__file__).resolve().parents[2] / "build" / "pictures"
 CELLS = [
     (
         "import interp_widgets as iw, numpy as np\n"
@@ -27,43 +24,31 @@ def notebook(lab: Lab, chromium: Chromium) -> Iterator[Notebook]:
     with chromium.open(lab, CELLS, width=1400, height=3200) as opened:
         opened.run_all()
         for name in ("TokenAttribution", "HeadAblation"):
-            view(opened, name).wait_for(timeout=60_000)
-        calm(opened)
+            opened.view(name).wait_for(timeout=60_000)
+        opened.calm(120)
         yield opened
 
 
-def view(notebook: Notebook, name: str) -> Locator:
-    return notebook.page.locator(f'.iw-root[data-widget="{name}"]').first
-
-
-def calm(notebook: Notebook) -> None:
-    notebook.wait(
-        "() => [...document.querySelectorAll('.iw-root')].every(n => n.getAttribute('aria-busy') === 'false')",
-        "calm",
-        120,
-    )
-
-
 def test_a_head_that_carried_a_token_is_switched_off_in_the_linked_grid(notebook: Notebook) -> None:
-    tokens, heads = view(notebook, "TokenAttribution"), view(notebook, "HeadAblation")
+    tokens, heads = notebook.view("TokenAttribution"), notebook.view("HeadAblation")
     tokens.locator('[data-token="2"]').first.click()
     carrier = tokens.locator('[data-iw="carriers"] [data-site]').first
     site = carrier.get_attribute("data-site")
     carrier.click()
     heads.locator(f'button[aria-label="{site}"][aria-pressed="true"]').wait_for(timeout=20_000)
-    calm(notebook)
+    notebook.calm(120)
     assert "edited run" in tokens.inner_text()
     carrier.click()
     heads.locator(f'button[aria-label="{site}"][aria-pressed="false"]').wait_for(timeout=20_000)
-    calm(notebook)
+    notebook.calm(120)
 
 
 def test_a_whole_answer_is_written_and_a_click_on_its_token_recolours_what_came_before(notebook: Notebook) -> None:
-    tokens = view(notebook, "TokenAttribution")
+    tokens = notebook.view("TokenAttribution")
     tokens.get_by_role("button", name="Write an answer").click()
     written = tokens.get_by_role("list", name="answer", exact=True)
     written.locator("[data-token]").first.wait_for(timeout=60_000)
-    calm(notebook)
+    notebook.calm(120)
     before = tokens.get_by_role("list", name="prompt of the answer")
     scores = [one.get_attribute("data-score") for one in before.locator("[data-token]").all()]
     last = written.locator("[data-token]").last
@@ -79,7 +64,7 @@ def test_a_whole_answer_is_written_and_a_click_on_its_token_recolours_what_came_
 def test_the_threshold_of_the_deletion_test_moves_by_keyboard_and_shows_what_was_measured_there(
     notebook: Notebook,
 ) -> None:
-    tokens = view(notebook, "TokenAttribution")
+    tokens = notebook.view("TokenAttribution")
     threshold, result = tokens.locator("input.iw-threshold"), tokens.locator('[data-iw="deleted"]')
     threshold.focus()
     plain = result.get_attribute("data-value")

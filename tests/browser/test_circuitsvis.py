@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from tests.browser.harness import PICTURES, Chromium, Lab
 
-from tests.browser.harness import Chromium, Lab
-
-PICTURES = Path(__file__).resolve().parents[2] / "build" / "pictures"
 CELLS = [
     (
         "import numpy as np\n"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.browser.harness import Chromium, Lab, Notebook
-from tests.browser.test_truth import CALM, OPEN
+from tests.browser.test_truth import OPEN
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def shown(lab: Lab, chromium: Chromium) -> Iterator[Notebook]:
     with chromium.open(lab, [OPEN + "heads = iw.HeadAblation(session, mode='zero')", "heads"], width=1200) as notebook:
         notebook.run_all()
         notebook.wait("() => document.querySelector('.iw-root [data-iw=metric]')", "the view", 60)
-        notebook.wait(CALM, "a calm view", 60)
+        notebook.calm()
         yield notebook
 
 
@@ -74,11 +74,11 @@ class Counters:
 def test_a_view_removed_and_shown_two_hundred_times_leaves_its_listeners_constant(shown: Notebook) -> None:
     counters = Counters(shown)
     shown.page.evaluate(AGAIN, 20)
-    shown.wait(CALM, "a calm view", 60)
+    shown.calm()
     before, heard = counters.settled(), shown.page.evaluate(HEARD)
     shown.page.set_default_timeout(120_000)
     shown.page.evaluate(AGAIN, 200)
-    shown.wait(CALM, "a calm view", 60)
+    shown.calm()
     after, still = counters.settled(), shown.page.evaluate(HEARD)
     print(f"200 views: {before} -> {after}; on the widget's model {sum(heard.values())} -> {sum(still.values())}")
     assert heard["change:colour"] == 1, "our own listeners are not seen: the test shows nothing"
@@ -127,7 +127,7 @@ def left_by_a_run(lab: Lab, chromium: Chromium, cell: str, shown: str) -> float:
                 notebook.page.evaluate("() => { window.jupyterapp.shell.currentWidget.content.activeCellIndex = 1; }")
                 notebook.command("notebook:run-cell", timeout=60)
             notebook.wait(shown, "the view")
-            notebook.wait(CALM, "a calm view", 60)
+            notebook.calm()
             return counters.heap()
 
         sizes = [ten() for _ in range(4)]

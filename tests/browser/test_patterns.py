@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Locator, Position
 
-from tests.browser.harness import Chromium, Lab, Notebook
+from tests.browser.harness import PICTURES, Chromium, Lab, Notebook
 
-PICTURES = Path(__file__).resolve().parents[2] / "build" / "pictures"
 CELLS = [
     (
         "import interp_widgets as iw, numpy as np, torch\n"
@@ -43,32 +41,13 @@ def notebook(lab: Lab, chromium: Chromium) -> Iterator[Notebook]:
     with chromium.open(lab, CELLS, width=1400, height=4200) as opened:
         opened.run_all()
         for name in ("AttentionPatterns", "TokenAttribution", "Generation", "SelfRepair"):
-            view(opened, name).wait_for(timeout=30_000)
-        calm(opened)
+            opened.view(name).wait_for(timeout=30_000)
+        opened.calm()
         yield opened
 
 
-def view(notebook: Notebook, name: str) -> Locator:
-    return notebook.page.locator(f'.iw-root[data-widget="{name}"]').first
-
-
-def calm(notebook: Notebook) -> None:
-    notebook.wait(
-        "() => [...document.querySelectorAll('.iw-root')].every(n => n.getAttribute('aria-busy') === 'false')",
-        "calm",
-        60,
-    )
-
-
 def value(notebook: Notebook, code: str) -> Any:
-    shown = [output["data"]["text/plain"] for output in notebook.run(code) if "data" in output]
-    return ast.literal_eval(str(shown[-1]))
-
-
-def metric(notebook: Notebook, name: str) -> float:
-    found = view(notebook, name).locator('[data-iw="metric"]').get_attribute("data-value")
-    assert found is not None
-    return float(found)
+    return ast.literal_eval(notebook.value(code))
 
 
 def cell(root: Locator, row: int, column: int, tokens: int) -> Position:
@@ -78,7 +57,7 @@ def cell(root: Locator, row: int, column: int, tokens: int) -> Position:
 
 
 def test_a_cell_reads_the_models_own_attention_and_links_its_token_in_every_view(notebook: Notebook) -> None:
-    root = view(notebook, "AttentionPatterns")
+    root = notebook.view("AttentionPatterns")
     expected = value(notebook, "float(iw.attention(session)[1, 1, 13, 2])")
     n = value(notebook, "len(session.question.first.tokens)")
     root.locator(".iw-heatmap").hover(position=cell(root, 13, 2, n))
@@ -86,12 +65,12 @@ def test_a_cell_reads_the_models_own_attention_and_links_its_token_in_every_view
     assert float(line.inner_text().split(": ")[1].split()[0].replace("−", "-").replace("e−", "e-")) == pytest.approx(
         expected, abs=6e-5
     )
-    other = view(notebook, "TokenAttribution").locator('[data-token="2"]')
+    other = notebook.view("TokenAttribution").locator('[data-token="2"]')
     assert "iw-hover" in (other.get_attribute("class") or "")
 
 
 def test_a_head_is_locked_shown_exactly_and_let_go(notebook: Notebook) -> None:
-    root = view(notebook, "AttentionPatterns")
+    root = notebook.view("AttentionPatterns")
     head = root.get_by_role("button", name="L2H6", exact=True)
     head.click()
     title = root.locator('[data-iw="large-head"]')
@@ -105,7 +84,7 @@ def test_a_head_is_locked_shown_exactly_and_let_go(notebook: Notebook) -> None:
 
 
 def test_cutting_an_edge_moves_the_answer_and_mending_it_restores_it_exactly(notebook: Notebook) -> None:
-    root = view(notebook, "AttentionPatterns")
+    root = notebook.view("AttentionPatterns")
     head, n = value(
         notebook, "[list(map(int, np.unravel_index(np.nanargmax(iw.head_effects(session).effects), (4, 8)))), 15]"
     )
@@ -113,15 +92,15 @@ def test_cutting_an_edge_moves_the_answer_and_mending_it_restores_it_exactly(not
         notebook,
         f"p = iw.attention(session)[{head[0]}, {head[1]}]; p = np.tril(p, -1); [int(i) for i in np.unravel_index(p.argmax(), p.shape)]",
     )
-    plain = metric(notebook, "AttentionPatterns")
+    plain = notebook.metric("AttentionPatterns")
     root.get_by_role("button", name=f"L{head[0]}H{head[1]}", exact=True).click()
     notebook.wait("() => document.querySelector('[data-iw=large-head]').dataset.exact === 'true'", "exact values")
     root.locator(".iw-heatmap").click(position=cell(root, dest, src, n))
     root.get_by_role("button", name="Cut this edge").click()
     root.get_by_role("button", name="Mend this edge").wait_for()
-    calm(notebook)
+    notebook.calm()
     assert root.locator(".iw-large-cut").count() == 1
-    cut = metric(notebook, "AttentionPatterns")
+    cut = notebook.metric("AttentionPatterns")
     assert cut == pytest.approx(value(notebook, "session.answer.metric"), abs=1e-6)
     assert cut != plain
     edge = value(notebook, "list(session.interventions[0].edge)")
@@ -129,12 +108,12 @@ def test_cutting_an_edge_moves_the_answer_and_mending_it_restores_it_exactly(not
     notebook.screenshot(PICTURES / "attention_patterns.png", '[data-widget="AttentionPatterns"]')
     root.get_by_role("button", name="Mend this edge").click()
     root.get_by_role("button", name="Cut this edge").wait_for()
-    calm(notebook)
-    assert metric(notebook, "AttentionPatterns") == plain
+    notebook.calm()
+    assert notebook.metric("AttentionPatterns") == plain
 
 
 def test_the_texts_are_the_models_own_and_a_click_branches(notebook: Notebook) -> None:
-    root = view(notebook, "Generation")
+    root = notebook.view("Generation")
     expected = value(
         notebook,
         "out = story.model.module.generate(torch.tensor([story.question.first.ids]), max_new_tokens=12, do_sample=False)\n"
@@ -146,7 +125,7 @@ def test_the_texts_are_the_models_own_and_a_click_branches(notebook: Notebook) -
     words.nth(2).click()
     root.locator(".iw-choice:not([disabled])").first.click()
     root.locator('[data-branch="2"]').wait_for()
-    calm(notebook)
+    notebook.calm()
     assert value(notebook, "texts._branches[2].parent, texts._branches[2].at") == (0, 2)
     words.nth(1).hover()
     assert "as it is" in root.locator('[data-iw="fixed"]').inner_text()
@@ -154,17 +133,17 @@ def test_the_texts_are_the_models_own_and_a_click_branches(notebook: Notebook) -
 
 
 def test_self_repair_shows_the_closed_form_and_the_backups_go(notebook: Notebook) -> None:
-    root = view(notebook, "SelfRepair")
+    root = notebook.view("SelfRepair")
     root.get_by_role("button", name="L1H0", exact=True).click()
     part = root.locator('.iw-fall[data-part="heads"]')
     part.wait_for()
-    calm(notebook)
+    notebook.calm()
     assert float(part.get_attribute("data-value") or "nan") == pytest.approx(48.990, abs=1e-3)
     norm = root.locator('.iw-fall[data-part="final norm’s scale"]')
     assert float(norm.get_attribute("data-value") or "nan") == pytest.approx(-1.922, abs=1e-3)
     root.get_by_role("button", name="Also ablate the backups").click()
     root.locator(".iw-repair-step").nth(1).wait_for()
-    calm(notebook)
+    notebook.calm()
     totals = [float(step.get_attribute("data-total") or "nan") for step in root.locator(".iw-repair-step").all()]
     assert totals[1] > totals[0]
     notebook.screenshot(PICTURES / "self_repair.png", '[data-widget="SelfRepair"]')

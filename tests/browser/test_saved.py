@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.browser.harness import Chromium, Json, Lab, Notebook
-from tests.browser.test_truth import CALM, LIVE
+from tests.browser.test_truth import LIVE
 
 # The prompt is made so that its text is in no cell's source: what is found in the file was put there by a widget.
 SECRET = "w41 w17 w23 w29 w19"
@@ -36,7 +36,7 @@ PICTURES = os.environ.get("IW_PICTURES")
 def shown(notebook: Notebook) -> None:
     notebook.run_all()
     notebook.wait("() => document.querySelectorAll('.iw-root [data-iw=metric]').length >= 3", "three views", 60)
-    notebook.wait(CALM, "calm views", 60)
+    notebook.calm()
 
 
 def states(saved: Json) -> Json:

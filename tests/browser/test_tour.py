@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator
 
-from tests.browser.harness import Chromium, Lab, Notebook
+from tests.browser.harness import PICTURES, Chromium, Lab, Notebook
 
 TOUR = Path(__file__).resolve().parents[2] / "examples" / "tour.ipynb"
-PICTURES = Path(__file__).resolve().parents[2] / "build" / "pictures"
 
 PLAIN_HOOK = """
 import json, torch
@@ -51,12 +50,11 @@ def tour(lab: Lab, chromium: Chromium) -> Iterator[Notebook]:
     with chromium.open(lab, TOUR, width=1400, height=2400) as notebook:
         notebook.run_all()
         for name in ("TokenAttribution", "HeadAblation", "SteeringSliders"):
-            view(notebook, name).wait_for(timeout=20_000)
-        calm(notebook)
+            notebook.view(name).wait_for(timeout=20_000)
+        notebook.calm()
         yield notebook
         notebook.run("session.close(); film.close()")
-        left = result(
-            notebook,
+        left = notebook.value(
             "from interp_widgets.model.gate import after_hook, before_hook\n"
             "sum(h in (before_hook, after_hook) for m in session.model.module.modules() "
             "for t in (m._forward_hooks, m._forward_pre_hooks) for h in t.values())",
@@ -64,55 +62,31 @@ def tour(lab: Lab, chromium: Chromium) -> Iterator[Notebook]:
         assert left == "0", "hooks of ours stayed on the model"
 
 
-def view(notebook: Notebook, name: str) -> Locator:
-    return notebook.page.locator(f'.iw-root[data-widget="{name}"]').first
-
-
-def calm(notebook: Notebook) -> None:
-    """Wait until no view computes."""
-    notebook.wait(
-        "() => [...document.querySelectorAll('.iw-root')].every(n => n.getAttribute('aria-busy') === 'false')",
-        "calm",
-        60,
-    )
-
-
-def metric(notebook: Notebook, name: str = "HeadAblation") -> float:
-    value = view(notebook, name).locator('[data-iw="metric"]').get_attribute("data-value")
-    assert value is not None
-    return float(value)
-
-
 def moved(notebook: Notebook, before: float, name: str = "HeadAblation") -> float:
     notebook.wait(
         f"() => Number(document.querySelector('[data-widget=\"{name}\"] [data-iw=metric]').dataset.value) !== {before!r}",
         "another metric",
     )
-    calm(notebook)
-    return metric(notebook, name)
+    notebook.calm()
+    return notebook.metric(name)
 
 
 def value(notebook: Notebook, code: str) -> float:
-    return float(json.loads(result(notebook, code)))
-
-
-def result(notebook: Notebook, code: str) -> str:
-    """The value of a cell's last expression, as text; warnings that libraries print before it do not count."""
-    shown = [output["data"]["text/plain"] for output in notebook.run(code) if "data" in output]
-    return str(shown[-1])
+    return float(json.loads(notebook.value(code)))
 
 
 def test_the_head_that_matters_most_is_worth_what_a_plain_hook_says_and_comes_back_exactly(tour: Notebook) -> None:
     tour.run(PLAIN_HOOK)
-    best = result(
-        tour,
-        "import numpy as np\ne = iw.head_effects(session).effects\n[int(i) for i in np.unravel_index(np.nanargmax(e), e.shape)]",
+    best = tour.value(
+        "import numpy as np\n"
+        "e = iw.head_effects(session).effects\n"
+        "[int(i) for i in np.unravel_index(np.nanargmax(e), e.shape)]"
     )
     layer, head = json.loads(best)
-    plain = metric(tour)
+    plain = tour.metric("HeadAblation")
     assert plain == pytest.approx(value(tour, "session.answer.plain_metric"), abs=1e-6)
-    scores = [t.get_attribute("data-score") for t in view(tour, "TokenAttribution").locator("[data-token]").all()]
-    button = view(tour, "HeadAblation").get_by_role("button", name=f"L{layer}H{head}", exact=True)
+    scores = [t.get_attribute("data-score") for t in tour.view("TokenAttribution").locator("[data-token]").all()]
+    button = tour.view("HeadAblation").get_by_role("button", name=f"L{layer}H{head}", exact=True)
     assert button.get_attribute("aria-pressed") == "false"
     button.click()
     edited = moved(tour, plain)
@@ -121,26 +95,26 @@ def test_the_head_that_matters_most_is_worth_what_a_plain_hook_says_and_comes_ba
         value(tour, f"plain_hook({layer}, {head}, reference_mean({layer}, {head}))"), abs=1e-4
     )
     assert abs(edited - plain) > 0.5
-    receipt = view(tour, "HeadAblation").locator('[data-iw="receipt"]').first
+    receipt = tour.view("HeadAblation").locator('[data-iw="receipt"]').first
     assert receipt.get_attribute("data-state") == "acted"
-    calm(tour)
-    after = [t.get_attribute("data-score") for t in view(tour, "TokenAttribution").locator("[data-token]").all()]
+    tour.calm()
+    after = [t.get_attribute("data-score") for t in tour.view("TokenAttribution").locator("[data-token]").all()]
     assert after != scores, "the attribution above did not follow"
-    assert metric(tour, "TokenAttribution") == edited
+    assert tour.metric("TokenAttribution") == edited
     tour.screenshot(PICTURES / "head_ablation.png", '[data-widget="HeadAblation"]')
     tour.screenshot(PICTURES / "token_attribution.png", '[data-widget="TokenAttribution"]')
     button.click()
     assert moved(tour, edited) == plain, "switching the head on again did not restore the number"
-    calm(tour)
-    again = [t.get_attribute("data-score") for t in view(tour, "TokenAttribution").locator("[data-token]").all()]
+    tour.calm()
+    again = [t.get_attribute("data-score") for t in tour.view("TokenAttribution").locator("[data-token]").all()]
     assert again == scores
 
 
 def test_dragging_to_one_and_back_to_zero_restores_the_number_exactly(tour: Notebook) -> None:
     name = "SteeringSliders"
-    plain = metric(tour, name)
-    text = view(tour, name).locator('[data-iw="edited-text"]').inner_text()
-    slider = view(tour, name).get_by_role("slider", name="sentiment")
+    plain = tour.metric(name)
+    text = tour.view(name).locator('[data-iw="edited-text"]').inner_text()
+    slider = tour.view(name).get_by_role("slider", name="sentiment")
     drag(tour, slider, 1.0)
     pushed = moved(tour, plain, name)
     assert pushed == pytest.approx(value(tour, "film.answer.metric"), abs=1e-6)
@@ -149,13 +123,13 @@ def test_dragging_to_one_and_back_to_zero_restores_the_number_exactly(tour: Note
     tour.screenshot(PICTURES / "steering_sliders.png", f'[data-widget="{name}"]')
     drag(tour, slider, 0.0)
     assert moved(tour, pushed, name) == plain
-    assert view(tour, name).locator('[data-iw="edited-text"]').inner_text() == text
+    assert tour.view(name).locator('[data-iw="edited-text"]').inner_text() == text
 
 
 def test_three_hundred_moves_end_on_the_last_value_within_a_second(tour: Notebook) -> None:
     name = "SteeringSliders"
-    before = metric(tour, name)
-    slider = view(tour, name).get_by_role("slider", name="sentiment")
+    before = tour.metric(name)
+    slider = tour.view(name).get_by_role("slider", name="sentiment")
     slider.evaluate(
         """async (input) => {
             for (let i = 1; i <= 300; i++) {
@@ -180,8 +154,8 @@ def test_three_hundred_moves_end_on_the_last_value_within_a_second(tour: Noteboo
     assert value(tour, "film.interventions[0].coefficient") == pytest.approx(0.8)
     assert time.monotonic() - start < 3.0
     drag(tour, slider, 0.0)
-    calm(tour)
-    assert metric(tour, name) == before
+    tour.calm()
+    assert tour.metric(name) == before
 
 
 @pytest.mark.parametrize(
@@ -195,8 +169,8 @@ def test_three_hundred_moves_end_on_the_last_value_within_a_second(tour: Noteboo
     ids=["an empty prompt", "a target of two tokens", "a target that is no token", "a prompt over the context"],
 )
 def test_bad_input_answers_with_a_sentence_and_loses_nothing(tour: Notebook, field: str, text: str, words: str) -> None:
-    before = metric(tour)
-    root = view(tour, "HeadAblation")
+    before = tour.metric("HeadAblation")
+    root = tour.view("HeadAblation")
     root.get_by_role("button", name="Edit question").click()
     box = root.get_by_label(field, exact=False).first
     box.fill(text)
@@ -204,19 +178,19 @@ def test_bad_input_answers_with_a_sentence_and_loses_nothing(tour: Notebook, fie
     alert = root.locator('[role="alert"]').filter(has_text=words).first
     alert.wait_for(timeout=10_000)
     assert box.input_value() == text, "what was typed is gone"
-    assert metric(tour) == before
+    assert tour.metric("HeadAblation") == before
     root.get_by_role("button", name="Cancel").click()
 
 
 def test_a_head_that_does_not_exist_and_a_strength_that_is_no_number_answer_in_a_sentence(tour: Notebook) -> None:
     name = "SteeringSliders"
-    before = metric(tour, name)
-    root = view(tour, name)
+    before = tour.metric(name)
+    root = tour.view(name)
     box = root.get_by_label("exact strength").first
     box.fill("nan")
     box.press("Enter")
     root.locator('[role="alert"]').filter(visible=True).first.wait_for(timeout=10_000)
-    assert metric(tour, name) == before
+    assert tour.metric(name) == before
     error = tour.run("try:\n    session.toggle('L9H9')\nexcept iw.InterpError as e:\n    print(e)")
     assert "L9H9 does not exist" in str(error)
 

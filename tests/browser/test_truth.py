@@ -40,7 +40,6 @@ UNPLUG = """() => {
     window.iwKernel._ws.close();
 }"""
 LIVE = "() => [...document.querySelectorAll('.iw-root')].every((n) => ['live', 'busy'].includes(n.dataset.connection))"
-CALM = "() => [...document.querySelectorAll('.iw-root')].every((n) => n.getAttribute('aria-busy') === 'false')"
 
 
 def says(notebook: Notebook, status: str, since: float) -> float:
@@ -62,19 +61,7 @@ def shown(lab: Lab, chromium: Chromium) -> Iterator[Notebook]:
 def ready(notebook: Notebook) -> None:
     notebook.wait("() => document.querySelectorAll('.iw-root [data-iw=metric]').length >= 3", "three views", 60)
     notebook.wait(LIVE, "live views")
-    notebook.wait(CALM, "calm views", 60)
-
-
-def python(notebook: Notebook, code: str) -> str:
-    """Run code in a cell that goes again: JupyterLab takes views out of the page that are scrolled out of sight. Its value."""
-    outputs = notebook.run(code)
-    notebook.page.evaluate(
-        """() => { const cells = window.jupyterapp.shell.currentWidget.model.sharedModel;
-          while (cells.cells.length > 4) cells.deleteCell(cells.cells.length - 1); window.scrollTo(0, 0); }"""
-    )
-    notebook.wait("() => document.querySelectorAll('.iw-root').length >= 3", "every view in sight")
-    shown = [output["data"]["text/plain"] for output in outputs if "data" in output]
-    return str(shown[-1]) if shown else ""
+    notebook.calm()
 
 
 def roots(notebook: Notebook, widget: str) -> list[Locator]:
@@ -95,44 +82,42 @@ def test_two_views_of_one_widget_and_another_widget_agree_within_a_second(shown:
     )
     print(f"agreement: two views and another widget after {time.monotonic() - begun:.2f} s")
     assert second.get_by_role("button", name="L1H2", exact=True).get_attribute("aria-pressed") == "true"
-    number = float(python(shown, "session.answer.metric"))
+    number = float(shown.value("session.answer.metric"))
     assert float(first.locator('[data-iw="metric"]').get_attribute("data-value") or "nan") == pytest.approx(
         number, abs=1e-9
     )
-    python(shown, "session.clear()")
-    shown.wait(CALM, "calm views")
+    shown.value("session.clear()")
+    shown.calm()
 
 
 @pytest.mark.case("V7")
 def test_a_request_that_fails_says_so_in_every_view_and_goes_again(shown: Notebook) -> None:
-    python(shown, "def bad(x): raise ArithmeticError('the edit gave up')\nsession.set(iw.Edit('L1', bad, name='bad'))")
+    shown.value("def bad(x): raise ArithmeticError('the edit gave up')\nsession.set(iw.Edit('L1', bad, name='bad'))")
     shown.wait(
         "() => [...document.querySelectorAll('.iw-root')].every((n) => n.innerText.includes('the edit gave up'))",
         "the sentence in every view",
     )
     alert = roots(shown, "HeadAblation")[0].locator('[role="alert"]').filter(has_text="the edit gave up").first
     assert alert.is_visible()
-    shown.wait(CALM, "no view that seems to compute")
-    python(shown, "session.clear()")
+    shown.calm()
+    shown.value("session.clear()")
     shown.wait(
         "() => [...document.querySelectorAll('.iw-root')].every((n) => !n.innerText.includes('the edit gave up'))",
         "the sentence gone",
     )
-    shown.wait(CALM, "calm views")
+    shown.calm()
 
 
 @pytest.mark.case("E13")
 def test_what_was_measured_before_the_last_change_is_marked_until_it_is_measured_again(shown: Notebook) -> None:
-    python(
-        shown, "def slow(x):\n    time.sleep(0.2)\n    return x * 1.1\nsession.set(iw.Edit('L0', slow, name='slow'))"
-    )
+    shown.value("def slow(x):\n    time.sleep(0.2)\n    return x * 1.1\nsession.set(iw.Edit('L0', slow, name='slow'))")
     shown.wait(
         "() => [...document.querySelectorAll('.iw-root')].some((n) => n.innerText.includes('before your last change'))",
         "the mark of what is old",
     )
     assert any(root.get_attribute("aria-busy") == "true" for root in roots(shown, "HeadAblation"))
-    python(shown, "session.clear()")
-    shown.wait(CALM, "calm views", 60)
+    shown.value("session.clear()")
+    shown.calm()
     shown.wait(
         "() => [...document.querySelectorAll('.iw-root')].every((n) => !n.innerText.includes('before your last change'))",
         "nothing old left",
@@ -150,12 +135,12 @@ def test_a_lost_connection_is_said_within_two_seconds_and_what_was_missed_is_mad
     shown.wait(LIVE, "live views again", 60)
     print(f"lost connection: said after {told:.2f} s, live again after {time.monotonic() - begun:.2f} s")
     assert told <= 2.0
-    python(shown, "session.toggle('L2H1', mode='zero')")
+    shown.value("session.toggle('L2H1', mode='zero')")
     shown.wait(
         "() => document.querySelector('button[aria-label=L2H1]').getAttribute('aria-pressed') === 'true'", "the change"
     )
-    python(shown, "session.clear()")
-    shown.wait(CALM, "calm views")
+    shown.value("session.clear()")
+    shown.calm()
     # Chromium and JupyterLab log what cannot be reached while there is no network.
     noise = ("WebSocket", "ERR_INTERNET_DISCONNECTED", "Connection lost", "NetworkError", "Failed to fetch")
     shown.witness.errors[:] = [error for error in shown.witness.errors if not any(word in error for word in noise)]
@@ -163,12 +148,12 @@ def test_a_lost_connection_is_said_within_two_seconds_and_what_was_missed_is_mad
 
 @pytest.mark.case("H03")
 def test_a_page_that_is_loaded_again_shows_what_was_there_and_is_live(shown: Notebook) -> None:
-    python(shown, "session.toggle('L0H3', mode='zero')")
-    shown.wait(CALM, "calm views")
+    shown.value("session.toggle('L0H3', mode='zero')")
+    shown.calm()
     shown.save()
     shown.reload()
     ready(shown)
-    number = float(python(shown, "session.answer.metric"))
+    number = float(shown.value("session.answer.metric"))
     head = roots(shown, "HeadAblation")[0]
     assert head.get_by_role("button", name="L0H3", exact=True).get_attribute("aria-pressed") == "true"
     assert float(head.locator('[data-iw="metric"]').get_attribute("data-value") or "nan") == pytest.approx(
@@ -179,8 +164,8 @@ def test_a_page_that_is_loaded_again_shows_what_was_there_and_is_live(shown: Not
         "() => document.querySelector('button[aria-label=L0H3]').getAttribute('aria-pressed') === 'false'",
         "the click taken in",
     )
-    shown.wait(CALM, "calm views")
-    assert python(shown, "session.interventions") == "()"
+    shown.calm()
+    assert shown.value("session.interventions") == "()"
 
 
 @pytest.mark.case("H01", "V9")
@@ -263,7 +248,7 @@ def test_a_kernel_that_has_ended_is_said_in_every_view_of_an_untouched_page_with
 ) -> None:
     if not shown.page.evaluate(LIVE):
         again(shown)
-    died, pid = shown.lab.folder / "died", int(python(shown, "os.getpid()"))
+    died, pid = shown.lab.folder / "died", int(shown.value("os.getpid()"))
     died.unlink(missing_ok=True)
     shown.page.wait_for_timeout(1500)
     shown.page.evaluate(
