@@ -79,12 +79,20 @@ def _asked(live: LiveModel, example: Example | _Raw, reading: Reading, n: int) -
     except PromptError as error:
         raise PromptError(f"Example {n}: {error}") from None if n else error
     shown = example.prompt if isinstance(example.prompt, str) else str(tokens.raw.decode([t.id for t in encoded]))
-    asked = Asked(shown, encoded, Metric((0,)), target, foil, where, corrupt, example.corrupt)
+    said = _message(example.prompt)
+    asked = Asked(shown, encoded, Metric((0,)), target, foil, where, corrupt, example.corrupt, said)
     if not target:
         best = int(live.answer(asked).logits.argmax())
         target = (tokens.token(best),)
     own = Metric(tuple(t.id for t in target), tuple(t.id for t in foil), reading.metric)
     return replace(asked, target=target, metric=own)
+
+
+def _message(prompt: Prompt) -> str | None:
+    """The text of a chat that is one message by the user."""
+    only = prompt[0] if not isinstance(prompt, str) and len(prompt) == 1 else None
+    text = only.get("content") if isinstance(only, dict) and only.get("role") == "user" else None
+    return text if isinstance(text, str) else None
 
 
 def _differ(target: Sequence[Token], foil: Sequence[Token]) -> None:

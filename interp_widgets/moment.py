@@ -73,10 +73,14 @@ class Moment:
 
     def with_entry(self, entry: Entry, label: str) -> Moment:
         """Replace the entry of the same key where it stands, or append."""
+        return self.with_group((entry,), label)
+
+    def with_group(self, group: Sequence[Entry], label: str) -> Moment:
+        """Replace everything of these entries' one key, where the first of it stands, or append."""
         keys = [e.key for e in self.entries]
-        there = tuple(entry if e.key == entry.key else e for e in self.entries)
-        entries = there if entry.key in keys else (*self.entries, entry)
-        return replace(self, entries=entries, label=label, draft="")
+        at = keys.index(group[0].key) if group[0].key in keys else len(keys)
+        before, after = self.entries[:at], [e for e in self.entries[at:] if e.key != group[0].key]
+        return replace(self, entries=(*before, *group, *after), label=label, draft="")
 
     def without(self, keys: Sequence[str], label: str) -> Moment:
         """Drop the entries of these keys."""
@@ -85,6 +89,10 @@ class Moment:
     def entry(self, key: str) -> Entry | None:
         """The entry of this key."""
         return next((e for e in self.entries if e.key == key), None)
+
+    def group(self, key: str) -> tuple[Entry, ...]:
+        """Every entry of this key: a vector that acts on a range of layers has one for each."""
+        return tuple(e for e in self.entries if e.key == key)
 
     def ablated(self, site: Site) -> Ablate | None:
         """The ablation of this whole site, if it is on; cut edges leave the site on."""

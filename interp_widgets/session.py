@@ -26,7 +26,7 @@ from interp_widgets.model.question import Example, MetricFn, Prompt, Question, T
 from interp_widgets.model.receipts import Receipt
 from interp_widgets.model.reference import Reference
 from interp_widgets.model.run import row_of
-from interp_widgets.model.sites import Site
+from interp_widgets.model.sites import Site, span, span_name
 from interp_widgets.moment import Entry, History, Moment, once
 from interp_widgets.worker import retire_worker, worker_of
 
@@ -235,24 +235,21 @@ class Session:
             self._step(lambda now: replace(now, entries=entries, label=f"{mode} ablation", draft=""))
 
     def strength(self, name: str, value: float, *, final: bool = True) -> None:
-        """Set a named vector's coefficient; a drag (`final=False`) is one step of the history.
+        """Set a named vector's coefficient, at every layer it acts on; a drag (`final=False`) is one step of the history.
 
         Raises:
             InterventionError: when there is no such vector, or the strength is not a finite number.
         """
         self._open()
-        vector = self._vectors.get(name)
-        if vector is None:
-            raise InterventionError(f"There is no vector {name!r}; there are {', '.join(self._vectors) or 'none yet'}.")
+        self._known(name)
         value = finite_strength(value)
         with self._lock:
-            entry = self.now.entry(f"strength:{name}")
-            old = entry.intervention if entry is not None else None
-            steer = old.at(value) if isinstance(old, Steer) else Steer(vector.site, vector, value, name=name)
-            self._check(steer)
-            changed = Entry(steer, entry.on if entry else True)
-            if changed != entry:
-                moment = self.now.with_entry(changed, f"{name} {value:+z.2f}")
+            group = self.steering(name)
+            changed = tuple(Entry(steer.at(value), on) for steer, on in group)
+            for entry in changed:
+                self._check(entry.intervention)
+            if changed != self.now.group(f"strength:{name}"):
+                moment = self.now.with_group(changed, f"{name} {value:+z.2f}")
                 self._step(lambda _now: replace(moment, draft=f"strength:{name}"))
             if final:
                 self._history.finish()
@@ -266,28 +263,42 @@ class Session:
         positions: str | None = None,
         mode: str | None = None,
     ) -> None:
-        """Change how a named vector acts, its strength kept."""
+        """Change how a named vector acts, its strength kept.
+
+        Args:
+            site: one site, or a range of layers: `"L2–L5"` adds to the stream after each of these blocks.
+
+        Raises:
+            SiteError: for a layer that does not exist. InterventionError: for what makes no sense here; nothing is changed then.
+        """
         self._open()
-        if name not in self._vectors:
-            raise InterventionError(f"There is no vector {name!r}; there are {', '.join(self._vectors) or 'none yet'}.")
-        vector = self._vectors[name]
+        self._known(name)
         with self._lock:
-            entry = self.now.entry(f"strength:{name}")
-            old = entry.intervention if entry is not None else None
-            old = old if isinstance(old, Steer) else Steer(vector.site, vector, 0.0, name=name)
-            steer = Steer(
-                site or old.site,
-                old.vector,
-                old.coefficient,
-                mode or old.mode,  # pyright: ignore[reportArgumentType]  # checked by Steer
-                positions or old.positions,
-                name,
-                old.origin,
-            )
-            self._check(steer)
-            shown = on if on is not None else (entry.on if entry is not None else True)
+            group = self.steering(name)
+            (first, is_on), *_ = group
+            if site is not None and site != span_name([steer.site for steer, _ in group]):
+                steers = [first.placed(where) for where in span(site)]
+            else:
+                steers = [steer for steer, _ in group]
+            shown = is_on if on is None else on
+            changed = tuple(Entry(steer.placed(mode=mode, positions=positions), shown) for steer in steers)
+            for entry in changed:
+                self._check(entry.intervention)
             label = f"{name} changed" if on is None else f"{name} {'on' if shown else 'off'}"
-            self._step(lambda now: now.with_entry(Entry(steer, shown), label))
+            self._step(lambda now: now.with_group(changed, label))
+
+    def steering(self, name: str) -> tuple[tuple[Steer, bool], ...]:
+        """How a named vector acts now, and whether it is on: once for every layer of its range."""
+        vector = self._known(name)
+        group = [(e.intervention, e.on) for e in self.now.group(f"strength:{name}")]
+        found = tuple((steer, on) for steer, on in group if isinstance(steer, Steer))
+        return found or ((Steer(vector.site, vector, 0.0, name=name), True),)
+
+    def _known(self, name: str) -> SteeringVector:
+        vector = self._vectors.get(name)
+        if vector is None:
+            raise InterventionError(f"There is no vector {name!r}; there are {', '.join(self._vectors) or 'none yet'}.")
+        return vector
 
     def add_vector(self, vector: SteeringVector, name: str | None = None) -> None:
         """Give the session a vector that sliders and `strength` know by name."""

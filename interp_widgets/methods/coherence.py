@@ -10,10 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from interp_widgets.methods.continuations import joined_text, plain_scores, repeated, written
-from interp_widgets.methods.dose_response import STRENGTHS, DoseResponse, as_steer, beside, doses_of, pushed_beside
-from interp_widgets.methods.steering import SteeringVector
+from interp_widgets.methods.dose_response import (
+    STRENGTHS,
+    DoseResponse,
+    Push,
+    as_steers,
+    beside,
+    doses_of,
+    pushed_beside,
+)
 from interp_widgets.model.errors import InterventionError
-from interp_widgets.model.interventions import Intervention, Steer
+from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.question import Asked
 from interp_widgets.model.rows import Cancelled, FloatArray
 
@@ -83,7 +90,7 @@ class Coherence:
 def coherence(
     live: LiveModel,
     asked: Asked,
-    vector: SteeringVector | Steer,
+    vector: Push,
     strengths: Sequence[float] | None = None,
     interventions: Sequence[Intervention] = (),
     *,
@@ -100,7 +107,7 @@ def coherence(
     Args:
         live: the model.
         asked: the question; its prompt is continued.
-        vector: a `SteeringVector`, or a `Steer` with its mode and positions.
+        vector: a `SteeringVector`, a `Steer` with its mode and positions, or several that move together.
         strengths: as in `dose_response`.
         interventions: what is on; this very push, when it is among them, is tried in its place.
         tokens: how many tokens to generate.
@@ -117,11 +124,11 @@ def coherence(
     """
     if type(samples) is not int or samples < 20:
         raise InterventionError(f"The range of plain text needs at least 20 samples, not {samples!r}.")
-    steer = as_steer(vector)
+    steers = as_steers(vector)
     doses = doses_of(STRENGTHS if strengths is None else strengths)
     plain = plain_text(live, asked, tokens, samples, seed, cancelled)
-    around = beside(interventions, steer)
-    edits = [pushed_beside(around, steer, steer.vector.values, c) for c in doses]
+    around = beside(interventions, *steers)
+    edits = [pushed_beside(around, steers, None, c) for c in doses]
     rows = written(live, asked, edits, tokens, [plain.seed] * len(doses), cancelled)
     scores = plain_scores(live, asked, [[t.id for t in row.tokens] for row in rows], cancelled)
     return Coherence(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from interp_widgets.methods.steering import SteeringVector, is_centred_model, vi
 from interp_widgets.model.errors import InterventionError
 from interp_widgets.model.interventions import Intervention, Steer, finite_strength
 from interp_widgets.model.question import Asked
-from interp_widgets.model.rows import TOP_K, Cancelled, FloatArray
+from interp_widgets.model.rows import TOP_K, Cancelled, FloatArray, Rows, base_of, rows_of
 from interp_widgets.model.run import row_of
 from interp_widgets.model.sites import Site
 from interp_widgets.model.steps import Step, op_of, reach_of
@@ -24,6 +24,7 @@ from interp_widgets.model.track import track
 if TYPE_CHECKING:
     from interp_widgets.model.live import LiveModel
 
+Push = SteeringVector | Steer | Sequence[Steer]
 STRENGTHS: tuple[float, ...] = tuple(round(0.2 * n, 1) for n in range(-10, 11))
 RANDOMS = 8
 TEXT_TOKENS = 16
@@ -35,7 +36,7 @@ class DoseResponse:
     """The answer at every strength, all from one batch; 0 is the state without this vector, not computed anew.
 
     Attributes:
-        steer: what was tried, at strength 1.
+        steer: what was tried, at strength 1; of one vector at several layers, the first.
         strengths: `[strength]`, increasing.
         metric: `[strength]`, the question's metric.
         kl: `[strength]`, nats, of the answer without this vector to the answer at that strength.
@@ -100,7 +101,7 @@ class DoseResponse:
 def dose_response(
     live: LiveModel,
     asked: Asked,
-    vector: SteeringVector | Steer,
+    vector: Push,
     strengths: Sequence[float] | None = None,
     interventions: Sequence[Intervention] = (),
     *,
@@ -118,7 +119,8 @@ def dose_response(
     means over 16 tokens of greedy text at every strength, and the label says so.
 
     Args:
-        vector: a `SteeringVector`, or a `Steer` (with its mode and positions; its own strength does not matter).
+        vector: a `SteeringVector`, a `Steer` (with its mode and positions; its own strength does not matter), or several that
+            move together, as `across` gives them; those are run as whole forwards.
         strengths: −2 to 2 in 21 steps unless given.
         interventions: what is on and stays on. When the same push is among them, the curve is about it, in its place;
             else the vector acts after them.
@@ -140,27 +142,28 @@ def dose_response(
         >>> curve.metric.shape  # doctest: +SKIP
         (21,)
     """
-    steer = as_steer(vector, site, positions)
+    steers = as_steers(vector, site, positions)
     doses = doses_of(STRENGTHS if strengths is None else strengths)
     if type(randoms) is not int or not 0 <= randoms <= 1000:
         raise InterventionError(f"randoms is a whole number from 0 to 1000, not {randoms!r}.")
-    around = beside(interventions, steer)
-    measure = _of_text if steer.positions.kind == "generated" else _of_answer
+    around = beside(interventions, *steers)
+    late = all(steer.positions.kind == "generated" for steer in steers)
+    measure = _of_text if late else _of_answer if len(steers) == 1 else _of_many
     if randoms and (progress is not None or proceed is not None):
         start = time.perf_counter()
-        own = measure(live, asked, steer, doses, around, 0, seed, cancelled)
+        own = measure(live, asked, steers, doses, around, 0, seed, cancelled)
         seconds = (time.perf_counter() - start) * randoms
         if progress is not None:
             progress(own)
         if proceed is not None and seconds > ASK and not proceed(seconds):
             return own
-    return measure(live, asked, steer, doses, around, randoms, seed, cancelled)
+    return measure(live, asked, steers, doses, around, randoms, seed, cancelled)
 
 
 def _of_answer(
     live: LiveModel,
     asked: Asked,
-    steer: Steer,
+    steers: Sequence[Steer],
     doses: Sequence[float],
     around: Sequence[Intervention],
     randoms: int,
@@ -168,6 +171,7 @@ def _of_answer(
     cancelled: Cancelled | None,
 ) -> DoseResponse:
     """The metric and the KL of the prompt's answer, from one batched run of the blocks after the site."""
+    (steer,) = steers
     norm = visible_length(live, steer)
     found = track(live, asked, around, steer, doses, controls=randoms, seed=seed, norm=norm, cancelled=cancelled)
     rows = found.rows
@@ -177,6 +181,39 @@ def _of_answer(
     return DoseResponse(
         steer, found.strengths, rows.metric, rows.kl, rows.top, rows.probability, found.controls, found.control_kl,
         now, label, reason,
+    )  # fmt: skip
+
+
+def _of_many(
+    live: LiveModel,
+    asked: Asked,
+    steers: Sequence[Steer],
+    doses: Sequence[float],
+    around: Sequence[Intervention],
+    randoms: int,
+    seed: int,
+    cancelled: Cancelled | None,
+) -> DoseResponse:
+    """The same for one vector at several places: every strength is a row of whole forwards, with its own edits."""
+    plain = [i for i in around if not any(i is steer for steer in steers)]
+    base = base_of(live, asked, plain, cancelled)
+    edits = _edits(live, around, steers, doses, randoms, seed)
+    still = [c == 0.0 and all(steer.mode != "clamp" for steer in steers) for _ in range(randoms + 1) for c in doses]
+    moving = [edit for edit, rests in zip(edits, still, strict=True) if not rests]
+    found = iter([
+        rows.one(i)
+        for _, logits in whole_texts(live, asked, [()] * len(moving), moving, cancelled)
+        for rows in [rows_of(base, logits[:, asked.position].float())]
+        for i in range(len(logits))
+    ])  # fmt: skip
+    rest = replace(rows_of(base, base.logits), kl=np.zeros(1, np.float32))
+    rows = Rows.join([rest if rests else next(found) for rests in still])
+    n = len(doses)
+    reasons = [reach(live, asked, steer) for steer in steers]
+    return DoseResponse(
+        steers[0], np.array(doses, np.float32), rows.metric[:n], rows.kl[:n], rows.top[:n], rows.probability[:n],
+        rows.metric[n:].reshape(randoms, n), rows.kl[n:].reshape(randoms, n), float(rest.metric[0]),
+        asked.metric.label, reasons[0] if all(reasons) else "",
     )  # fmt: skip
 
 
@@ -192,9 +229,13 @@ def doses_of(strengths: Sequence[float]) -> list[float]:
     return doses
 
 
-def beside(interventions: Sequence[Intervention], steer: Steer) -> list[Intervention]:
-    """What is on, with `steer` itself in the place of this very push, at whatever strength that is on."""
-    return [steer if isinstance(i, Steer) and i.at(1.0) == steer else i for i in interventions]
+def beside(interventions: Sequence[Intervention], *steers: Steer) -> list[Intervention]:
+    """What is on, with each of `steers` itself in the place of this very push, at whatever strength that is on."""
+
+    def own(i: Intervention) -> Intervention:
+        return next((s for s in steers if i.at(1.0) == s), i) if isinstance(i, Steer) else i
+
+    return [own(i) for i in interventions]
 
 
 def visible_length(live: LiveModel, steer: Steer) -> float:
@@ -209,7 +250,7 @@ def visible_length(live: LiveModel, steer: Steer) -> float:
 def _of_text(
     live: LiveModel,
     asked: Asked,
-    steer: Steer,
+    steers: Sequence[Steer],
     doses: Sequence[float],
     around: Sequence[Intervention],
     randoms: int,
@@ -217,30 +258,46 @@ def _of_text(
     cancelled: Cancelled | None,
 ) -> DoseResponse:
     """The metric and the KL, as means over greedy text at every strength: the prompt's own answer cannot move."""
-    own = steer.vector.values
-    drawn = np.random.default_rng(seed).standard_normal((randoms, *own.shape))
-    sizes = np.linalg.norm(drawn.reshape(randoms, own.size), axis=-1).reshape(-1, *[1] * own.ndim)
-    pushes = [own, *(drawn * (visible_length(live, steer) / sizes)).astype(np.float32)]
-    edits = [pushed_beside(around, steer, v, c) for v in pushes for c in doses]
-    plain = [i for i in around if i is not steer]
+    edits = _edits(live, around, steers, doses, randoms, seed)
+    plain = [i for i in around if not any(i is steer for steer in steers)]
     metric, kl, top, share = text_means(live, asked, edits, plain, cancelled)
     n = len(doses)
     zero = doses.index(0.0) if 0.0 in doses else None
     baseline = metric[zero] if zero is not None else text_means(live, asked, [plain], plain, cancelled)[0][0]
     return DoseResponse(
-        steer, np.array(doses, np.float32), metric[:n], kl[:n], top[:n], share[:n],
+        steers[0], np.array(doses, np.float32), metric[:n], kl[:n], top[:n], share[:n],
         metric[n:].reshape(randoms, n), kl[n:].reshape(randoms, n), float(baseline),
         f"{asked.metric.label}, mean over {TEXT_TOKENS} generated tokens",
     )  # fmt: skip
 
 
+def _edits(
+    live: LiveModel,
+    around: Sequence[Intervention],
+    steers: Sequence[Steer],
+    doses: Sequence[float],
+    randoms: int,
+    seed: int,
+) -> list[list[Intervention]]:
+    """What is on in every row: the vector at every strength, then random ones of its norm."""
+    first = steers[0].vector.values
+    drawn = np.random.default_rng(seed).standard_normal((randoms, *first.shape))
+    sizes = np.linalg.norm(drawn.reshape(randoms, first.size), axis=-1).reshape(-1, *[1] * first.ndim)
+    others = (drawn * (visible_length(live, steers[0]) / sizes)).astype(np.float32)
+    return [pushed_beside(around, steers, values, c) for values in (None, *others) for c in doses]
+
+
 def pushed_beside(
-    around: Sequence[Intervention], steer: Steer, values: FloatArray, strength: float
+    around: Sequence[Intervention], steers: Sequence[Steer], values: FloatArray | None, strength: float
 ) -> list[Intervention]:
-    """What is on, with `steer` at a strength (and with other numbers) in its place, or after the rest."""
-    push = Steer(steer.site, values, strength, steer.mode, steer.positions, steer.name, steer.origin)
-    placed = [push if i is steer else i for i in around]
-    return placed if any(i is steer for i in around) else [*placed, push]
+    """What is on, with `steers` at a strength (and with other numbers) in their places, or after the rest."""
+
+    def push(steer: Steer) -> Steer:
+        vector = steer.vector if values is None else values
+        return Steer(steer.site, vector, strength, steer.mode, steer.positions, steer.name, steer.origin)
+
+    placed = [next((push(s) for s in steers if i is s), i) for i in around]
+    return [*placed, *(push(s) for s in steers if not any(i is s for i in around))]
 
 
 def text_means(
@@ -274,6 +331,19 @@ def text_means(
 # ---- a vector as an intervention -------------------------------------------------------------------------------------
 
 
+def as_steers(vector: Push, site: str | Site | None = None, positions: Any = None) -> tuple[Steer, ...]:
+    """A vector as interventions of strength 1: one, or one for each place.
+
+    Raises:
+        InterventionError: for anything else.
+    """
+    if isinstance(vector, (SteeringVector, Steer)) or not vector:
+        return (as_steer(vector, site, positions),)  # pyright: ignore[reportArgumentType]  # nothing at all is refused there
+    if site is not None:
+        raise InterventionError("Several pushes have a site each; leave site out.")
+    return tuple(as_steer(one, None, positions) for one in vector)
+
+
 def as_steer(vector: SteeringVector | Steer, site: str | Site | None = None, positions: Any = None) -> Steer:
     """A vector as an intervention of strength 1.
 
@@ -281,18 +351,12 @@ def as_steer(vector: SteeringVector | Steer, site: str | Site | None = None, pos
         InterventionError: for anything else.
     """
     if isinstance(vector, Steer):
-        where = vector.site if site is None else site
-        return replace_steer(vector, where, vector.positions if positions is None else positions)
+        return vector.placed(site, positions=positions).at(1.0)
     if isinstance(vector, SteeringVector):  # pyright: ignore[reportUnnecessaryIsInstance]
         return Steer(
             vector.site if site is None else site, vector, 1.0, positions="content" if positions is None else positions
         )
     raise InterventionError(f"A dose-response curve needs a SteeringVector or a Steer, not {type(vector).__name__}.")
-
-
-def replace_steer(steer: Steer, site: str | Site, positions: Any) -> Steer:
-    """The same push elsewhere, at strength 1."""
-    return Steer(site, steer.vector, 1.0, steer.mode, positions, steer.name, steer.origin)
 
 
 def reach(live: LiveModel, asked: Asked, steer: Steer) -> str:

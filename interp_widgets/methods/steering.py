@@ -290,10 +290,7 @@ def across(live: LiveModel, steer: Steer, over: str | Sequence[int] = "layers") 
         raise InterventionError(f'over is "layers", "writes", or layers as numbers, not {over!r}.')
     for site in sites:
         check_site(live.anatomy, site)
-    return tuple(
-        Steer(site, steer.vector, steer.coefficient, steer.mode, steer.positions, steer.name, steer.origin)
-        for site in sites
-    )
+    return tuple(steer.placed(site) for site in sites)
 
 
 # ---- reading and norms ------------------------------------------------------------------------------------------------

@@ -170,6 +170,22 @@ class Steer:
         """The same push with another strength."""
         return Steer(self.site, self.vector, coefficient, self.mode, self.positions, self.name, self.origin)
 
+    def placed(
+        self,
+        site: str | Site | None = None,
+        mode: str | None = None,
+        positions: PositionSpec | Positions | None = None,
+    ) -> Steer:
+        """The same push at another site, in another mode, or at other positions.
+
+        Raises:
+            InterventionError, SiteError: for what does not exist.
+        """
+        where = self.positions if positions is None else positions
+        at = self.site if site is None else site
+        how = mode or self.mode
+        return Steer(at, self.vector, self.coefficient, how, where, self.name, self.origin)  # pyright: ignore[reportArgumentType]  # Steer checks it
+
     @property
     def label(self) -> str:
         """What a person reads: `steer L1, sentiment × 0.6`."""

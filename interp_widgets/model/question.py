@@ -71,7 +71,12 @@ def _pick(logits: torch.Tensor, ids: tuple[int, ...]) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Asked:
-    """One example, resolved to tokens."""
+    """One example, resolved to tokens.
+
+    Attributes:
+        prompt: as it was written; of a chat, as the template renders it.
+        message: of a chat of one message by the user, its text.
+    """
 
     prompt: str
     tokens: tuple[Token, ...]
@@ -81,6 +86,7 @@ class Asked:
     position: int
     corrupt: tuple[Token, ...] | None = None
     corrupt_prompt: str | None = None
+    message: str | None = None
 
     @property
     def ids(self) -> tuple[int, ...]:

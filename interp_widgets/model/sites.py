@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -31,6 +32,7 @@ _LENS = {
 }  # fmt: skip
 _LENS_BY_PART = {part: name for name, part in _LENS.items()}
 _LAYER = re.compile(r"L(\d+)(?:H(\d+))?(?:\.(.+))?\Z")
+_SPAN = re.compile(r"L(\d{1,6})\s*[-–]\s*L(\d{1,6})\Z")
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)\Z")
 
 
@@ -116,6 +118,42 @@ class Site:
 
     def __str__(self) -> str:
         return self.name
+
+
+def span(name: str) -> tuple[Site, ...]:
+    """The sites that a name stands for: `"L2"` one, `"L2–L5"` (or `"L2-L5"`) the stream after each of these blocks.
+
+    Raises:
+        SiteError: for a range that runs backwards, or what is not a site.
+
+    Example:
+        >>> [site.name for site in span("L2–L4")]
+        ['L2', 'L3', 'L4']
+    """
+    match = _SPAN.match(name)
+    if match is None:
+        return (Site.parse(name),)
+    first, last = int(match[1]), int(match[2])
+    if first > last:
+        raise SiteError(f"The range {name!r} runs backwards; write it from the lower layer: L{last}–L{first}.")
+    if last - first > 10_000:
+        raise SiteError(f"The range {name!r} has more layers than any model.")
+    return tuple(Site("resid_post", layer) for layer in range(first, last + 1))
+
+
+def span_name(sites: Sequence[Site]) -> str:
+    """The name of one site, of a range of layers, or the names of several, which `span` reads back if it is one of the first two.
+
+    Example:
+        >>> span_name(span("L2-L4"))
+        'L2–L4'
+    """
+    first, last = sites[0], sites[-1]
+    if len(sites) > 1 and first.layer is not None and last.layer is not None:
+        whole = tuple(Site("resid_post", layer) for layer in range(first.layer, last.layer + 1))
+        if tuple(sites) == whole:
+            return f"{first.name}–{last.name}"
+    return ", ".join(site.name for site in sites)
 
 
 def _parse_short(name: str) -> Site | None:

@@ -123,8 +123,12 @@ def _ask(wishes: Wishes, session: Session, intent: Intent) -> None:
     if not isinstance(prompt, str) or len(prompt) > _TEXT:
         raise PromptError("A prompt is a text of at most a million characters.")
     target, foil = _tokens(intent, "target"), _tokens(intent, "foil")
-
-    wishes.later(session, intent, lambda: session.ask(prompt, target, foil))
+    if intent.args.get("chat") is True:
+        if not prompt.strip():
+            raise PromptError("The message is empty; type a few words first.")
+        wishes.later(session, intent, lambda: session.ask([{"role": "user", "content": prompt}], target, foil))
+    else:
+        wishes.later(session, intent, lambda: session.ask(prompt, target, foil))
 
 
 def _clear(_wishes: Wishes, session: Session, _intent: Intent) -> None:

@@ -15,6 +15,7 @@ from interp_widgets.methods.strength_map import StrengthMap, strength_map
 from interp_widgets.model.interventions import Intervention, Steer
 from interp_widgets.model.live import LiveModel
 from interp_widgets.model.question import Asked
+from interp_widgets.model.sites import span_name
 from interp_widgets.session import Session, Snapshot
 from interp_widgets.widgets.wire import Json
 
@@ -27,13 +28,14 @@ class Aim:
     """One vector as it is set now, at strength 1, and all that its curve depends on.
 
     Attributes:
+        steers: one for every layer of its range.
         around: what is on, this push in its place among it when it is on too.
         weights: the fingerprint of the model.
         residual: the mean residual norm where the vector was made; None where it acts elsewhere.
     """
 
     name: str
-    steer: Steer
+    steers: tuple[Steer, ...]
     examples: tuple[Asked, ...]
     around: tuple[Intervention, ...]
     weights: Hashable
@@ -43,9 +45,24 @@ class Aim:
     def key(self) -> Hashable:
         """Equal keys, equal curves."""
         asked = tuple((a.tokens, a.position, a.metric) for a in self.examples)
-        there = beside(self.around, self.steer)
-        there = there if self.steer in there else [*there, self.steer]  # off or never moved: it would act last
-        return self.steer, asked, tuple(there), self.weights
+        there = beside(self.around, *self.steers)
+        there += [steer for steer in self.steers if steer not in there]  # off or never moved: they would act last
+        return self.steers, asked, tuple(there), self.weights
+
+    @property
+    def push(self) -> Steer | tuple[Steer, ...]:
+        """What is tried at every strength."""
+        return self.steers[0] if len(self.steers) == 1 else self.steers
+
+    @property
+    def site(self) -> str:
+        """Where it acts, in a name."""
+        return span_name([steer.site for steer in self.steers])
+
+    @property
+    def others(self) -> list[Intervention]:
+        """What is on beside it."""
+        return [i for i in beside(self.around, *self.steers) if not any(i is steer for steer in self.steers)]
 
 
 def aims(session: Session, snapshot: Snapshot) -> list[Aim]:
@@ -54,11 +71,9 @@ def aims(session: Session, snapshot: Snapshot) -> list[Aim]:
     weights = session.model.fingerprint()
     found: list[Aim] = []
     for name, vector in session.vectors.items():
-        entry = session.now.entry(f"strength:{name}")
-        steer = entry.intervention if entry is not None else None
-        steer = steer if isinstance(steer, Steer) else Steer(vector.site, vector, 0.0, name=name)
-        here = vector.residual if steer.site == vector.site else None
-        found.append(Aim(name, steer.at(1.0), snapshot.question.examples, snapshot.interventions, weights, here))
+        steers = tuple(steer.at(1.0) for steer, _ in session.steering(name))
+        here = vector.residual if steers[0].site == vector.site else None
+        found.append(Aim(name, steers, snapshot.question.examples, snapshot.interventions, weights, here))
     return found
 
 
@@ -88,8 +103,9 @@ class Curves:
         key, curve = self.curves.get(aim.name, (None, None))
         if key == aim.key and curve is not None and (curve["whole"] or not proceed(curve["seconds"])):
             return bool(curve["whole"])
-        stream = aim.steer.vector.shape == (live.anatomy.d_model,)
-        residual = aim.residual or (residual_norm(live, aim.steer.site) if stream else None)
+        first_of = aim.steers[0]
+        stream = first_of.vector.shape == (live.anatomy.d_model,)
+        residual = aim.residual or (residual_norm(live, first_of.site) if stream else None)
         refused: list[float] = []
 
         def may(seconds: float) -> bool:
@@ -99,14 +115,14 @@ class Curves:
             return allowed
 
         def keep(found: Sequence[DoseResponse], *, whole: bool) -> None:
-            told = _curve(_mean(found), residual) | {"whole": whole, "seconds": max(refused, default=0.0)}
+            told = _curve(_mean(found), aim, residual) | {"whole": whole, "seconds": max(refused, default=0.0)}
             self.curves[aim.name] = (aim.key, told)
             tell()
 
         first = aim.examples[0]
         done = [
             dose_response(
-                live, asked, aim.steer, interventions=aim.around, cancelled=cancelled,
+                live, asked, aim.push, interventions=aim.around, cancelled=cancelled,
                 progress=(lambda own: keep([own], whole=False)) if asked is first and len(aim.examples) == 1 else None,
                 proceed=may,
             )
@@ -122,7 +138,7 @@ class Curves:
         asked = aim.examples[0]
         if not proceed(seconds_for(live, asked, SAMPLES + 2 * len(STRENGTHS), TOKENS, cancelled)):
             return False
-        found = coherence(live, asked, aim.steer, interventions=aim.around, cancelled=cancelled)
+        found = coherence(live, asked, aim.push, interventions=aim.around, cancelled=cancelled)
         self.texts[aim.name] = (aim.key, _broken(found))
         return True
 
@@ -135,7 +151,7 @@ class Curves:
             self.map = (aim.key, _map(aim, found, done=share >= 1.0))
             tell(share)
 
-        strength_map(live, aim.examples[0], aim.steer, interventions=aim.around, progress=keep, cancelled=cancelled)
+        strength_map(live, aim.examples[0], aim.steers[0], interventions=aim.others, progress=keep, cancelled=cancelled)
 
 
 def _mean(found: Sequence[DoseResponse]) -> DoseResponse:
@@ -156,11 +172,11 @@ def _mean(found: Sequence[DoseResponse]) -> DoseResponse:
     )  # fmt: skip
 
 
-def _curve(response: DoseResponse, residual: float | None) -> Json:
+def _curve(response: DoseResponse, aim: Aim, residual: float | None) -> Json:
     arrays = ("strengths", "metric", "kl", "random_low", "random_high")
     told: Json = {name: np.asarray(getattr(response, name), dtype=np.float32) for name in arrays}
     about = {"label": response.label, "reason": response.reason, "randoms": len(response.random_metric)}
-    return told | about | {"site": response.steer.site.name, "residual": residual}
+    return told | about | {"site": aim.site, "residual": residual}
 
 
 def _broken(found: Coherence) -> Json:

@@ -9,6 +9,7 @@ from interp_widgets.model.interventions import Ablate, Edit, Intervention, Steer
 from interp_widgets.model.live import LiveModel
 from interp_widgets.model.question import Question, Token
 from interp_widgets.model.receipts import Receipt
+from interp_widgets.model.sites import span_name
 from interp_widgets.moment import Entry
 from interp_widgets.session import Session
 from interp_widgets.version import __version__
@@ -50,6 +51,7 @@ def _model(live: LiveModel) -> Json:
         "heads": heads,
         "dtype": str(live.dtype).removeprefix("torch."),
         "device": str(live.device),
+        "chat": bool(getattr(live.tokenizer, "chat_template", None)),
         "notes": [f"{feature} off: {reason}" for feature, reason in live.report.off.items()],
     }
 
@@ -58,6 +60,7 @@ def _question(question: Question) -> Json:
     first = question.first
     return {
         "prompt": first.prompt,
+        "message": first.message,
         "tokens": [token_of(t) for t in first.tokens],
         "position": first.position,
         "target": [token_of(t) for t in first.target],
@@ -87,18 +90,18 @@ def intervention_of(entry: Entry) -> Json:
 
 def _vector(session: Session, name: str) -> Json:
     vector = session.vectors[name]
-    entry = session.now.entry(f"strength:{name}")
-    steer = entry.intervention if entry is not None and isinstance(entry.intervention, Steer) else None
+    group = session.steering(name)
+    steer, on = group[0]
     return {
         "name": name,
-        "site": steer.site.name if steer else vector.site.name,
+        "site": span_name([s.site for s, _ in group]),
         "norm": vector.norm,
         "residual_norm": vector.residual or 0.0,
-        "coefficient": steer.coefficient if steer else 0.0,
-        "on": entry.on if entry is not None else True,
+        "coefficient": steer.coefficient,
+        "on": on,
         "limit": _LIMIT,
-        "mode": steer.mode if steer else "add",
-        "positions": str(steer.positions) if steer else "content",
+        "mode": steer.mode,
+        "positions": str(steer.positions),
         "source": vector.source,
     }
 

@@ -6,6 +6,8 @@ export type Token = { id: number; text: string; kind: "text" | "special" | "byte
 
 export type Question = {
   prompt: string;
+  /** Of a chat of one message by the user, its text. */
+  message?: string | null;
   tokens: Token[];
   position: number;
   target: Token[];
@@ -77,7 +79,15 @@ export type AblationMode = "mean" | "zero" | "resample";
 
 export type State = {
   version: string;
-  model: { name: string; layers: number; heads: number[]; dtype: string; device: string; notes: string[] };
+  model: {
+    name: string;
+    layers: number;
+    heads: number[];
+    dtype: string;
+    device: string;
+    chat?: boolean;
+    notes: string[];
+  };
   question: Question | null;
   interventions: Intervention[];
   vectors: Vector[];
@@ -115,7 +125,7 @@ export type Intents = {
   mode: { mode: AblationMode };
   strength: { name: string; value: number; final: boolean };
   vector: { name: string; on: boolean; site: string; positions: string; mode: string };
-  ask: { prompt: string; target: string | string[] | null; foil: string | string[] | null };
+  ask: { prompt: string; target: string | string[] | null; foil: string | string[] | null; chat?: boolean };
   clear: Record<string, never>;
   undo: Record<string, never>;
   redo: Record<string, never>;

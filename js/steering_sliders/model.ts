@@ -122,15 +122,28 @@ export function curveIsStale(
   return then === undefined || circumstances(then, vector) !== circumstances(now, vector);
 }
 
+/** The first and the last layer of a range, "L2–L5"; of one place, that and "". */
+export function endsOf(site: string): [string, string] {
+  const [, first, last] = /^(L\d+)–(L\d+)$/.exec(site) ?? [];
+  return first === undefined || last === undefined ? [site, ""] : [first, last];
+}
+
+/** Its name; a last layer that is not above the first makes no range. */
+export function siteOf(first: string, last: string): string {
+  const [from, to] = [first, last].map((name) => (/^L\d+$/.test(name) ? Number(name.slice(1)) : Number.NaN));
+  return Number(to) > Number(from) ? `${first}–${last}` : first;
+}
+
 /** The same strength in three units: of the vector as stored, as a length, and against the residual stream it is added to. */
 export function unitsOf(vector: Vector, curve?: Response): string {
   const length = Math.abs(vector.coefficient) * vector.norm;
   // The vector knows the norm where it was made; elsewhere it is measured with the curve.
   const norm = curve?.site === vector.site ? (curve.residual ?? vector.residual_norm) : vector.residual_norm;
-  const share =
-    norm > 0 ? ` = ${percent(length / norm)} % of the residual norm at ${vector.site}` : ` at ${vector.site}`;
+  const [first, last] = endsOf(vector.site);
+  const again = last === "" ? "" : `, and again after every block to ${last}`;
+  const share = norm > 0 ? ` = ${percent(length / norm)} % of the residual norm` : "";
   const what = /diff/i.test(vector.source) ? "difference" : "vector";
-  return `${signed(vector.coefficient)} × ${what} = length ${num(length)}${share}`;
+  return `${signed(vector.coefficient)} × ${what} = length ${num(length)}${share} at ${first}${again}`;
 }
 
 /** The values the curve runs through, for its caption: "−1.20 … 4.89". */

@@ -6,7 +6,17 @@ import { num } from "../kit/format.ts";
 import { type Slider, slider } from "../kit/slider.ts";
 import type { Vector } from "../session/protocol.ts";
 import type { ViewContext } from "../session/shell.ts";
-import { curveIsStale, type Response, reading, spanOf, type Traits, textWords, unitsOf } from "./model.ts";
+import {
+  curveIsStale,
+  endsOf,
+  type Response,
+  reading,
+  siteOf,
+  spanOf,
+  type Traits,
+  textWords,
+  unitsOf,
+} from "./model.ts";
 
 const POSITIONS = ["content", "all", "prompt", "generated", "prompt[-1]", "gen[:8]"];
 const MODES = ["add", "project_out", "clamp", "keep_norm"];
@@ -32,6 +42,7 @@ export function vectorRow(context: ViewContext<Traits>, curves: Curves): Row {
   );
   const on = el("input", "iw-check", { type: "checkbox", "aria-label": "on" });
   const layer = choice("layer");
+  const last = choice("last layer");
   const positions = choice("positions");
   const typed = el("input", "iw-positions", {
     type: "text",
@@ -54,6 +65,7 @@ export function vectorRow(context: ViewContext<Traits>, curves: Curves): Row {
     {},
     el("label", "iw-inline", {}, on, "on"),
     layer,
+    last,
     mode,
     positions,
     typed,
@@ -71,14 +83,14 @@ export function vectorRow(context: ViewContext<Traits>, curves: Curves): Row {
     if (vector === null) return;
     intent("vector", `vector:${vector.name}`, {
       name: vector.name,
-      site: layer.value,
+      site: siteOf(layer.value, last.value),
       on: on.checked,
       positions: where,
       mode: mode.value,
     });
   }
   const chosen = (): string => (positions.value === OTHER ? (vector?.positions ?? "content") : positions.value);
-  for (const control of [on, layer, mode]) control.addEventListener("change", () => send(chosen()));
+  for (const control of [on, layer, last, mode]) control.addEventListener("change", () => send(chosen()));
   positions.addEventListener("change", () => {
     show(typed, positions.value === OTHER);
     if (positions.value === OTHER) typed.focus();
@@ -120,7 +132,12 @@ export function vectorRow(context: ViewContext<Traits>, curves: Curves): Row {
       setAttributes(node, { "aria-label": `vector ${next.name}` });
       node.classList.toggle("iw-row-off", !next.on);
       on.checked = next.on;
-      options(layer, layersOf(now?.model.layers ?? 0), next.site);
+      const count = now?.model.layers ?? 0;
+      const [from, to] = endsOf(next.site);
+      options(layer, layersOf(count), from);
+      const after = layersOf(count).slice(1 + layersOf(count).indexOf(from));
+      options(last, ["", ...after], to, (value) => (value === "" ? "only there" : `to ${value}`));
+      show(last, /^L\d+$/.test(from) && after.length > 0);
       options(mode, MODES, next.mode);
       if (moved || positions.value !== OTHER) {
         options(positions, [...POSITIONS, OTHER], next.positions);
@@ -167,7 +184,12 @@ function choice(name: string): HTMLSelectElement {
 }
 
 /** A setting made from Python may be one that is not in the list: then it is shown too. */
-function options(select: HTMLSelectElement, known: readonly string[], chosen: string): void {
+function options(
+  select: HTMLSelectElement,
+  known: readonly string[],
+  chosen: string,
+  named = (value: string): string => value.replace("_", " "),
+): void {
   const all = known.includes(chosen) ? known : [chosen, ...known];
   reconcile(
     select,
@@ -175,7 +197,7 @@ function options(select: HTMLSelectElement, known: readonly string[], chosen: st
     () => el("option"),
     (option, value) => {
       option.value = value;
-      setText(option, value.replace("_", " "));
+      setText(option, named(value));
     },
   );
   if (select.value !== chosen) select.value = chosen;

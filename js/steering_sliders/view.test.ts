@@ -190,7 +190,7 @@ test("layer, mode and typed positions are sent whole; a refused rule stays in it
   };
   choose("layer", "L3");
   choose("mode", "keep_norm");
-  expect(kernel.handled.at(-1)?.args).toMatchObject({ site: "L1", mode: "keep_norm", positions: "content" });
+  expect(kernel.handled.at(-1)?.args).toMatchObject({ site: "L3", mode: "keep_norm", positions: "content" });
   const count = kernel.handled.length;
   choose("positions", "other…");
   expect(kernel.handled.length).toBe(count);
@@ -235,4 +235,34 @@ test("a map on request: a cell is read, and pressed it steers there", async () =
   ]);
   click(buttonNamed(view, "Close"));
   expect(part.hidden).toBe(true);
+});
+
+test("a vector acts on a range of layers, said in its units, and one place again", async () => {
+  const { root, kernel } = await openPage(["SteeringSliders"]);
+  const view = root("SteeringSliders");
+  const row = find(view, '[data-iw="vector"]');
+  const [first, last] = ["layer", "last layer"].map((name) =>
+    find<HTMLSelectElement>(row, `select[aria-label="${name}"]`),
+  );
+  const choose = (select: HTMLSelectElement | undefined, value: string): void => {
+    if (select === undefined) throw new Error("no such menu");
+    select.value = value;
+    select.dispatchEvent(new Event("change"));
+  };
+  expect([...(last?.options ?? [])].map((one) => one.text)).toEqual(["only there", "to L2", "to L3"]);
+  choose(last, "L3");
+  expect(kernel.handled.at(-1)?.args.site).toBe("L1–L3");
+  expect([first?.value, last?.value]).toEqual(["L1", "L3"]);
+  move(range(view), "0.5", "change");
+  expect(row.textContent).toContain("of the residual norm at L1, and again after every block to L3");
+  choose(first, "L0");
+  expect(kernel.handled.at(-1)?.args.site).toBe("L0–L3");
+  choose(last, "");
+  expect(kernel.handled.at(-1)?.args.site).toBe("L0");
+  choose(last, "L1");
+  choose(first, "L3");
+  expect(kernel.handled.at(-1)?.args.site).toBe("L3");
+  expect(last?.hidden).toBe(true);
+  choose(first, "embed");
+  expect([kernel.handled.at(-1)?.args.site, last?.hidden]).toEqual(["embed", true]);
 });

@@ -197,7 +197,7 @@ export class FakeKernel {
   #settings(args: Args): void {
     const vector = this.state.vectors.find((one) => one.name === args.name);
     if (vector === undefined) return;
-    Object.assign(vector, { on: args.on, positions: args.positions, mode: args.mode });
+    Object.assign(vector, { site: args.site, on: args.on, positions: args.positions, mode: args.mode });
     this.#steer(vector);
   }
 

@@ -119,6 +119,29 @@ test("a question that is refused keeps every letter typed, says why, and can be 
   expect(kernel.state.question?.prompt).toBe("A new prompt, typed with care");
 });
 
+test("a message is asked as a chat where the tokenizer has a template, and comes back as it was typed", async () => {
+  for (const has of [false, true]) {
+    const { root, kernel } = await openPage(["HeadAblation"], {}, (made) => {
+      made.state.model.chat = has;
+    });
+    const view = root("HeadAblation");
+    click(buttonNamed(view, "Edit question"));
+    const box = find<HTMLInputElement>(view, '.iw-form input[type="checkbox"]');
+    const prompt = find<HTMLTextAreaElement>(view, 'textarea[aria-label="prompt"]');
+    expect([box.closest("label")?.hidden, box.checked]).toEqual([!has, false]);
+    if (!has) continue;
+    box.checked = true;
+    prompt.value = "Who is there?";
+    click(buttonNamed(view, "Ask"));
+    expect(kernel.handled.at(-1)?.args).toMatchObject({ prompt: "Who is there?", chat: true });
+    if (kernel.state.question !== null)
+      Object.assign(kernel.state.question, { prompt: "<user> Who is there? <end>", message: "Who is there?" });
+    kernel.publish();
+    click(buttonNamed(view, "Edit question"));
+    expect([prompt.value, box.checked]).toEqual(["Who is there?", true]);
+  }
+});
+
 test("a refusal that comes after the form has closed opens it again with its text", async () => {
   const { root, session, kernel } = await openPage(["HeadAblation"]);
   const view = root("HeadAblation");

@@ -128,7 +128,7 @@ def test_a_click_during_a_sweep_paints_the_exact_number_within_a_forward_and_a_h
     with chromium.open(lab, cells, width=1400, height=1800) as notebook:
         notebook.run_all()
         notebook.view("HeadAblation").locator('[data-iw="metric"][data-value]').wait_for(timeout=60_000)
-        yardstick, clicks = Yardstick(notebook), list[dict[str, float]]()
+        yardstick, clicks, shown = Yardstick(notebook), list[dict[str, float]](), 0.0
         for head in range(9):  # each goes off in the first layer while the others stay off: the whole model runs
             if head % 3 == 0:
                 notebook.calm(240)

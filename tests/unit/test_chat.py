@@ -104,3 +104,40 @@ def test_where_text_breaks_is_measured_on_the_conversation(session: iw.Session, 
     assert session.question is not None
     found = coherence(session.model, session.question.first, push, [0.0, 3.0], tokens=8, samples=20)
     assert len(found.texts) == 2
+
+
+def test_a_page_asks_a_message_through_the_template_and_gets_its_own_words_back_to_edit(
+    wire: Wire, session: iw.Session
+) -> None:
+    iw.HeadAblation(session, mode="zero")
+    page = open_page(wire, session)
+    page.calm()
+    assert page.state["model"]["chat"] is True
+    assert page.state["question"]["message"] is None, "a conversation of three messages is not one"
+    page.wish("ask", "ask", prompt="w5 w9", target="w11", foil="w13", chat=True)
+    page.wait(lambda: page.state["question"]["message"] == "w5 w9", "the message")
+    page.calm()
+    assert [t["text"] for t in page.state["question"]["tokens"]] == ["w50", "w51", "w5", "w9", "w53", "w50", "w52"]
+    assert [t["kind"] for t in page.state["question"]["tokens"]] == [
+        "text" if n in (2, 3) else "special" for n in range(7)
+    ]
+    before = session.question
+    refused = page.wish("ask", "ask", prompt="  ", target=None, foil=None, chat=True)
+    page.wait(lambda: page.refusal(refused) is not None, "a refusal")
+    assert "empty" in str(page.refusal(refused))
+    assert session.question is before
+    page.wish("ask", "ask", prompt="w5 w9", target="w11", foil="w13", chat=False)
+    page.wait(lambda: len(page.state["question"]["tokens"]) == 2, "the plain prompt")
+    assert page.state["question"]["message"] is None
+
+
+def test_where_there_is_no_template_a_message_is_refused_in_a_sentence(wire: Wire) -> None:
+    session = iw.open(tiny_models.gpt2(), tiny_models.tokenizer())
+    session.ask("w5 w9", target="w11", foil="w13")
+    iw.HeadAblation(session, mode="zero")
+    page = open_page(wire, session)
+    assert page.state["model"]["chat"] is False
+    refused = page.wish("ask", "ask", prompt="w5 w9", target=None, foil=None, chat=True)
+    page.wait(lambda: page.refusal(refused) is not None, "a refusal")
+    assert "chat template" in str(page.refusal(refused))
+    session.close()

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from interp_widgets.methods.coherence import Coherence, coherence, with_coherence
+from interp_widgets.methods.coherence import Coherence, coherence, plain_text, with_coherence
 from interp_widgets.methods.continuations import joined_text, plain_scores, repeated, written
 from interp_widgets.methods.dose_response import STRENGTHS, DoseResponse, dose_response
-from interp_widgets.methods.steering import SteeringVector, plain_vector
+from interp_widgets.methods.steering import SteeringVector, across, plain_vector
 from interp_widgets.methods.strength_map import StrengthMap, strength_map
 from interp_widgets.model.errors import CancelledError, InterventionError, SiteError
 from interp_widgets.model.generate import generate
@@ -64,6 +64,37 @@ def test_the_curve_is_the_answer_at_every_strength(live: LiveModel, asked: Asked
         assert curve.top[n, 0] == int(steered.argmax())
     with pytest.raises(InterventionError, match="Strength 0.1 was not run"):
         curve.at(0.1)
+
+
+def test_the_curve_of_a_range_of_layers_moves_all_of_them_and_keeps_what_else_is_on(
+    live: LiveModel, asked: Asked, vector: SteeringVector
+) -> None:
+    on, other = Ablate("L0H1", "zero"), Steer("L2.attn", V[::-1].copy(), 0.3)
+    pushes = across(live, Steer("L0", vector), range(3))
+    state = [pushes[0].at(0.7), on, *(push.at(0.7) for push in pushes[1:]), other]
+    curve = dose_response(live, asked, pushes, [-1.0, 0.0, 0.6], state, randoms=3, seed=5)
+    without = live.answer(asked, [on, other]).logits.log_softmax(-1)
+    for n, strength in enumerate((-1.0, 0.0, 0.6)):
+        there = [push.at(strength) for push in pushes]
+        steered = live.answer(asked, [there[0], on, *there[1:], other]).logits
+        assert curve.metric[n] == pytest.approx(float(asked.metric.of(steered[None])[0]), abs=1e-4)
+        assert curve.kl[n] == pytest.approx(
+            float((without.exp() * (without - steered.log_softmax(-1))).sum()), abs=1e-4
+        )
+        assert curve.top[n, 0] == int(steered.argmax())
+    assert curve.metric[1] == curve.baseline == metric(live, asked, on, other)
+    assert curve.kl[1] == 0.0
+    one = dose_response(live, asked, pushes[0], [0.6], [on, other], randoms=0)
+    assert abs(curve.metric[2] - one.metric[0]) > 1e-3, "one layer would do the same: the test shows nothing"
+    assert curve.random_metric.shape == (3, 3)
+    assert np.allclose(curve.random_metric[:, 1], curve.baseline)
+    assert len({round(float(value), 4) for value in curve.random_metric[:, 2]}) == 3
+    texts = coherence(live, asked, pushes, [0.6], state, tokens=5, samples=20)
+    seed = plain_text(live, asked, 5, 20, 0).seed
+    (right,) = written(live, asked, [[pushes[0].at(0.6), on, *(p.at(0.6) for p in pushes[1:]), other]], 5, [seed])
+    assert texts.texts == (joined_text(live, right),)
+    with pytest.raises(InterventionError, match="have a site each"):
+        dose_response(live, asked, pushes, site="L1")
 
 
 def test_random_vectors_of_equal_norm_stand_beside_it(live: LiveModel, asked: Asked, vector: SteeringVector) -> None:

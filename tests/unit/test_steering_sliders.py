@@ -13,6 +13,7 @@ import interp_widgets as iw
 from interp_widgets.methods import dose_response as dose_response_module
 from interp_widgets.methods.coherence import coherence
 from interp_widgets.methods.dose_response import dose_response
+from interp_widgets.methods.steering import across
 from interp_widgets.model.interventions import Steer
 from interp_widgets.model.positions import Positions
 from interp_widgets.widgets import steering_curves, steering_sliders
@@ -88,6 +89,77 @@ def test_a_written_token_says_of_what_kind_it_is(bench: Bench) -> None:
     written = bench.page.panel(bench.view)["data"]["continuation"]["plain"]
     assert written
     assert [one["kind"] for one in written] == [bench.session.model.tokens.token(one["id"]).kind for one in written]
+
+
+# ---- a range of layers --------------------------------------------------------------------------------------------------
+
+
+def place(bench: Bench, site: str) -> int:
+    """Choose where the vector acts, as its row does."""
+    args = {"name": "push", "on": True, "site": site, "positions": "content", "mode": "add"}
+    return bench.page.wish("vector", "vector:push", **args)
+
+
+def test_a_slider_over_a_range_of_layers_moves_all_of_them_as_one(bench: Bench) -> None:
+    live, vector = bench.session.model, bench.session.vectors["push"]
+    bench.page.drag(0.8, final=True)
+    bench.page.calm()
+    place(bench, "L0–L2")
+    bench.page.calm()
+    shown = bench.page.state["vectors"][0]
+    assert (shown["site"], shown["coefficient"]) == ("L0–L2", 0.8)
+    before = bench.steps
+    for value in (0.3, 0.5):
+        bench.page.drag(value)
+    bench.page.drag(0.6, final=True)
+    bench.page.calm()
+    assert bench.steps == [*before, "push +0.60"]
+    wanted = across(live, Steer("L1", vector, 0.6, name="push"), range(3))
+    assert bench.session.interventions == wanted
+    assert bench.session.question is not None
+    asked = bench.session.question.first
+    right = float(asked.metric.of(live.answer(asked, wanted).logits[None])[0])
+    assert bench.page.metric == pytest.approx(right, abs=1e-6)
+    told = curve(bench)
+    assert (told["site"], told["old"]) == ("L0–L2", False)
+    np.testing.assert_allclose(told["metric"], dose_response(live, asked, wanted).metric, atol=1e-5)
+    again = iw.Session.from_json(bench.session.to_json(), live.module, live.tokenizer)
+    assert again.interventions == wanted
+    again.close()
+    bench.page.wish("undo", "undo")
+    bench.page.calm()
+    assert [i.coefficient for i in bench.session.interventions if isinstance(i, Steer)] == [0.8] * 3
+    place(bench, "L2")
+    bench.page.calm()
+    assert [(i.site.name, i.coefficient) for i in bench.session.interventions if isinstance(i, Steer)] == [("L2", 0.8)]
+
+
+def test_what_python_put_on_several_places_stays_there_when_the_slider_moves(bench: Bench) -> None:
+    live, vector = bench.session.model, bench.session.vectors["push"]
+    bench.session.set(*across(live, Steer("L1", vector, 0.4, "project_out", name="push"), "writes"))
+    bench.page.calm()
+    site = bench.page.state["vectors"][0]["site"]
+    bench.page.drag(0.9, final=True)
+    assert bench.page.wish(
+        "vector", "vector:push", name="push", on=True, site=site, positions="all", mode="project_out"
+    )
+    bench.page.calm()
+    found = [i for i in bench.session.interventions if isinstance(i, Steer)]
+    assert [i.site for i in found] == [i.site for i in across(live, found[0], "writes")]
+    assert {(i.coefficient, i.mode, str(i.positions)) for i in found} == {(0.9, "project_out", "all")}
+
+
+@pytest.mark.parametrize(
+    ("site", "words"), [("L2–L0", "backwards"), ("L1–L7", "L3"), ("L0–L999999", "more layers"), ("L0–", "not a site")]
+)
+def test_a_range_that_does_not_exist_is_refused_in_a_sentence_and_changes_nothing(
+    bench: Bench, site: str, words: str
+) -> None:
+    before = bench.session.interventions
+    refused = place(bench, site)
+    bench.page.wait(lambda: bench.page.refusal(refused) is not None, "a refusal")
+    assert words in str(bench.page.refusal(refused))
+    assert bench.session.interventions == before
 
 
 # ---- what is drawn ------------------------------------------------------------------------------------------------------

@@ -45,6 +45,8 @@ export function questionForm<T extends ViewTraits>(
   const cancel = button("Cancel");
   const alert = alertLine();
   const hint = el("span", "iw-honest", {}, "a leading space belongs to the token · Ctrl+Enter asks");
+  const chat = el("input", "", { type: "checkbox" });
+  const asChat = el("label", "iw-honest", {}, chat, " as a chat message");
   const fields = el("div", "iw-form-row", {}, target.node, foil.node);
   const node = el(
     "div",
@@ -52,12 +54,14 @@ export function questionForm<T extends ViewTraits>(
     { role: "group", "aria-label": "question" },
     label("Prompt", prompt),
     fields,
-    el("div", "iw-form-row", {}, ask, cancel, hint),
+    el("div", "iw-form-row", {}, ask, cancel, asChat, hint),
     alert.node,
   );
 
   function fill(question: Question | null): void {
-    prompt.value = question?.prompt ?? "";
+    const message = question?.message ?? null;
+    chat.checked = message !== null;
+    prompt.value = message ?? question?.prompt ?? "";
     target.input.value = writeField(question?.target ?? []);
     foil.input.value = writeField(question?.foil ?? []);
     target.preview();
@@ -68,6 +72,7 @@ export function questionForm<T extends ViewTraits>(
     sent.value = true;
     intent("ask", "ask", {
       prompt: prompt.value,
+      chat: chat.checked,
       target: readField(target.input.value),
       foil: readField(foil.input.value),
     });
@@ -107,6 +112,7 @@ export function questionForm<T extends ViewTraits>(
     setText(ask, pending.value.has("ask") ? "Asking …" : "Ask");
   });
   watch(() => {
+    show(asChat, state.value?.model.chat === true);
     show(node, open.value);
     toggle.setAttribute("aria-expanded", String(open.value));
   });
