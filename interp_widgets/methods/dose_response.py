@@ -337,11 +337,12 @@ def as_steers(vector: Push, site: str | Site | None = None, positions: Any = Non
     Raises:
         InterventionError: for anything else.
     """
-    if isinstance(vector, (SteeringVector, Steer)) or not vector:
-        return (as_steer(vector, site, positions),)  # pyright: ignore[reportArgumentType]  # nothing at all is refused there
+    several = isinstance(vector, (list, tuple)) and bool(vector) and all(isinstance(one, Steer) for one in vector)  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not several:
+        return (as_steer(vector, site, positions),)  # pyright: ignore[reportArgumentType]  # anything else is refused there
     if site is not None:
         raise InterventionError("Several pushes have a site each; leave site out.")
-    return tuple(as_steer(one, None, positions) for one in vector)
+    return tuple(as_steer(one, None, positions) for one in vector)  # pyright: ignore[reportGeneralTypeIssues]
 
 
 def as_steer(vector: SteeringVector | Steer, site: str | Site | None = None, positions: Any = None) -> Steer:

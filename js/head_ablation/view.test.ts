@@ -421,7 +421,7 @@ test("switching an edited head back on promises what taking its edits away gives
 test("the number of draws is set where heads are resampled, and nowhere else", async () => {
   const { root, models, kernel } = await openPage(["HeadAblation"]);
   const view = root("HeadAblation");
-  const field = find<HTMLInputElement>(view, 'input[aria-label="draws"]');
+  const field = find<HTMLInputElement>(view, ".iw-draws");
   const room = field.closest("label") as HTMLElement;
   expect([field.value, room.hidden]).toEqual(["4", true]);
   click(buttonNamed(view, "Resample"));

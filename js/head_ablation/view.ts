@@ -155,11 +155,10 @@ function choicesPart({ watch, state, pending }: ViewContext<Traits>, settings: S
   return el("div", "iw-section-tools", {}, colour.node, read.node, drawsPart());
 
   function drawsPart(): HTMLElement {
-    const field = el("input", "iw-menu iw-draws iw-num", {
+    const field = el("input", "iw-menu iw-draws", {
       type: "number",
       min: 1,
       max: MOST_DRAWS,
-      "aria-label": "draws",
       required: true,
     });
     const node = el("label", "iw-choice", { title: DRAWS }, el("span", "iw-muted", {}, "draws"), field);
@@ -175,8 +174,7 @@ function choicesPart({ watch, state, pending }: ViewContext<Traits>, settings: S
 }
 
 const MOST_DRAWS = 64;
-const DRAWS =
-  "from how many prompts that line up with this one each effect is measured, at most; a click takes the first";
+const DRAWS = "prompts per effect, at most; a click takes the first";
 
 /** While a long sweep runs, the head under the pointer is measured next. */
 function askForHovered(context: ViewContext<Traits>, table: { readonly value: { now: Table | null } }): void {

@@ -2,7 +2,7 @@
 
 import { css } from "./colour.ts";
 import { el, setAttributes } from "./dom.ts";
-import { columnsOf, type Layout, type Position, type Shape, siteAt, sizeOf } from "./grid_geometry.ts";
+import { columnsOf, type Layout, nameOf, type Position, type Shape, siteAt, sizeOf } from "./grid_geometry.ts";
 import type { CellLook } from "./grid_look.ts";
 import type { Surface } from "./headgrid.ts";
 
@@ -29,8 +29,8 @@ export function gridButtons(label: string): Surface {
     });
   }
 
-  function header(position: Position, text: string, name: string, role: string): HTMLElement {
-    const one = cellButton(position, "iw-grid-header", name);
+  function header(shape: Shape, position: Position, text: string, role: string): HTMLElement {
+    const one = cellButton(position, "iw-grid-header", nameOf(shape, position));
     one.textContent = text;
     headers.push({ position, node: one });
     return el("div", "iw-grid-slot", { role }, one);
@@ -47,19 +47,10 @@ export function gridButtons(label: string): Surface {
   function line(shape: Shape, row: number): HTMLElement {
     const columns = columnsOf(shape);
     const all = [...Array(columns + (shape.mlp ? 1 : 0)).keys()];
-    const first =
-      row < 0
-        ? el("div", "iw-grid-slot")
-        : header({ row, column: -1 }, `L${row}`, `all heads of layer ${row}`, "rowheader");
+    const first = row < 0 ? el("div", "iw-grid-slot") : header(shape, { row, column: -1 }, `L${row}`, "rowheader");
     const rest = all.map((column) => {
       if (row >= 0) return slot(shape, row, column);
-      const isMlp = column === columns;
-      return header(
-        { row, column },
-        isMlp ? "mlp" : String(column),
-        isMlp ? "all MLPs" : `head ${column} of every layer`,
-        "columnheader",
-      );
+      return header(shape, { row, column }, column === columns ? "mlp" : String(column), "columnheader");
     });
     if (shape.mlp) rest.splice(columns, 0, el("div", "iw-grid-slot"));
     return el("div", "iw-grid-line", { role: "row" }, first, ...rest);

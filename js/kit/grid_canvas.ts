@@ -5,9 +5,9 @@ import { el, setText, show } from "./dom.ts";
 import {
   type Box,
   boxOf,
-  columnsOf,
   exists,
   type Layout,
+  nameOf,
   type Position,
   positionOf,
   type Shape,
@@ -91,19 +91,14 @@ function lay(node: HTMLElement, box: Box): void {
   node.style.height = `${box.height}px`;
 }
 
-function nameOf(shape: Shape, position: Position): string {
-  const site = siteAt(shape, position);
-  if (site !== null) return site;
-  if (position.column < 0) return `all heads of layer ${position.row}`;
-  return position.column === columnsOf(shape) ? "all MLPs" : `head ${position.column} of every layer`;
-}
-
 type Ink = { text: string; line: string; accent: string; hatch: string };
 
 function inkOf(canvas: HTMLCanvasElement): Ink {
   const style = getComputedStyle(canvas);
-  const read = (name: string): string => style.getPropertyValue(name).trim() || "#888";
-  return { text: read("--iw-muted"), line: read("--iw-line"), accent: read("--iw-accent"), hatch: read("--iw-fg") };
+  const [text, line, accent, hatch] = ["muted", "line", "accent", "fg"].map(
+    (name) => style.getPropertyValue(`--iw-${name}`).trim() || "#888",
+  ) as [string, string, string, string];
+  return { text, line, accent, hatch };
 }
 
 function draw(
@@ -164,10 +159,14 @@ function drawDots(context: CanvasRenderingContext2D, dots: HTMLCanvasElement, la
   );
   const down = Array.from({ length: rows }, (_, row) => top + row * pitch);
   const width = (across.at(-1) ?? left) + pitch - left;
-  for (const x of across) for (const edge of [x, x + cell - 1]) context.fillRect(edge, top, 1, height);
-  for (const y of down) for (const edge of [y, y + cell - 1]) context.fillRect(left, edge, width, 1);
-  for (const x of across) context.clearRect(x + cell, top, gap, height);
-  for (const y of down) context.clearRect(left, y + cell, width, gap);
+  for (const [draw, at, size] of [
+    ["fillRect", 0, 1],
+    ["fillRect", cell - 1, 1],
+    ["clearRect", cell, gap],
+  ] as const) {
+    for (const x of across) context[draw](x + at, top, size, height);
+    for (const y of down) context[draw](left, y + at, width, size);
+  }
   if (layout.mlp) context.clearRect(last - layout.aside - gap, top, layout.aside + gap, height);
 }
 
@@ -195,25 +194,36 @@ function drawHeaders(context: CanvasRenderingContext2D, shape: Shape, layout: La
 function drawCell(context: CanvasRenderingContext2D, box: Box, look: CellLook | null, ink: Ink): void {
   context.clearRect(box.x, box.y, box.width, box.height);
   if (look === null) return;
-  const inset = look.selected ? 1 : 0.5;
   context.globalAlpha = look.stale ? 0.5 : 1;
   const colour = css(look.colour);
-  if (look.hollow === true) {
-    const edge = Math.max(1.5, box.width / 5);
-    context.strokeStyle = colour;
-    context.lineWidth = edge;
-    context.strokeRect(box.x + edge / 2, box.y + edge / 2, box.width - edge, box.height - edge);
-  } else if (look.colour !== null) {
+  if (look.hollow) outline(context, box, colour, Math.max(1.5, box.width / 5));
+  else if (look.colour !== null) {
     context.fillStyle = colour;
     context.fillRect(box.x, box.y, box.width, box.height);
   }
   context.globalAlpha = 1;
   if (look.off) hatch(context, box, ink.hatch);
-  context.strokeStyle = look.selected ? ink.accent : ink.line;
-  context.lineWidth = look.selected ? 2 : 1;
-  if (look.colour === null) context.setLineDash([2, 2]);
-  context.strokeRect(box.x + inset, box.y + inset, box.width - 2 * inset, box.height - 2 * inset);
-  if (look.colour === null) context.setLineDash([]);
+  outline(
+    context,
+    box,
+    look.selected ? ink.accent : ink.line,
+    look.selected ? 2 : 1,
+    look.colour === null ? [2, 2] : [],
+  );
+}
+
+/** A line inside a box, along its edge. */
+function outline(
+  context: CanvasRenderingContext2D,
+  { x, y, width, height }: Box,
+  colour: string,
+  line: number,
+  dash: number[] = [],
+): void {
+  context.strokeStyle = colour;
+  context.lineWidth = line;
+  context.setLineDash(dash);
+  context.strokeRect(x + line / 2, y + line / 2, width - line, height - line);
 }
 
 function hatch(context: CanvasRenderingContext2D, box: Box, colour: string): void {
@@ -223,6 +233,7 @@ function hatch(context: CanvasRenderingContext2D, box: Box, colour: string): voi
   context.clip();
   context.strokeStyle = colour;
   context.lineWidth = 1.2;
+  context.setLineDash([]);
   context.beginPath();
   for (let offset = -box.height; offset < box.width; offset += 5) {
     context.moveTo(box.x + offset, box.y + box.height);

@@ -89,6 +89,14 @@ export function siteAt(shape: Shape, position: Position): string | null {
   return position.column === columnsOf(shape) ? `L${position.row}.mlp` : `L${position.row}H${position.column}`;
 }
 
+/** What a cell or a header is called. */
+export function nameOf(shape: Shape, position: Position): string {
+  const site = siteAt(shape, position);
+  if (site !== null) return site;
+  if (position.column < 0) return `all heads of layer ${position.row}`;
+  return position.column === columnsOf(shape) ? "all MLPs" : `head ${position.column} of every layer`;
+}
+
 export function positionOf(shape: Shape, site: string): Position | null {
   const head = /^L(\d+)(?:H(\d+)|\.mlp)$/.exec(site);
   if (head === null) return null;

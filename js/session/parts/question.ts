@@ -54,7 +54,7 @@ export function questionForm<T extends ViewTraits>(
     { role: "group", "aria-label": "question" },
     label("Prompt", prompt),
     fields,
-    el("div", "iw-form-row", {}, ask, cancel, asChat, hint),
+    el("div", "iw-form-row", {}, ask, cancel, hint),
     alert.node,
   );
 
@@ -112,7 +112,7 @@ export function questionForm<T extends ViewTraits>(
     setText(ask, pending.value.has("ask") ? "Asking …" : "Ask");
   });
   watch(() => {
-    show(asChat, state.value?.model.chat === true);
+    if (state.value?.model.chat) hint.before(asChat);
     show(node, open.value);
     toggle.setAttribute("aria-expanded", String(open.value));
   });
