@@ -1,6 +1,6 @@
 /** What a click, a header, a drag and the selection's buttons wish for. */
 
-import { button, el, setText, show } from "../kit/dom.ts";
+import { button, el, on, setText, show } from "../kit/dom.ts";
 import { plural } from "../kit/format.ts";
 import { allHeads } from "../kit/grid_geometry.ts";
 import { modeOf } from "../session/derive.ts";
@@ -61,11 +61,11 @@ export function selectionBar(
   const node = el("div", "iw-selection", { role: "group", "aria-label": "selection" }, text);
   for (const [name, run] of actions) {
     const one = button(name);
-    one.addEventListener("click", run);
+    on(one, "click", run);
     node.append(one);
   }
   node.append(done);
-  done.addEventListener("click", () => {
+  on(done, "click", () => {
     selected.value = [];
   });
 

@@ -1,7 +1,7 @@
 /** A head's card: where it looks from the read position, what each source carries toward the answer, what it writes. */
 
 import { asArray, type Decoded, type NdArray } from "../kit/codec.ts";
-import { button, el, reconcile, setText, show } from "../kit/dom.ts";
+import { button, el, on, reconcile, setText, show } from "../kit/dom.ts";
 import { alertLine } from "../kit/errors.ts";
 import { named, num, signed } from "../kit/format.ts";
 import { section } from "../kit/frame.ts";
@@ -56,7 +56,7 @@ export function cardPart(context: ViewContext<Traits>, open: { value: string | n
   part.node.classList.add("iw-card");
   part.aside.append(close);
   part.body.append(body, failed.node);
-  close.addEventListener("click", () => {
+  on(close, "click", () => {
     open.value = null;
   });
   const card = derive(() => readCard(panel.value?.data.card));
@@ -128,7 +128,7 @@ export function cardButton(
     const head = headOf(site);
     if (head !== null) intent("panel", `card:${panelId}`, { panel: panelId, action: "card", ...head });
   }
-  open.addEventListener("click", () => {
+  on(open, "click", () => {
     const site = wanted();
     if (site === null) return;
     settings.card.value = site;

@@ -4,7 +4,7 @@ import "./view.css";
 import { choice } from "../kit/choice.ts";
 import { cell } from "../kit/codec.ts";
 import { colourAt } from "../kit/colour.ts";
-import { el, setText, show, strong } from "../kit/dom.ts";
+import { el, on, setText, show, strong } from "../kit/dom.ts";
 import { alertLine } from "../kit/errors.ts";
 import { plural } from "../kit/format.ts";
 import { honest, section } from "../kit/frame.ts";
@@ -162,7 +162,7 @@ function choicesPart({ watch, state, pending }: ViewContext<Traits>, settings: S
       required: true,
     });
     const node = el("label", "iw-choice", { title: DRAWS }, el("span", "iw-muted", {}, "draws"), field);
-    field.addEventListener("change", () => {
+    on(field, "change", () => {
       if (field.reportValidity()) settings.set("draws", field.valueAsNumber);
     });
     watch(() => {

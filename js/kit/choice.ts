@@ -1,7 +1,7 @@
 /** One of several by a native menu, with its name in front. */
 
 import "./choice.css";
-import { el, reconcile, setText } from "./dom.ts";
+import { el, on, reconcile, setText } from "./dom.ts";
 
 export type Choice = {
   node: HTMLElement;
@@ -11,7 +11,7 @@ export type Choice = {
 export function choice(label: string, choose: (value: string) => void): Choice {
   const select = el("select", "iw-menu", { "aria-label": label });
   const node = el("label", "iw-choice", {}, el("span", "iw-muted", {}, label), select);
-  select.addEventListener("change", () => choose(select.value));
+  on(select, "change", () => choose(select.value));
   return {
     node,
     paint(options, chosen) {

@@ -1,7 +1,7 @@
 /** Two continuations of one prompt, side by side, the first difference marked; the probability of a token on hover. */
 
 import "./continuation.css";
-import { el, reconcile, setAttributes, setText } from "./dom.ts";
+import { el, on, reconcile, setAttributes, setText } from "./dom.ts";
 import { named, percent, visible } from "./format.ts";
 
 export type Written = { id: number; text: string; kind?: string; probability: number };
@@ -23,7 +23,8 @@ export function continuation(abort: AbortSignal): Continuation {
   const node = el("div", "iw-continuation", {}, plain.label, plain.text, edited.label, edited.text, el("span"), note);
   let said = "";
 
-  node.addEventListener(
+  on(
+    node,
     "pointerover",
     (event) => {
       const token = (event.target as HTMLElement).closest<HTMLElement>("[data-probability]");
@@ -31,7 +32,7 @@ export function continuation(abort: AbortSignal): Continuation {
     },
     { signal: abort },
   );
-  node.addEventListener("pointerleave", () => setText(note, said), { signal: abort });
+  on(node, "pointerleave", () => setText(note, said), { signal: abort });
 
   return {
     node,

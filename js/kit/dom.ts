@@ -48,6 +48,16 @@ export function show(node: HTMLElement, visible: boolean): void {
   if (node.hidden === visible) node.hidden = !visible;
 }
 
+/** Listens on an element. */
+export function on<K extends keyof HTMLElementEventMap>(
+  node: Element,
+  type: K,
+  run: (event: HTMLElementEventMap[K]) => void,
+  options?: AddEventListenerOptions,
+): void {
+  node.addEventListener(type, run as EventListener, options);
+}
+
 /** A button that says what it does. */
 export function button(text: string, className = "iw-btn", attributes: Attributes = {}): HTMLButtonElement {
   return el("button", className, { type: "button", ...attributes }, text);

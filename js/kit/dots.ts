@@ -1,7 +1,7 @@
 /** A strip of dots, one per example, with their mean and its interval: how much one number hides. */
 
 import "./dots.css";
-import { el, reconcile, setAttributes, setText } from "./dom.ts";
+import { el, on, reconcile, setAttributes, setText } from "./dom.ts";
 import { num } from "./format.ts";
 
 export type DotsState = { values: readonly number[]; mean: number; interval: number | null; chosen: number };
@@ -13,7 +13,7 @@ export function dots(label: string, choose: (index: number) => void): Dots {
   const row = el("span", "iw-dots-row", { role: "group", "aria-label": label });
   const [low, high] = [el("span", "iw-num"), el("span", "iw-num")];
   const node = el("div", "iw-dots", {}, low, el("span", "iw-dots-axis", {}, band, middle, row), high);
-  row.addEventListener("click", (event) => {
+  on(row, "click", (event) => {
     const index = (event.target as HTMLElement).closest<HTMLElement>("[data-example]")?.dataset.example;
     if (index !== undefined) choose(Number(index));
   });

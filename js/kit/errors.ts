@@ -1,6 +1,6 @@
 /** One sentence where the result would be: what was wrong, why, and what to do. */
 
-import { el, setText } from "./dom.ts";
+import { el, on, setText } from "./dom.ts";
 
 export type Alert = { node: HTMLElement; paint(message: string | null): void };
 
@@ -9,7 +9,7 @@ export function alertLine(onDismiss?: () => void): Alert {
   const node = el("div", "iw-alert", { role: "alert", hidden: true }, text);
   if (onDismiss !== undefined) {
     const close = el("button", "iw-alert-close", { type: "button", "aria-label": "dismiss" }, "×");
-    close.addEventListener("click", onDismiss);
+    on(close, "click", onDismiss);
     node.append(close);
   }
   return {

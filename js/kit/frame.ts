@@ -1,7 +1,7 @@
 /** The frame that every panel stands in, and the sections inside it: field's term first, then plain words. */
 
 import "./frame.css";
-import { el, setText } from "./dom.ts";
+import { el, on, setText } from "./dom.ts";
 
 export type Frame = {
   root: HTMLElement;
@@ -37,7 +37,7 @@ export function frame(widget: string, title: string): Frame {
   const root = el("div", "iw-root", { "data-widget": widget, "aria-busy": "true" }, banner, fieldset);
   // Else JupyterLab takes a key as its command: X cuts the cell, an arrow never reaches a slider. It looks from the element
   // that has the focus upwards, and some of its commands match that element itself: there the mark must be.
-  root.addEventListener("focusin", (event) => {
+  on(root, "focusin", (event) => {
     (event.target as Element).setAttribute("data-lm-suppress-shortcuts", "true");
   });
   return { root, banner, fieldset, bar: { about, summary, actions }, progress, content, foot };

@@ -4,7 +4,7 @@
  */
 
 import "./headgrid.css";
-import { el } from "./dom.ts";
+import { el, on } from "./dom.ts";
 import { gridButtons } from "./grid_buttons.ts";
 import { gridCanvas } from "./grid_canvas.ts";
 import {
@@ -154,8 +154,9 @@ export function headGrid(actions: GridActions, label: string, abort: AbortSignal
 
   function listen(node: HTMLElement): void {
     const options = { signal: abort };
-    node.addEventListener("keydown", onKey, options);
-    node.addEventListener(
+    on(node, "keydown", onKey, options);
+    on(
+      node,
       "focusin",
       (event) => {
         const target = event.target as HTMLElement;
@@ -165,9 +166,10 @@ export function headGrid(actions: GridActions, label: string, abort: AbortSignal
       },
       options,
     );
-    node.addEventListener("focusout", () => actions.hover(null), options);
-    node.addEventListener("pointerleave", () => dragging || actions.hover(null), options);
-    node.addEventListener(
+    on(node, "focusout", () => actions.hover(null), options);
+    on(node, "pointerleave", () => dragging || actions.hover(null), options);
+    on(
+      node,
       "pointerdown",
       (event) => {
         if (event.button !== 0) return;
@@ -178,7 +180,8 @@ export function headGrid(actions: GridActions, label: string, abort: AbortSignal
       },
       options,
     );
-    node.addEventListener(
+    on(
+      node,
       "pointermove",
       (event) => {
         const position = at(event);
@@ -195,7 +198,8 @@ export function headGrid(actions: GridActions, label: string, abort: AbortSignal
       },
       options,
     );
-    node.addEventListener(
+    on(
+      node,
       "pointerup",
       () => {
         swallowClick = dragging;
@@ -204,14 +208,15 @@ export function headGrid(actions: GridActions, label: string, abort: AbortSignal
       },
       options,
     );
-    node.addEventListener(
+    on(
+      node,
       "pointercancel",
       () => {
         dragging = false;
       },
       options,
     );
-    node.addEventListener("click", (event) => onClick(event), options);
+    on(node, "click", (event) => onClick(event), options);
   }
 
   function onClick(event: MouseEvent): void {

@@ -2,7 +2,7 @@
 
 import "./heatmap.css";
 import { colourAt, type Ramp } from "./colour.ts";
-import { el } from "./dom.ts";
+import { el, on } from "./dom.ts";
 import { type Diverging, place } from "./scale.ts";
 
 export type Matrix = { rows: number; columns: number; at(row: number, column: number): number };
@@ -76,9 +76,10 @@ export function heatmap(label: string, actions: HeatmapActions, abort: AbortSign
     const box = node.getBoundingClientRect();
     return cellUnder(matrix, box.width, box.height, event.clientX - box.left, event.clientY - box.top);
   };
-  node.addEventListener("pointermove", (event) => actions.hover(under(event)), options);
-  node.addEventListener("pointerleave", () => actions.hover(null), options);
-  node.addEventListener(
+  on(node, "pointermove", (event) => actions.hover(under(event)), options);
+  on(node, "pointerleave", () => actions.hover(null), options);
+  on(
+    node,
     "click",
     (event) => {
       const cell = under(event);
@@ -86,7 +87,8 @@ export function heatmap(label: string, actions: HeatmapActions, abort: AbortSign
     },
     options,
   );
-  node.addEventListener(
+  on(
+    node,
     "keydown",
     (event) => {
       const step = STEPS[event.key];

@@ -1,14 +1,14 @@
 /** One of a few: a row of buttons of which one is pressed. */
 
 import "./segment.css";
-import { button, el, reconcile, setText } from "./dom.ts";
+import { button, el, on, reconcile, setText } from "./dom.ts";
 
 export type Option = { value: string; text: string };
 export type Segment = { node: HTMLElement; paint(options: readonly Option[], chosen: string): void };
 
 export function segment(label: string, choose: (value: string) => void): Segment {
   const node = el("div", "iw-segment", { role: "group", "aria-label": label });
-  node.addEventListener("click", (event) => {
+  on(node, "click", (event) => {
     const value = (event.target as HTMLElement).closest<HTMLElement>("[data-value]")?.dataset.value;
     if (value !== undefined) choose(value);
   });

@@ -2,7 +2,7 @@
 
 import "./slider.css";
 import { type Curve, type CurveData, curve } from "./curve.ts";
-import { el, setAttributes, setText } from "./dom.ts";
+import { el, on, setAttributes, setText } from "./dom.ts";
 import { signed } from "./format.ts";
 import { digitsOf, niceStep } from "./scale.ts";
 
@@ -57,7 +57,8 @@ export function slider(actions: SliderActions, abort: AbortSignal): Slider {
   let holding = false;
   const options = { signal: abort };
 
-  input.addEventListener(
+  on(
+    input,
     "input",
     () => {
       holding = true;
@@ -65,7 +66,8 @@ export function slider(actions: SliderActions, abort: AbortSignal): Slider {
     },
     options,
   );
-  input.addEventListener(
+  on(
+    input,
     "change",
     () => {
       holding = false;
@@ -73,15 +75,17 @@ export function slider(actions: SliderActions, abort: AbortSignal): Slider {
     },
     options,
   );
-  input.addEventListener(
+  on(
+    input,
     "blur",
     () => {
       holding = false;
     },
     options,
   );
-  input.addEventListener("dblclick", () => actions.release(0), options);
-  field.addEventListener(
+  on(input, "dblclick", () => actions.release(0), options);
+  on(
+    field,
     "keydown",
     (event) => {
       if (event.key === "Enter") commit();
@@ -92,7 +96,7 @@ export function slider(actions: SliderActions, abort: AbortSignal): Slider {
     },
     options,
   );
-  field.addEventListener("change", commit, options);
+  on(field, "change", commit, options);
 
   function commit(): void {
     if (state === null || field.value === signed(state.value, digits(state))) return;

@@ -2,7 +2,7 @@
 
 import "./tokens.css";
 import { colourAt, css, type Ramp } from "./colour.ts";
-import { el, setAttributes, setText } from "./dom.ts";
+import { el, on, setAttributes, setText } from "./dom.ts";
 import { named, signed, visible } from "./format.ts";
 import { isPress, stepInRow } from "./keyboard.ts";
 import { type Diverging, place } from "./scale.ts";
@@ -74,18 +74,20 @@ export function tokenStrip(label: string, actions: StripActions, abort: AbortSig
     next.focus();
   }
 
-  node.addEventListener("pointerover", (event) => actions.hover(indexOf(event)), options);
-  node.addEventListener("pointerleave", () => actions.hover(null), options);
-  node.addEventListener("focusin", (event) => actions.hover(indexOf(event)), options);
-  node.addEventListener("focusout", () => actions.hover(null), options);
-  node.addEventListener(
+  on(node, "pointerover", (event) => actions.hover(indexOf(event)), options);
+  on(node, "pointerleave", () => actions.hover(null), options);
+  on(node, "focusin", (event) => actions.hover(indexOf(event)), options);
+  on(node, "focusout", () => actions.hover(null), options);
+  on(
+    node,
     "mousedown",
     (event) => {
       if (event.shiftKey && actions.extend !== undefined) event.preventDefault(); // else the words would be marked as text
     },
     options,
   );
-  node.addEventListener(
+  on(
+    node,
     "click",
     (event) => {
       const index = indexOf(event);
@@ -95,7 +97,8 @@ export function tokenStrip(label: string, actions: StripActions, abort: AbortSig
     },
     options,
   );
-  node.addEventListener(
+  on(
+    node,
     "keydown",
     (event) => {
       const target = stepInRow(event.key, active, shown?.tokens.length ?? 0);
@@ -149,7 +152,8 @@ export function tokenStrip(label: string, actions: StripActions, abort: AbortSig
   function findTabStop(): void {
     node.tabIndex = long && tokenAt(active) === null ? 0 : -1;
   }
-  node.addEventListener(
+  on(
+    node,
     "scroll",
     () => {
       if (!long) return;

@@ -6,7 +6,7 @@
 import type { AnyModel } from "@anywidget/types";
 import { computed, effect, type ReadonlySignal, type Signal, signal } from "@preact/signals-core";
 import type { Wish } from "../kit/channel.ts";
-import { button, el, setAttributes, setText, show } from "../kit/dom.ts";
+import { button, el, on, setAttributes, setText, show } from "../kit/dom.ts";
 import { type Dumbbell, dumbbell } from "../kit/dumbbell.ts";
 import { alertLine } from "../kit/errors.ts";
 import { signed } from "../kit/format.ts";
@@ -203,7 +203,7 @@ function shellBar<T extends ViewTraits>(context: PartContext<T>): void {
     [redo, "redo"],
     [clear, "clear"],
   ] as const) {
-    node.addEventListener("click", () => context.intent(name, name, {}));
+    on(node, "click", () => context.intent(name, name, {}));
   }
   const notes = el("span");
   about.append(el("span"), notes);

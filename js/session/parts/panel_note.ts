@@ -1,6 +1,6 @@
 /** What there is to say about a panel's own result: stale, waiting for a yes. */
 
-import { button, el, setText, show } from "../../kit/dom.ts";
+import { button, el, on, setText, show } from "../../kit/dom.ts";
 import { duration } from "../../kit/format.ts";
 import { partIsStale } from "../derive.ts";
 import type { PartContext, ViewTraits } from "../shell.ts";
@@ -19,7 +19,7 @@ export function panelNote<T extends ViewTraits>(
     [go, "compute"],
     [stop, "stop"],
   ] as const) {
-    one.addEventListener("click", () => intent("panel", `panel:${panelId}`, { panel: panelId, action }));
+    on(one, "click", () => intent("panel", `panel:${panelId}`, { panel: panelId, action }));
   }
   watch(() => {
     const now = panel.value;

@@ -4,7 +4,7 @@
  */
 
 import "./parts.css";
-import { button, el, setText, show, uniqueId } from "../../kit/dom.ts";
+import { button, el, on, setText, show, uniqueId } from "../../kit/dom.ts";
 import { alertLine } from "../../kit/errors.ts";
 import { named } from "../../kit/format.ts";
 import { type StripActions, tokenIndex } from "../../kit/tokens.ts";
@@ -84,7 +84,7 @@ export function questionForm<T extends ViewTraits>(
     store.dismiss("ask");
   }
 
-  toggle.addEventListener("click", () => {
+  on(toggle, "click", () => {
     if (open.peek()) close();
     else {
       if (!refusals.peek().has("ask")) fill(state.peek()?.question ?? null);
@@ -92,9 +92,9 @@ export function questionForm<T extends ViewTraits>(
       prompt.focus();
     }
   });
-  ask.addEventListener("click", submit);
-  cancel.addEventListener("click", close);
-  node.addEventListener("keydown", (event) => {
+  on(ask, "click", submit);
+  on(cancel, "click", close);
+  on(node, "keydown", (event) => {
     const inLine = event.target instanceof HTMLInputElement;
     if (event.key === "Enter" && (inLine || event.ctrlKey || event.metaKey)) {
       event.preventDefault();
@@ -140,7 +140,7 @@ function textField(name: string, placeholder: string): { node: HTMLElement; inpu
     const list = value === null ? [] : Array.isArray(value) ? value : [value];
     setText(seen, list.map((text) => named({ text })).join(" | "));
   };
-  input.addEventListener("input", preview);
+  on(input, "input", preview);
   return { node: el("div", "iw-label", {}, el("span", "", {}, `${title} `, seen), input), input, preview };
 }
 
