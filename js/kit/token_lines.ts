@@ -45,13 +45,23 @@ export type Lines = {
   clear(): void;
 };
 
-/** `make` gives a token's node, `paint` writes what it shows. */
-export function tokenLines(node: HTMLElement, token: (index: number, old: Element | undefined) => HTMLElement): Lines {
+/** `token` makes a token's node, or paints the old one. */
+export function tokenLines(
+  node: HTMLElement,
+  token: (index: number, old: Element | undefined) => HTMLElement,
+  abort: AbortSignal,
+): Lines {
   const sheet = el("div", "iw-token-lines", { role: "presentation" });
   const drawn = new Map<number, HTMLElement>();
   let starts = [0];
   let count = 0;
   let last: readonly unknown[] = [];
+  // A host that moves the view sets it back to its top, and no scroll is heard: the lines themselves go out of sight.
+  const sight =
+    typeof IntersectionObserver === "undefined"
+      ? null
+      : new IntersectionObserver(() => paint("missing"), { root: node });
+  abort.addEventListener("abort", () => sight?.disconnect());
 
   function paint(only?: "missing"): void {
     const top = Math.max(0, Math.floor(node.scrollTop / LINE) - AIR);
@@ -61,6 +71,7 @@ export function tokenLines(node: HTMLElement, token: (index: number, old: Elemen
       // Who moves by keyboard goes on from here, though the token with the focus is out of sight.
       if (line.contains(document.activeElement)) node.focus({ preventScroll: true });
       line.remove();
+      sight?.unobserve(line);
       drawn.delete(number);
     }
     for (let number = top; number < bottom; number += 1) {
@@ -73,6 +84,7 @@ export function tokenLines(node: HTMLElement, token: (index: number, old: Elemen
         const next = [...sheet.children].find((other) => Number((other as HTMLElement).dataset.line) > number);
         sheet.insertBefore(line, next ?? null);
         drawn.set(number, line);
+        sight?.observe(line);
       }
       const [from, to] = [starts[number] ?? 0, starts[number + 1] ?? count];
       for (let index = from; index < to; index += 1) {
@@ -91,18 +103,14 @@ export function tokenLines(node: HTMLElement, token: (index: number, old: Elemen
       if (sheet.parentNode === node && now.every((one, at) => one === last[at])) return;
       last = now;
       const pen = el("canvas").getContext("2d");
-      if (pen !== null) pen.font = style.font || "14px monospace";
-      const known = new Map<string, number>();
-      const width = (text: string): number => {
-        const found = known.get(text) ?? pen?.measureText(text).width ?? 8.4 * text.length;
-        known.set(text, found);
-        return found;
-      };
+      if (pen !== null) pen.font = style.font;
+      const width = (text: string): number => pen?.measureText(text).width ?? 8.4 * text.length;
       starts = breakLines(
         texts.map((text, index) => Math.min(room, Math.max(8, width(text) * (small(index) ? 12 / 14 : 1) + 2))),
         room,
       );
       count = texts.length;
+      sight?.disconnect();
       drawn.clear();
       sheet.replaceChildren();
       sheet.style.height = `${starts.length * LINE}px`;
@@ -118,6 +126,7 @@ export function tokenLines(node: HTMLElement, token: (index: number, old: Elemen
       paint("missing");
     },
     clear() {
+      sight?.disconnect();
       drawn.clear();
       sheet.remove();
     },

@@ -120,12 +120,16 @@ export function tokenStrip(label: string, actions: StripActions, abort: AbortSig
     if (index !== null && (globalThis.getSelection?.()?.isCollapsed ?? true)) actions.lock(index);
   }
 
-  const lines = tokenLines(node, (index, old) => {
-    const state = shown as StripState;
-    const one = drawToken(state, index, old);
-    setAttributes(one, { "aria-setsize": state.tokens.length, "aria-posinset": index + 1 });
-    return one;
-  });
+  const lines = tokenLines(
+    node,
+    (index, old) => {
+      const state = shown as StripState;
+      const one = drawToken(state, index, old);
+      setAttributes(one, { "aria-setsize": state.tokens.length, "aria-posinset": index + 1 });
+      return one;
+    },
+    abort,
+  );
 
   function drawToken(state: StripState, index: number, old: Element | undefined): HTMLElement {
     const one = (old as HTMLElement | undefined) ?? makeToken(index);
