@@ -2,7 +2,7 @@ import { expect, test } from "vitest";
 import { decode } from "../kit/codec.ts";
 import type { Panel } from "../session/panels.ts";
 import type { State } from "../session/protocol.ts";
-import { encode, f32 } from "../tests/fake_kernel.ts";
+import { encode, f32 } from "../tests/encode.ts";
 import { largeOf, madePatterns } from "../tests/patterns.ts";
 import {
   blockOf,

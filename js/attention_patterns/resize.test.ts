@@ -2,7 +2,7 @@ import { afterEach, expect, test, vi } from "vitest";
 import { decode } from "../kit/codec.ts";
 import { readRamp } from "../kit/colour.ts";
 import type { Panel } from "../session/panels.ts";
-import { encode } from "../tests/fake_kernel.ts";
+import { encode } from "../tests/encode.ts";
 import { madePatterns } from "../tests/patterns.ts";
 import { large } from "./large.ts";
 import { type Patterns, readPatterns } from "./model.ts";

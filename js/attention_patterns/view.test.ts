@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { f32 } from "../tests/fake_kernel.ts";
+import { f32 } from "../tests/encode.ts";
 import { alertsOf, buttonNamed, click, find, head } from "../tests/harness.ts";
 import { type OneView, openView } from "../tests/open_view.ts";
 import { largeOf, madePatterns } from "../tests/patterns.ts";

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { encode, f32 } from "../tests/fake_kernel.ts";
+import { encode, f32 } from "../tests/encode.ts";
 import {
   alertsOf,
   buttonNamed,

@@ -3,8 +3,11 @@
  * metric after a click, the curve and the slider all come from one function, so a view that mixes them up is found out.
  */
 
-import type { Answer, Intervention, Receipt, State, Token, Vector } from "../session/protocol.ts";
+import type { Answer, Intervention, State, Vector } from "../session/protocol.ts";
+import { encode } from "./encode.ts";
+import { attribution, card, curves, type Data, map, sweep } from "./fake_panels.ts";
 import type { FakeModel } from "./host.ts";
+import { ablation, example, inventEffects, moved, push, receipt, stateOf, steering, token } from "./invented.ts";
 
 export type FakeOptions = {
   layers: number;
@@ -29,45 +32,6 @@ const DEFAULTS: FakeOptions = {
   plain: false,
   examples: 1,
 };
-const WORDS = [
-  "<bos>",
-  "When",
-  " Mary",
-  " and",
-  " John",
-  " went",
-  " to",
-  " the",
-  " store",
-  ",",
-  " John",
-  " gave",
-  " a",
-  " drink",
-  " to",
-];
-const SCORES = [0, -0.04, 1.61, 0.11, -0.84, 0.03, 0.05, 0, 0.18, 0.07, 1.16, 0.21, 0.03, 0.09, 0.37];
-const PLAIN_TEXT = [" Mary", ".", " The", " music", " was", " soft", " and", " the", " room", " was", " quiet", "."];
-const EDITED_TEXT = [
-  " Mary",
-  ".",
-  " The",
-  " music",
-  " was",
-  " great",
-  " and",
-  " the",
-  " service",
-  " was",
-  " a",
-  " joy",
-  ".",
-];
-
-function token(text: string, index: number): Token {
-  return { id: 100 + index, text, kind: text.startsWith("<") ? "special" : "text" };
-}
-
 export class FakeKernel {
   readonly model: FakeModel;
   readonly options: FakeOptions;
@@ -86,7 +50,7 @@ export class FakeKernel {
     this.model = model;
     this.options = { ...DEFAULTS, ...options };
     this.effects = inventEffects(this.options.layers, this.options.heads);
-    this.state = this.#initial();
+    this.state = stateOf(this.options);
     model.onSend = (message) => this.#later(() => this.receive(message as Intent));
     this.#answer();
   }
@@ -282,7 +246,11 @@ export class FakeKernel {
 
   sendPanel(id: string, widget: string): void {
     const data =
-      widget === "TokenAttribution" ? this.attribution() : widget === "HeadAblation" ? this.sweep() : this.curves();
+      widget === "TokenAttribution"
+        ? attribution(this)
+        : widget === "HeadAblation"
+          ? this.sweep()
+          : curves(this, this.#running);
     const { json, buffers } = encode(data);
     this.model.receive(
       { kind: "panel", panel: id, revision: this.revision, status: "done", progress: 1, message: null, data: json },
@@ -290,195 +258,14 @@ export class FakeKernel {
     );
   }
 
-  attribution(): Record<string, unknown> {
-    const tokens = this.state.question?.tokens ?? [];
-    const scale = this.metric() / 4.11;
-    return {
-      method: "integrated_gradients",
-      methods: ["gradient", "integrated_gradients", "occlusion", "direct"],
-      tokens,
-      scores: f32(
-        tokens.map((_, index) => (SCORES[index] ?? 0.05) * scale),
-        [tokens.length],
-      ),
-      groups: {
-        word: f32(
-          tokens.map((_, index) => Math.floor(index / 2)),
-          [tokens.length],
-        ),
-        sentence: f32(
-          tokens.map(() => 0),
-          [tokens.length],
-        ),
-      },
-      line: "explains the edited run · baseline mean embedding (0.24) · sums to 2.73 ± 2e−4 (arithmetic) · deleting its top 3 costs 2.5, random 3 costs 0.7 (evidence)",
-    };
-  }
-
-  sweep(): Record<string, unknown> {
-    const { layers, heads } = this.options;
-    const now = this.metric();
-    const flat = this.effects.flat();
-    return {
-      mode: this.state.mode,
-      baseline: now,
-      floor: 0.01,
-      effects: f32(flat, [layers, heads]),
-      mlp: f32(
-        Array.from({ length: layers }, (_, layer) => this.effect(`L${layer}.mlp`)),
-        [layers],
-      ),
-      metrics: f32(
-        flat.map((effect) => now - effect),
-        [layers, heads],
-      ),
-      kl: f32(
-        flat.map((effect) => effect * effect * 0.3),
-        [layers, heads],
-      ),
-      ranks: f32(
-        flat.map((effect) => (now - effect > 0 ? 1 : 3)),
-        [layers, heads],
-      ),
-      direct: f32(
-        flat.map((effect) => effect * 0.9),
-        [layers, heads],
-      ),
-      reference: "names-corrupt (64, by position)",
-      positions: [],
-      meanwhile: "",
-      direct_mlp: f32(
-        Array.from({ length: layers }, (_, layer) => this.effect(`L${layer}.mlp`) * 0.8),
-        [layers],
-      ),
-      chance_effects: f32(
-        flat.map((effect) => effect / 10),
-        [layers, heads],
-      ),
-      scores: {
-        induction: f32(
-          flat.map((effect) => Math.min(1, Math.abs(effect) / 2.2)),
-          [layers, heads],
-        ),
-      },
-      ...(this.options.examples > 1
-        ? {
-            each: f32(
-              Array.from({ length: this.options.examples }, (_, n) => flat.map((effect) => effect * example(n))).flat(),
-              [this.options.examples, layers, heads],
-            ),
-          }
-        : {}),
-    };
-  }
-
-  /** A head's card: its direct effect, spread over the sources. */
-  card(layer: number, head: number): Record<string, unknown> {
-    const count = this.state.question?.tokens.length ?? 0;
-    const direct = this.effect(`L${layer}H${head}`) * 0.9;
-    const share = Array.from({ length: count }, (_, index) => (index === 2 ? 0.8 : 0.2 / (count - 1)));
-    const written = (text: string, logit: number): unknown => ({ id: 7, text, kind: "text", logit });
-    return {
-      layer,
-      head,
-      attention: f32(share, [count]),
-      carried: f32(
-        share.map(() => direct),
-        [count],
-      ),
-      contribution: f32(
-        share.map((one, index) => one * direct * (index === 4 ? -1 : 1)),
-        [count],
-      ),
-      direct,
-      copying: 0.31,
-      promotes: [written(" Mary", 2.31), written(" Maria", 1.2), written("\n", 0.8)],
-      suppresses: [written(" John", -1.61)],
-      siblings: head % 2 === 0 ? [`L${layer}H${head + 1}`] : [],
-      edited: false,
-      error: "",
-    };
-  }
-
-  curves(): Record<string, unknown> {
-    const strengths = Array.from({ length: 21 }, (_, index) => (index - 10) * 0.15);
-    const rest = this.state.interventions;
-    const vectors = Object.fromEntries(
-      this.state.vectors.map((vector) => {
-        const others = rest.filter((one) => one.vector !== vector.name);
-        const metric = strengths.map((x) => this.metric(others) + push(vector.name, x));
-        const random = (sign: number): number[] =>
-          strengths.map((x) => this.metric(others) + sign * (0.15 + x * x * 0.2));
-        return [
-          vector.name,
-          {
-            strengths: f32(strengths, [21]),
-            metric: f32(metric, [21]),
-            kl: f32(
-              strengths.map((x) => x * x * 0.4),
-              [21],
-            ),
-            random_low: f32(random(-1), [21]),
-            random_high: f32(random(1), [21]),
-            breaks: f32(
-              strengths.map((x) => Number(Math.abs(x) > 1.2)),
-              [21],
-            ),
-            loss: f32(
-              strengths.map((x) => 2 + x * x),
-              [21],
-            ),
-            repeats: f32(
-              strengths.map((x) => (Math.abs(x) > 1.2 ? 0.4 : 0)),
-              [21],
-            ),
-            criterion: "Breaks: 16 tokens whose loss under the plain model is outside 1.90 to 3.40 nats.",
-            label: "logit difference",
-            reason: "",
-            randoms: 8,
-            site: vector.site,
-            residual: null,
-            old: false,
-          },
-        ];
-      }),
-    );
-    return { vectors, continuation: this.continuation() };
-  }
-
-  continuation(): Record<string, unknown> {
-    const written = (words: string[]): unknown[] =>
-      words.map((text, id) => ({ id: text.length * 100 + id, text, probability: 0.2 + (id % 5) / 7 }));
-    return {
-      plain: written(PLAIN_TEXT),
-      edited: written(this.#running ? EDITED_TEXT.slice(0, 8) : EDITED_TEXT),
-      divergence: 5,
-      running: this.#running,
-      note: "greedy",
-    };
-  }
-
-  map(name: string): Record<string, unknown> {
-    const strengths = [-1, 0, 1];
-    const metric = [0, 1, 2, 3].flatMap((layer) => strengths.map((x) => 2 + (layer - 1) * x));
-    return {
-      vector: name,
-      layers: [0, 1, 2, 3],
-      strengths: f32(strengths, [3]),
-      metric: f32(metric, [4, 3]),
-      kl: f32(
-        metric.map(() => 0.1),
-        [4, 3],
-      ),
-      baseline: 2,
-      label: "logit difference",
-      done: true,
-    };
+  /** What HeadAblation shows. */
+  sweep(): Data {
+    return sweep(this);
   }
 
   #generate(panel: string, action: string, args: Args): void {
     if (action === "map") {
-      const { json, buffers } = encode({ map: args.vector === null ? null : this.map(String(args.vector)) });
+      const { json, buffers } = encode({ map: args.vector === null ? null : map(String(args.vector)) });
       this.model.receive(
         { kind: "panel", panel, revision: this.revision, status: "done", progress: 1, message: null, data: json },
         buffers,
@@ -486,7 +273,7 @@ export class FakeKernel {
       return;
     }
     if (action === "card") {
-      const { json, buffers } = encode({ card: this.card(args.layer, args.head) });
+      const { json, buffers } = encode({ card: card(this, args.layer, args.head) });
       this.model.receive(
         { kind: "panel", panel, revision: this.revision, status: "done", progress: 1, message: null, data: json },
         buffers,
@@ -499,162 +286,4 @@ export class FakeKernel {
     this.sendPanel(panel, this.#views.get(panel) ?? "SteeringSliders");
     this.#sendState();
   }
-
-  #initial(): State {
-    const tokens = WORDS.map(token);
-    const prompt = WORDS.slice(1).join("");
-    const find = (text: string): Token[] => [{ id: 7, text, kind: "text" }];
-    return {
-      version: this.options.version,
-      model: {
-        name: "embedded",
-        layers: this.options.layers,
-        heads: Array(this.options.layers).fill(this.options.heads),
-        dtype: "float32",
-        device: "cpu",
-        notes: [],
-      },
-      question: {
-        prompt,
-        tokens,
-        position: tokens.length - 1,
-        target: find(" Mary"),
-        foil: find(" John"),
-        label: "logit difference",
-        unit: "logits",
-        examples: this.options.examples,
-      },
-      interventions: [],
-      vectors: this.options.vectors ? [vector("sentiment", 1), vector("french", 3)] : [],
-      mode: "mean",
-      reference: { name: "names-corrupt", n: 64, pooled: false, hash: "3fa9" },
-      answer: null,
-      history: { items: [], index: 0 },
-      busy: false,
-      error: null,
-      closed: false,
-    };
-  }
-}
-
-/** How strongly one prompt of the set shows what is asked. */
-function example(n: number): number {
-  return 1 + 0.3 * Math.sin(n * 2.4);
-}
-
-function vector(name: string, layer: number): Vector {
-  return {
-    name,
-    site: `L${layer}`,
-    norm: 7,
-    residual_norm: 20,
-    coefficient: 0,
-    on: true,
-    limit: 1.5,
-    mode: "add",
-    positions: "content",
-    source: "mean difference",
-  };
-}
-
-function ablation(site: string, mode: string): Intervention {
-  return {
-    key: `head:${site}`,
-    kind: "ablate",
-    site,
-    label: `${site} off`,
-    on: true,
-    mode,
-    positions: "all",
-    coefficient: null,
-    vector: null,
-    code: `iw.Ablate("${site}")`,
-  };
-}
-
-function steering(one: Vector): Intervention {
-  const { name, site, on, mode, positions, coefficient } = one;
-  return {
-    key: `steer:${name}`,
-    kind: "steer",
-    site,
-    label: `${name} ${coefficient.toFixed(2)}`,
-    on,
-    mode,
-    positions,
-    coefficient,
-    vector: name,
-    code: "",
-  };
-}
-
-function receipt(one: Intervention, vectors: readonly Vector[]): Receipt {
-  const steer = one.kind === "steer";
-  const idle = steer && (one.coefficient === 0 || !one.on);
-  const unreachable = steer && one.positions === "generated";
-  const name = vectors.find((vector) => vector.name === one.vector)?.name ?? "";
-  return {
-    label: steer
-      ? `steer ${one.site}, ${name} × ${(one.coefficient ?? 0).toFixed(2)}`
-      : `ablate ${one.site}, ${one.mode}`,
-    site: one.site,
-    state: idle ? "idle" : unreachable ? "cannot reach" : "acted",
-    reason: idle ? "" : unreachable ? "it acts on generated positions only, and the answer is read in the prompt" : "",
-    fired: idle ? 0 : 1,
-    positions: idle || unreachable ? 0 : 15,
-    change: idle || unreachable ? 0 : steer ? Math.abs(one.coefficient ?? 0) * 0.35 : 0.34,
-  };
-}
-
-function push(name: string, x: number): number {
-  return name === "sentiment" ? 3 / (1 + Math.exp(-4 * x)) - 1.5 : -2 * Math.max(0, Math.tanh((x - 0.4) * 2));
-}
-
-function moved(probability: number, shift: number): number {
-  const z = Math.log(probability / (1 - probability)) + shift;
-  return 1 / (1 + Math.exp(-z));
-}
-
-function inventEffects(layers: number, heads: number): number[][] {
-  let seed = 17;
-  const next = (): number => {
-    seed = (seed * 16807) % 2147483647;
-    return seed / 2147483647;
-  };
-  const rows = Array.from({ length: layers }, () => Array.from({ length: heads }, () => (next() - 0.5) * 0.3));
-  for (const [row, column, value] of [
-    [2, 6, 2.11],
-    [2, 4, 1.2],
-    [0, 2, 0.71],
-    [3, 1, -1.31],
-    [2, 3, 0.82],
-  ] as const) {
-    const line = rows[row];
-    if (line !== undefined && column < heads) line[column] = value;
-  }
-  return rows;
-}
-
-type Raw = { $raw: Float32Array; shape: number[] };
-
-export function f32(values: readonly number[], shape: number[]): Raw {
-  return { $raw: Float32Array.from(values), shape };
-}
-
-/** As the kernel does it: arrays leave the JSON and travel as buffers, here at an odd offset inside a larger one. */
-export function encode(value: unknown): { json: unknown; buffers: DataView[] } {
-  const buffers: DataView[] = [];
-  const walk = (item: unknown): unknown => {
-    if (Array.isArray(item)) return item.map(walk);
-    if (item === null || typeof item !== "object") return item;
-    if ("$raw" in item) {
-      const { $raw, shape } = item as Raw;
-      const whole = new ArrayBuffer($raw.byteLength + 3);
-      new Uint8Array(whole, 3).set(new Uint8Array($raw.buffer));
-      buffers.push(new DataView(whole, 3));
-      return { $array: buffers.length - 1, dtype: "float32", shape };
-    }
-    return Object.fromEntries(Object.entries(item).map(([key, inner]) => [key, walk(inner)]));
-  };
-  return { json: walk(value), buffers };
 }

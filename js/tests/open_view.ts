@@ -1,7 +1,8 @@
 /** One view over the made-up kernel, with panel data of the test's own. */
 
 import session from "../session/index.ts";
-import { encode, FakeKernel, type FakeOptions } from "./fake_kernel.ts";
+import { encode } from "./encode.ts";
+import { FakeKernel, type FakeOptions } from "./fake_kernel.ts";
 import { find } from "./harness.ts";
 import { FakeHost, FakeModel } from "./host.ts";
 

@@ -1,6 +1,6 @@
 /** Made-up attention: head h of layer l looks h + l tokens back, and its scores say so. */
 
-import { f32 } from "./fake_kernel.ts";
+import { f32 } from "./encode.ts";
 
 const WORDS = ["<bos>", "When", " Mary", " and", "\n", " went"];
 
