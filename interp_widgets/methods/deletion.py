@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from interp_widgets.methods.baselines import Baseline, BaselineSpec, find_baseli
 from interp_widgets.methods.explained import Cancelled, Explained, Progress, explained, give_up, logits_of_rows
 from interp_widgets.methods.occlusion import replaced
 from interp_widgets.methods.row_memory import MEMORY, chunk_rows
+from interp_widgets.methods.spans import SpanKind, SpanSpec, span_scores
 from interp_widgets.methods.words import said
 from interp_widgets.model.errors import PromptError
 from interp_widgets.model.interventions import Intervention
@@ -29,19 +30,27 @@ class Deletion:
     """What the answer becomes as tokens are replaced, best first, against random orders (Samek et al. 2017; Petsiuk et al. 2018).
 
     Attributes:
-        order: the positions that can be replaced, best first: tokens up to the read position that are not special.
-        deletion: `[k]`, the metric with the first k of `order` replaced, k = 0 to len(order).
+        units: what is replaced at once, best first: tokens (up to the read position, and not special), or
+            spans of such tokens, by the sum of their scores.
+        deletion: `[k]`, the metric with the first k of `units` replaced, k = 0 to len(units).
         insertion: `[k]`, the metric with everything *but* the first k replaced.
         random_deletion, random_insertion: `[order drawn, k]`, the same for random orders.
         baseline: what tokens were replaced by.
+        unit: `"token"`, `"word"`, `"sentence"`, `"line"`, or `"span"`.
     """
 
-    order: tuple[int, ...]
+    units: tuple[tuple[int, ...], ...]
     deletion: Curve
     insertion: Curve
     random_deletion: Curve
     random_insertion: Curve
     baseline: str
+    unit: str = "token"
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The positions that can be replaced, best unit first."""
+        return tuple(position for unit in self.units for position in unit)
 
     @property
     def deletion_area(self) -> float:
@@ -68,13 +77,13 @@ class Deletion:
         return float(self.deletion[0] - self.deletion[k])
 
     def random_cost(self, k: int) -> float:
-        """What replacing k random tokens costs, on average over the random orders."""
+        """What replacing k random units costs, on average over the random orders."""
         return float(self.random_deletion[:, 0].mean() - self.random_deletion[:, k].mean())
 
     def line(self, k: int = 3) -> str:
         """The evidence in one line."""
-        k = min(k, len(self.order))
-        return Evidence(k, self.cost(k), self.random_cost(k), self.baseline).line
+        k = min(k, len(self.units))
+        return Evidence(k, self.cost(k), self.random_cost(k), self.baseline, self.unit).line
 
     def to_pandas(self) -> Any:
         """One row per k: both curves and the means of the random ones."""
@@ -99,11 +108,15 @@ class Evidence:
     cost: float
     random_cost: float
     baseline: str
+    unit: str = "token"
 
     @property
     def line(self) -> str:
         """The evidence in one line, in the words of `Deletion.line`."""
-        return f"deleting its top {self.k} costs {said(self.cost)}, random {self.k} costs {said(self.random_cost)} (evidence)"
+        of = str(self.k) if self.unit == "token" else f"{self.k} {self.unit}{'s' if self.k != 1 else ''}"
+        return (
+            f"deleting its top {of} costs {said(self.cost)}, random {self.k} costs {said(self.random_cost)} (evidence)"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +154,35 @@ def ranking(question: Asked | Question, scores: npt.ArrayLike, *, by: str = "sco
     return tuple(sorted(can, key=lambda i: (-keys[i], i)))
 
 
+def units_of(
+    live: LiveModel, question: Asked | Question, scores: npt.ArrayLike, spans: SpanSpec = "token", *, by: str = "score"
+) -> tuple[tuple[int, ...], ...]:
+    """What can be replaced at once, best first: the spans of `span_scores`, without tokens that cannot be replaced.
+
+    Raises:
+        PromptError: as `ranking` and `span_scores`.
+
+    Example:
+        >>> units_of(live, asked, scores, "word")[0]  # doctest: +SKIP
+        (3, 4)
+    """
+    asked = question.first if isinstance(question, Question) else question
+    can = ranking(asked, scores, by=by)
+    if isinstance(spans, str) and spans == "token":
+        return tuple((position,) for position in can)
+    free = frozenset(can)
+    sums = {
+        tuple(i for i in span.positions if i in free): span.score for span in span_scores(live, asked, scores, spans)
+    }
+    sums.pop((), None)
+    return tuple(sorted(sums, key=lambda unit: (-abs(sums[unit]) if by == "size" else -sums[unit], unit)))
+
+
+def unit_name(spans: SpanSpec) -> str:
+    """What one of `spans` is called: `"token"`, `"word"`, `"sentence"`, `"line"`, else `"span"`."""
+    return spans if isinstance(spans, str) and spans in get_args(SpanKind) else "span"
+
+
 def deletion_test(
     live: LiveModel,
     question: Asked | Question,
@@ -149,6 +191,7 @@ def deletion_test(
     baseline: BaselineSpec = "auto",
     *,
     by: str = "score",
+    spans: SpanSpec = "token",
     orders: int = ORDERS,
     seed: int = 0,
     memory: int = MEMORY,
@@ -166,6 +209,7 @@ def deletion_test(
         interventions: what is on.
         baseline: what tokens are replaced by; `"auto"` is the unknown token, else the mean embedding.
         by: rank by `"score"` (toward the target first) or by `"size"`.
+        spans: what is replaced at once, as in `span_scores`: `"token"`, `"word"`, `"sentence"`, `"line"`, ...
         orders: how many random orders.
         seed: of the random orders; the same seed gives the same curves.
         memory: bytes that one batch may hold.
@@ -178,16 +222,27 @@ def deletion_test(
         True
     """
     asked = question.first if isinstance(question, Question) else question
-    order = ranking(asked, scores, by=by)
+    units = units_of(live, asked, scores, spans, by=by)
     what, chosen = explained(live, asked, interventions), replacement(live, asked, baseline)
     draw = np.random.default_rng(seed)
-    all_orders = [order, *(tuple(int(i) for i in draw.permutation(sorted(order))) for _ in range(orders))]
-    wanted = [frozenset(o[:k]) for o in all_orders for k in range(len(o) + 1)]
-    wanted += [frozenset(o[k:]) for o in all_orders for k in range(len(o) + 1)]
-    table = metrics_with(what, chosen, list(dict.fromkeys(wanted)), memory, progress, cancelled)
-    down = np.array([[table[frozenset(o[:k])] for k in range(len(o) + 1)] for o in all_orders])
-    up = np.array([[table[frozenset(o[k:])] for k in range(len(o) + 1)] for o in all_orders])
-    return Deletion(order, down[0], up[0], down[1:], up[1:], chosen.name)
+    all_orders = [units, *(shuffled(units, draw) for _ in range(orders))]
+    firsts = [[joined(o[:k]) for k in range(len(o) + 1)] for o in all_orders]
+    lasts = [[joined(o[k:]) for k in range(len(o) + 1)] for o in all_orders]
+    wanted = dict.fromkeys(one for row in (*firsts, *lasts) for one in row)
+    table = metrics_with(what, chosen, list(wanted), memory, progress, cancelled)
+    down, up = (np.array([[table[one] for one in row] for row in rows]) for rows in (firsts, lasts))
+    return Deletion(units, down[0], up[0], down[1:], up[1:], chosen.name, unit_name(spans))
+
+
+def shuffled(units: Sequence[tuple[int, ...]], draw: np.random.Generator) -> tuple[tuple[int, ...], ...]:
+    """The units in a random order, which does not depend on the order that they come in."""
+    first = sorted(units)
+    return tuple(first[int(i)] for i in draw.permutation(len(first)))
+
+
+def joined(units: Sequence[tuple[int, ...]]) -> frozenset[int]:
+    """All positions of some units."""
+    return frozenset(position for unit in units for position in unit)
 
 
 def evidence(

@@ -11,9 +11,18 @@ import numpy.typing as npt
 import torch
 
 from interp_widgets.methods.baselines import BaselineSpec
-from interp_widgets.methods.deletion import Curve, metrics_with, ranking, replacement
+from interp_widgets.methods.deletion import (
+    Curve,
+    joined,
+    metrics_with,
+    replacement,
+    shuffled,
+    unit_name,
+    units_of,
+)
 from interp_widgets.methods.explained import Cancelled, Progress, explained, give_up, logits_of_rows
 from interp_widgets.methods.row_memory import MEMORY, chunk_rows
+from interp_widgets.methods.spans import SpanSpec
 from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.live import LiveModel
 from interp_widgets.model.question import Asked, Question, Token
@@ -24,20 +33,31 @@ class Steps:
     """The answer as tokens are replaced in one order, at some of the counts.
 
     Attributes:
-        order: the positions that can be replaced, best first.
+        units: what can be replaced at once, best first: tokens, or spans of them.
         counts: `[step]`, how many of them are replaced, from 0 to all.
         deletion: `[step]`, the metric with the first so many replaced; insertion: with everything *but* them replaced.
         tokens: those that are likely at some step; probabilities: `[step, token]`, theirs with the first so many replaced.
         baseline: what tokens were replaced by.
     """
 
-    order: tuple[int, ...]
+    units: tuple[tuple[int, ...], ...]
     counts: tuple[int, ...]
     deletion: Curve
     insertion: Curve
     tokens: tuple[Token, ...]
     probabilities: npt.NDArray[np.float32]
     baseline: str
+    unit: str = "token"
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The positions that can be replaced, best unit first."""
+        return tuple(position for unit in self.units for position in unit)
+
+    @property
+    def tokens_gone(self) -> tuple[int, ...]:
+        """How many tokens of `order` are replaced at each step."""
+        return tuple(sum(len(unit) for unit in self.units[:count]) for count in self.counts)
 
 
 def counts_of(n: int, most: int = 40) -> tuple[int, ...]:
@@ -59,6 +79,7 @@ def deletion_steps(
     interventions: Sequence[Intervention] = (),
     baseline: BaselineSpec = "auto",
     *,
+    spans: SpanSpec = "token",
     most: int = 40,
     top: int = 5,
     memory: int = MEMORY,
@@ -68,6 +89,7 @@ def deletion_steps(
     """A ranking's own two curves with the real answer at every step: what a threshold that is dragged runs over.
 
     Args:
+        spans: what is replaced at once; see `span_scores`.
         most: how many steps at most; see `counts_of`.
         top: how many of the likeliest tokens of each step are kept.
 
@@ -77,13 +99,13 @@ def deletion_steps(
         ' the'
     """
     asked = question.first if isinstance(question, Question) else question
-    order = ranking(asked, scores)
-    counts = counts_of(len(order), most)
+    units = units_of(live, asked, scores, spans)
+    counts = counts_of(len(units), most)
     what, chosen = explained(live, asked, interventions), replacement(live, asked, baseline)
     masks = torch.zeros(2 * len(counts), len(asked.tokens), dtype=torch.bool)
     for step, count in enumerate(counts):
-        masks[step, list(order[:count])] = True
-        masks[len(counts) + step, list(order[count:])] = True
+        masks[step, [i for unit in units[:count] for i in unit]] = True
+        masks[len(counts) + step, [i for unit in units[count:] for i in unit]] = True
     size, metrics = chunk_rows(what, memory, grad=False), list[float]()
     chances: list[torch.Tensor] = []
     for start in range(0, len(masks), size):
@@ -99,7 +121,7 @@ def deletion_steps(
     ids = list(dict.fromkeys([*asked.metric.target, *asked.metric.foil, *likely]))
     down, up = np.array(metrics).reshape(2, -1)
     tokens = tuple(live.tokens.token(i) for i in ids)
-    return Steps(order, counts, down, up, tokens, probabilities[:, ids].numpy(), chosen.name)
+    return Steps(units, counts, down, up, tokens, probabilities[:, ids].numpy(), chosen.name, unit_name(spans))
 
 
 def random_steps(
@@ -116,10 +138,10 @@ def random_steps(
     """Deletion and insertion at the same counts in random orders, one order after the other, without end."""
     asked = question.first if isinstance(question, Question) else question
     what, chosen = explained(live, asked, interventions), replacement(live, asked, baseline)
-    draw, words = np.random.default_rng(seed), sorted(steps.order)
+    draw = np.random.default_rng(seed)
     while True:
-        order = [int(i) for i in draw.permutation(words)]
-        sets = [frozenset(order[:c]) for c in steps.counts] + [frozenset(order[c:]) for c in steps.counts]
+        order = shuffled(steps.units, draw)
+        sets = [joined(order[:c]) for c in steps.counts] + [joined(order[c:]) for c in steps.counts]
         table = metrics_with(what, chosen, list(dict.fromkeys(sets)), memory, None, cancelled)
         down, up = np.array([table[one] for one in sets]).reshape(2, -1)
         yield down, up

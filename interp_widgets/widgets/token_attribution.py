@@ -15,6 +15,7 @@ from interp_widgets.methods.attribution import METHODS, Attribution, attribute
 from interp_widgets.methods.deletion import ORDERS, Evidence, evidences
 from interp_widgets.methods.deletion_steps import deletion_steps, random_steps
 from interp_widgets.methods.direct_tokens import direct_by_source
+from interp_widgets.methods.spans import SpanSpec
 from interp_widgets.model.errors import CancelledError, FeatureOffError, InterpError, InterventionError, PromptError
 from interp_widgets.model.question import Asked
 from interp_widgets.model.written import GeneratedToken
@@ -129,7 +130,8 @@ class TokenAttribution(View):
         super().__init__(session, **settings)
 
     def _setting_changed(self, change: Any) -> None:
-        if change["name"] not in ("spans", "selection"):  # the page sums by itself
+        # The page sums by itself; what is replaced at once in the deletion test follows, and nothing else.
+        if change["name"] != "selection" or self.spans == "selection":
             super()._setting_changed(change)
 
     # ---- wishes ---------------------------------------------------------------------------------------------------
@@ -193,6 +195,8 @@ class TokenAttribution(View):
                 self.publish(snapshot, "partial", data, share)
 
             say(make(snapshot, kept, cancelled, say))
+            if isinstance(name, tuple) and name[0] == "deletion":  # one of them is shown: another unit is measured anew
+                kept.parts = {one for one in kept.parts if not (isinstance(one, tuple) and one[0] == "deletion")}
             kept.parts.add(name)
         self.publish(snapshot, "done", {}, 1.0)
 
@@ -300,7 +304,7 @@ class TokenAttribution(View):
         parts: list[Any] = [
             ("evidence", self._evidence),
             ("carriers", self._carriers),
-            (("deletion", "deletion" in agreed), self._deletion),
+            (("deletion", "deletion" in agreed, self._units()), self._deletion),
             (("compare", *(m for m in agreed if m in METHODS)), self._side_by_side),
         ]
         if self.answer > 0:
@@ -327,6 +331,14 @@ class TokenAttribution(View):
             return {"line": f"{kept.data['line']} · no deletion test: {error}"}
         return {"line": f"{kept.data['line']} · {found[self.method].line}"}
 
+    def _units(self) -> SpanSpec:
+        """What the deletion test replaces at once: the spans that the scores are summed over."""
+        if self.spans == "pattern":
+            return f"/{self.pattern}/" if self.pattern else "token"
+        return (
+            self.selection if self.spans == "selection" and self.selection else self.spans.replace("selection", "token")
+        )
+
     def _carriers(self, snapshot: Snapshot, _kept: Kept, cancelled: Cancelled, _say: Any) -> Json:
         """Which heads carried each token straight to the answer."""
         assert snapshot.question is not None
@@ -345,7 +357,8 @@ class TokenAttribution(View):
         most = 40 if patient else int(max(5, min(40, 0.25 * ASK / max(kept.seconds, 1e-4))))
         random: list[Any] = []
         try:
-            steps = deletion_steps(live, asked, kept.result.scores, on, most=most, cancelled=cancelled)
+            scores, units = kept.result.scores, self._units()
+            steps = deletion_steps(live, asked, scores, on, spans=units, most=most, cancelled=cancelled)
         except InterpError as error:
             return {"deletion": {"note": str(error)}}
         say({"deletion": deletion_of(self.method, steps, random, None)})

@@ -74,7 +74,9 @@ def deletion_of(method: str, steps: Steps, random: Sequence[tuple[Curve, Curve]]
     data: Json = {
         "method": method,
         "order": np.array(steps.order, np.int32),
-        "counts": np.array(steps.counts, np.int32),
+        "counts": np.array(steps.tokens_gone, np.int32),
+        "units": np.array(steps.counts, np.int32),
+        "unit": steps.unit,
         "tokens": [token_of(t) for t in steps.tokens],
         "probabilities": steps.probabilities,
         "baseline": steps.baseline,

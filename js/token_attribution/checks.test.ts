@@ -37,6 +37,14 @@ test("a threshold replaces the first of the ranking, and its answer is the one t
   expect(stepWords(deletion, 0)).toBe("nothing is replaced: 4.00");
 });
 
+test("where whole words are replaced, a threshold counts words and takes all their tokens", () => {
+  const words = readDeletion(
+    panelOf({ deletion: { ...TEST, counts: array([0, 2, 3]), units: array([0, 1, 2]), unit: "word" } }),
+  ) as Deletion;
+  expect(goneAt(words, 1)).toEqual([2, 0]);
+  expect(stepWords(words, 1)).toBe("top 1 of 2 words replaced: 4.00 → 1.00 · only it kept: 3.00");
+});
+
 test("areas stand against random order only where that was measured", () => {
   expect(areaWords(deletion.deletion)).toBe("area 1.50, random orders 2.50 ± 0.25");
   expect(areaWords(deletion.insertion)).toBe("area 2.50");

@@ -93,7 +93,7 @@ export function deletionPart(shared: Shared): HTMLElement {
     range.value = String(at);
     range.style.setProperty("--iw-at", String(last > 0 ? at / last : 0));
     setAttributes(range, { "aria-valuetext": stepWords(now, at) });
-    setAttributes(result, { "data-count": now.counts[at] ?? 0, "data-value": now.deletion.own.data[at] ?? null });
+    setAttributes(result, { "data-count": now.units[at] ?? 0, "data-value": now.deletion.own.data[at] ?? null });
     setText(result, at === 0 ? HINT : stepWords(now, at));
     const limit = Math.max(last / 2, 0.5);
     down.line.paint(curveOf(now.deletion), limit, at - last / 2, stale.value);
@@ -103,12 +103,14 @@ export function deletionPart(shared: Shared): HTMLElement {
   return part.node;
 }
 
-const HINT = `Drag the threshold: the tokens that scored most are replaced, and the model answers again.`;
+const HINT = `Drag the threshold: what scored most is replaced, and the model answers again.`;
 
 function aboutTest(test: Deletion): string[] {
-  const at = Array.from(test.counts).indexOf(FIRST);
+  const at = Array.from(test.units).indexOf(FIRST);
   const cost =
-    at < 0 ? "" : `its top ${FIRST} cost ${num((test.deletion.own.data[0] ?? 0) - (test.deletion.own.data[at] ?? 0))}`;
+    at < 0
+      ? ""
+      : `its top ${FIRST}${test.unit === "token" ? "" : ` ${test.unit}s`} cost ${num((test.deletion.own.data[0] ?? 0) - (test.deletion.own.data[at] ?? 0))}`;
   return [
     `ranked by ${methodTitle(test.method)}`,
     `replaced by the ${test.baseline}`,

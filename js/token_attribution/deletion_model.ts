@@ -19,7 +19,10 @@ export type Curves = {
 export type Deletion = {
   method: string;
   order: ArrayLike<number>;
+  /** Tokens that are replaced at each step, and the units (words, sentences) that they are. */
   counts: ArrayLike<number>;
+  units: ArrayLike<number>;
+  unit: string;
   tokens: Token[];
   probabilities: NdArray;
   deletion: Curves;
@@ -39,6 +42,8 @@ export function readDeletion(panel: Panel | null): Deletion | null {
     method: text(data.method),
     order: order.data,
     counts: counts.data,
+    units: asArray(data.units)?.data ?? counts.data,
+    unit: text(data.unit) || "token",
     tokens: tokensOf(data.tokens),
     probabilities,
     deletion,
@@ -97,13 +102,13 @@ export function areaWords({ area, random, spread }: Curves): string {
 
 /** What a threshold did, in words. */
 export function stepWords(deletion: Deletion, step: number): string {
-  const { counts, order } = deletion;
-  const count = counts[step] ?? 0;
+  const { units, unit } = deletion;
+  const count = units[step] ?? 0;
   const [before, after, kept] = [
     deletion.deletion.own.data[0],
     deletion.deletion.own.data[step],
     deletion.insertion.own.data[step],
   ];
   if (count === 0) return `nothing is replaced: ${num(before ?? Number.NaN)}`;
-  return `top ${count} of ${plural(order.length, "token")} replaced: ${num(before ?? Number.NaN)} → ${num(after ?? Number.NaN)} · only ${count === 1 ? "it" : "these"} kept: ${num(kept ?? Number.NaN)}`;
+  return `top ${count} of ${plural(units[units.length - 1] ?? 0, unit)} replaced: ${num(before ?? Number.NaN)} → ${num(after ?? Number.NaN)} · only ${count === 1 ? "it" : "these"} kept: ${num(kept ?? Number.NaN)}`;
 }

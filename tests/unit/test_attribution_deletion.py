@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ import pytest
 from interp_widgets.builtin.known import known
 from interp_widgets.methods.agreement import agreement, ranks
 from interp_widgets.methods.attribution import attribute
-from interp_widgets.methods.deletion import area, delete, deletion_test, ranking
+from interp_widgets.methods.deletion import area, delete, deletion_test, ranking, units_of
+from interp_widgets.methods.deletion_steps import deletion_steps
+from interp_widgets.methods.spans import span_scores
 from interp_widgets.model.errors import InterpError, PromptError
 from interp_widgets.model.interventions import Ablate
 from interp_widgets.model.live import LiveModel, open_model
@@ -111,3 +114,34 @@ def test_agreement_needs_two_methods_of_one_prompt(live: LiveModel) -> None:
     table = agreement(same)
     assert table.methods == ("gradient_x_input", "occlusion", "lrp")
     assert all(table.correlations[i, i] == pytest.approx(1.0) for i, _ in pairwise(range(4)))
+
+
+@pytest.mark.parametrize("spans", ["word", "sentence", "line", [(0, 2), (4, 7)], "/w1\\d/"])
+def test_of_spans_all_tokens_go_at_once_and_the_best_sum_goes_first(spans: Any, live: LiveModel) -> None:
+    question = asked(live)
+    scores = attribute(live, question, method="occlusion").scores
+    test = deletion_test(live, question, scores, spans=spans, orders=3)
+    parts = span_scores(live, question, scores, spans)
+    assert sorted(test.units) == sorted(part.positions for part in parts)
+    sums = [float(scores[list(unit)].sum()) for unit in test.units]
+    assert sums == sorted(sums, reverse=True)
+    for k in range(len(test.units) + 1):
+        gone = [position for unit in test.units[:k] for position in unit]
+        if gone:
+            assert test.deletion[k] == pytest.approx(delete(live, question, gone).metric, abs=1e-5)
+    assert test.random_deletion.shape == (3, len(test.units) + 1)
+    steps = deletion_steps(live, question, scores, spans=spans)
+    assert steps.units == test.units
+    np.testing.assert_allclose(steps.deletion, test.deletion, atol=1e-5)
+    assert steps.tokens_gone[-1] == len(test.order) == len(question.tokens)
+
+
+def test_tokens_that_cannot_be_replaced_are_left_out_of_their_span_and_words_are_named(live: LiveModel) -> None:
+    question = asked(live, position=4)
+    scores = np.arange(8.0)
+    assert units_of(live, question, scores, [(0, 3), (3, 8)]) == ((3, 4), (0, 1, 2))
+    assert units_of(live, question, -scores, [(0, 3), (3, 8)], by="size") == ((3, 4), (0, 1, 2))
+    line = deletion_test(live, question, scores, spans="word", orders=2).line(2)
+    assert "deleting its top 2 words costs" in line
+    with pytest.raises(PromptError, match="outside the prompt"):
+        deletion_test(live, question, scores, spans=[(0, 99)])

@@ -194,6 +194,28 @@ def test_the_threshold_runs_over_real_answers_and_the_curves_are_the_deletion_te
         assert int(real.argmax()) in ids
 
 
+def test_the_deletion_test_replaces_the_spans_that_scores_are_summed_over(bench: Bench) -> None:
+    live, asked = bench.session.model, bench.session.question.first  # pyright: ignore[reportOptionalMemberAccess]
+    scores = attribute(live, asked, steps=4).scores
+    for spans, units, unit in (
+        ("sentence", "sentence", "sentence"),
+        ("selection", ((1, 3),), "span"),
+        ("token", "token", "token"),
+    ):
+        bench.view.selection = ((1, 3),)
+        bench.view.spans = spans
+        expected = deletion_test(live, asked, scores, spans=units, orders=1)
+        bench.page.wait(lambda u=unit: bench.data["deletion"].get("unit") == u, unit)
+        bench.page.calm()
+        assert bench.array("deletion", "order").tolist() == list(expected.order)
+        assert bench.array("deletion", "units").tolist() == list(range(len(expected.units) + 1))
+        np.testing.assert_allclose(bench.array("deletion", "deletion", "own"), expected.deletion, atol=1e-5)
+    bench.view.selection = ((2, 99),)
+    bench.view.spans = "selection"
+    bench.page.wait(lambda: "outside the prompt" in bench.data["deletion"].get("note", ""), "a refusal")
+    assert bench.page.panel(bench.view)["status"] != "failed"
+
+
 def test_methods_stand_side_by_side_with_their_checks_and_their_rank_correlation(bench: Bench) -> None:
     live, asked = bench.session.model, bench.session.question.first  # pyright: ignore[reportOptionalMemberAccess]
     alone = {method: attribute(live, asked, method=method, steps=4) for method in METHODS}
