@@ -21,6 +21,7 @@ export const widgets = [
   "colored_tokens",
   "still",
   "view",
+  "held",
 ];
 /** A page loads each once, and a notebook that is saved with its widgets' state keeps each once. */
 export const LIMIT = 40_000;

@@ -14,8 +14,8 @@ from interp_widgets.model.errors import ClosedError, InterventionError
 from interp_widgets.session import Session, Snapshot
 from interp_widgets.widgets.channel import mirror_of
 from interp_widgets.widgets.guard import Guarded, bundle, reloading
+from interp_widgets.widgets.held import code_of
 from interp_widgets.widgets.saved import saved_text
-from interp_widgets.widgets.view_code import code_of
 from interp_widgets.widgets.wire import Json
 
 _COUNT = itertools.count(1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from interp_widgets.session import Session
 from interp_widgets.widgets.computing import Computing, Draw
-from interp_widgets.widgets.guard import Guarded, bundle
+from interp_widgets.widgets.held import Held
 from interp_widgets.widgets.interrupt import watch_interrupts
 from interp_widgets.widgets.outbox import STATE, Outbox
 from interp_widgets.widgets.pages import Pages
@@ -26,10 +26,8 @@ _CLOSED = "This session is closed; run the cell again."
 _STOPPED = "Stopped, because the kernel was interrupted; change something, or run the cell again."
 
 
-class SessionWidget(Guarded):
+class SessionWidget(Held):
     """One per session, without a view of its own: its browser half exports the store that every view shares."""
-
-    _esm = bundle("session.js")
 
     def __init__(self, session: Session) -> None:
         self._ref = weakref.ref(session)
@@ -40,7 +38,7 @@ class SessionWidget(Guarded):
         worker = worker_of(session.model)
         self._wishes = Wishes(worker, self._panels, self._refuse, self.publish_state)
         self._computing = Computing(worker, self._open, self._panels, self._news, self.publish_state)
-        super().__init__()
+        super().__init__("session")
         self._unlisten = session.listen(_listener(weakref.ref(self)))
         weakref.finalize(session, _close_later, weakref.ref(self))
         _OPEN.add(self)

@@ -141,14 +141,20 @@ def test_a_cell_that_is_run_again_leaves_in_the_page_about_what_a_plain_sliders_
 ) -> None:
     metric = "() => document.querySelector('.iw-root [data-iw=metric]')"
     ours = left_by_a_run(lab, chromium, "iw.HeadAblation(session, mode='zero')", metric)
+    opening = (
+        "s = iw.open(session.model.module, session.model.tokenizer); s.ask('w5 w9', 'w11', 'w13'); iw.HeadAblation(s)"
+    )
+    opened = left_by_a_run(lab, chromium, opening, metric)
     slider = "import ipywidgets; ipywidgets.IntSlider()"
     plain = left_by_a_run(lab, chromium, slider, "() => document.querySelector('.widget-slider')")
     # The negative control: a view that brings its own code along, and does not even run it.
     carrying = left_by_a_run(lab, chromium, "Carries()", "() => document.body.innerText.includes('shown')")
     print(
-        f"run again: {ours:.0f} kB stay of a view of ours, {plain:.0f} of a slider, {carrying:.0f} of one with its own code"
+        f"run again: {ours:.0f} kB stay of a view of ours, {opened:.0f} with a session, {plain:.0f} of a slider, "
+        f"{carrying:.0f} of one with its own code"
     )
     assert ours <= plain + 40
+    assert opened <= 2 * plain + 80  # three widgets: a view, its layout, and the session
     assert carrying > plain + 40
 
 

@@ -48,7 +48,7 @@ def states(saved: Json) -> Json:
 def without_bundles(saved: Json) -> Json:
     bare = copy.deepcopy(saved)
     for one in states(bare).values():
-        for name in ("_esm", "_css"):
+        for name in ("_esm", "_css", "text"):
             one.get("state", {}).pop(name, None)
     return bare
 

@@ -12,7 +12,7 @@ import torch
 
 import interp_widgets as iw
 from interp_widgets.model import gate
-from interp_widgets.widgets import view_code
+from interp_widgets.widgets import held
 from interp_widgets.widgets.channel import mirror_of
 from interp_widgets.worker import worker_of
 from tests.invariants import compare, our_hooks, photograph
@@ -24,7 +24,7 @@ from tests.unit.page import PROMPT, REFERENCE, Page, open_page
 @pytest.fixture
 def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
     """Recording comms in place of a kernel's; no widget of another test's comms is there."""
-    monkeypatch.setattr(view_code, "_HELD", {})
+    monkeypatch.setattr(held, "_HELD", {})
     return install(monkeypatch)
 
 

@@ -102,7 +102,7 @@ session = iw.open()
 session.ask("When Mary and John went to the store, John gave a drink to", target=" Mary", foil=" John")
 print(session.answer.metric > 0)
 widget = iw.HeadAblation(session)
-print(len(str(widget.code._esm)) > 500)
+print(len(str(widget.code.text)) > 500)
 """
     assert run(clean, "-c", program).split() == ["True", "True"]
 
