@@ -30,9 +30,9 @@ def to_session_code(session: Session) -> str:
             if asked.foil:
                 args.append(f"foil={_tokens(asked.foil)}")
             lines.append(f"session.ask({', '.join(args)})")
-    for steer in [i for i in session.interventions if isinstance(i, Steer)]:
-        name = steer.name if steer.name.isidentifier() else "vector"
-        lines.append(f"{name} = ...  # {steer.vector!r}")
+    steers = [i for i in session.interventions if isinstance(i, Steer)]
+    named = [f"{s.name if s.name.isidentifier() else 'vector'} = ...  # {s.vector!r}" for s in steers]
+    lines += dict.fromkeys(named)  # once, also where it acts on a range of layers
     if session.interventions:
         lines.append("session.set(")
         lines += [f"    {i.code}," for i in session.interventions]

@@ -123,6 +123,8 @@ def test_a_slider_over_a_range_of_layers_moves_all_of_them_as_one(bench: Bench) 
     told = curve(bench)
     assert (told["site"], told["old"]) == ("L0–L2", False)
     np.testing.assert_allclose(told["metric"], dose_response(live, asked, wanted).metric, atol=1e-5)
+    assert bench.session.to_code().count("push = ...") == 1
+    assert bench.session.to_code().count('iw.Steer("L') + bench.session.to_code().count("iw.Steer('L") == 3
     again = iw.Session.from_json(bench.session.to_json(), live.module, live.tokenizer)
     assert again.interventions == wanted
     again.close()
