@@ -93,7 +93,7 @@ class Decoder:
         self._fed = 0
         width = max(len(line.tokens) for line in self.lines)
         self._pads = [width - len(line.tokens) for line in self.lines] if use_cache else [0] * len(self.lines)
-        self._program: Program = live.program(cancelled)
+        self._program: Program = live.program(cancelled, len(self.lines))
         self._steps = self._compile()
 
     def _compile(self) -> list[Step]:

@@ -46,7 +46,9 @@ class Program:
         after: called with a module's output, may return a new one.
         attention: called by the attention wrapper with the attention module; see `patterns.py`.
         instead: called by the attention wrapper in the original's place, with the original and what it was handed.
-        cancelled: asked before every watched module: a block of many rows takes long, and whoever clicked waits for it.
+        cancelled: asked before every block.
+        inside: asked before every watched module of a block, too: one of many rows takes long, and whoever clicked waits for it.
+        blocks: the modules that are blocks.
         lock: the model's; the program acts only while this thread holds it. An interrupt can come between any two
             instructions, also between the end of a run and the reset of the context variable; the lock, which is released by the
             interpreter itself, then still keeps the user's next forward free of us. None: acts in its context without it.
@@ -57,6 +59,8 @@ class Program:
     attention: dict[nn.Module, list[Tap]] = field(default_factory=dict[nn.Module, "list[Tap]"])
     instead: dict[nn.Module, Callable[..., Any]] = field(default_factory=dict[nn.Module, Callable[..., Any]])
     cancelled: Callable[[], bool] | None = None
+    inside: bool = False
+    blocks: frozenset[nn.Module] = frozenset()
     lock: Any = None
 
     def on_before(self, module: nn.Module, handler: Before) -> None:
@@ -96,6 +100,8 @@ def before_hook(module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kw
         return None
     handlers = program.before.get(module)
     cancelled = program.cancelled
+    if cancelled is not None and not program.inside and module not in program.blocks:
+        cancelled = None
     # Most modules have no handler in most runs: what costs more than a look is asked of the others alone.
     if (handlers is None and cancelled is None) or active() is None or torch.compiler.is_compiling():
         return None

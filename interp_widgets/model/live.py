@@ -54,6 +54,8 @@ def _after_fork() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
+FEW_ROWS = 4  # from more on, a block takes so long that one asks inside it whether to stop
+
 
 class LiveModel:
     """The user's own module, opened: stock `transformers`, never wrapped, re-weighted or left changed.
@@ -267,9 +269,10 @@ class LiveModel:
         """
         return generate(self, prompt, interventions, max_new_tokens, use_cache, **options)
 
-    def program(self, cancelled: Callable[[], bool] | None = None) -> Program:
-        """An empty program for this model."""
-        return Program(cancelled=cancelled, lock=self.lock)
+    def program(self, cancelled: Callable[[], bool] | None = None, rows: int = 1) -> Program:
+        """An empty program for this model, for a run of so many rows."""
+        blocks = frozenset(layer.module for layer in self.anatomy.layers)
+        return Program(cancelled=cancelled, inside=rows > FEW_ROWS, blocks=blocks, lock=self.lock)
 
     def batch(self, tokens: Sequence[Token]) -> Batch:
         """One prompt as a batch of one row."""

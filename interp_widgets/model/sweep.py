@@ -6,6 +6,7 @@ from there on are called for it; rows of several blocks go on side by side. All 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -94,7 +95,7 @@ class Walk:
 
     def program(self) -> Program:
         """An empty program."""
-        return self.live.program(self.cancelled)
+        return self.live.program(self.cancelled, sys.maxsize)
 
     def place_steps(self, program: Program, steps: Sequence[Step]) -> None:
         """The interventions that stay on act on every row alike."""
@@ -255,7 +256,7 @@ def _whole_batch(
     first = int(guard)
     count = first + len(wanted)
     batch = batch_of([base.asked.tokens] * count, live.device)
-    program = live.program(cancelled)
+    program = live.program(cancelled, count)
     placed: list[tuple[Birth, slice, slice]] = []
     start = 0
     for birth in births:
