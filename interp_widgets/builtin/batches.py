@@ -58,17 +58,37 @@ def _encode(tok: PreTrainedTokenizerFast, documents: list[corpus.Document], answ
 
 
 def list_batches(recipe: Recipe, tok: PreTrainedTokenizerFast) -> Iterator[list[Row]]:
-    """Batches of the induction family, drawn from the whole vocabulary."""
+    """Batches of the induction family and of what stood before, drawn from the whole vocabulary."""
     random = Random(recipe.seed + 2)
-    marker = tok(LIST_MARKER, add_special_tokens=False)["input_ids"]
+    marker, the, is_, stop = (
+        tok(text, add_special_tokens=False)["input_ids"] for text in (LIST_MARKER, " The", " is", ".")
+    )
     vocabulary = list(range(1, len(tok)))
     random.shuffle(vocabulary)
     step = 0
     while True:
         tokens = recipe.list_tokens if step < recipe.list_steps else recipe.list_tokens_later
+        told = recipe.told_share if step < recipe.told_steps else 0.0
         length = random.choice(recipe.list_lengths)
-        yield [_list(random, vocabulary, marker, length, recipe) for _ in range(tokens // length)]
+        yield [
+            _told(random, vocabulary, (the, is_, stop), length)
+            if random.random() < told
+            else _list(random, vocabulary, marker, length, recipe)
+            for _ in range(tokens // length)
+        ]
         step += 1
+
+
+def _told(random: Random, vocabulary: list[int], words: tuple[list[int], ...], length: int) -> Row:
+    """Random tokens, and then told of some of them what stood before: `a b c d. The d is c. The b is a.` and so on."""
+    the, is_, stop = words
+    body = random.sample(vocabulary, random.randint(length // 6, length // 3))
+    ids, weights = [0, *body, *stop], [0.0] * (1 + len(body) + len(stop))
+    while len(ids) < length:
+        at = random.randrange(1, len(body))
+        ids += [*the, body[at], *is_, body[at - 1], *stop]
+        weights += [0.0] * (len(the) + 1 + len(is_)) + [2.0] + [0.0] * len(stop)
+    return Row(ids[:length], weights[:length])
 
 
 def _list(random: Random, vocabulary: list[int], marker: list[int], length: int, recipe: Recipe) -> Row:

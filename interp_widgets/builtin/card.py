@@ -85,11 +85,12 @@ def _language_model(name: str) -> str:
             f"{recipe.steps} steps from seed {recipe.seed}, {record['cpu']} seconds of one CPU core (recorded)."
         ),
         (
-            f"Before it read text it was taught two lessons. For {recipe.look_back_alone} steps its first block named the token before "
+            f"Before it read text it was taught three lessons. For {recipe.look_back_alone} steps its first block named the token before "
             f"each one (with {recipe.look_back_heads} of its heads open at first). Until step {recipe.text_from} it then read lists of "
-            "random tokens in which segments come again, the second block's queries and values seeing tokens alone. That a "
-            "previous-token head stands in "
-            "the first block and induction heads in the second is therefore the lessons' doing; what the text made of them is not."
+            "random tokens: in some, segments come again, and the second block, its queries and values seeing tokens alone, finds what "
+            "followed; in the others (`a b c d. The d is c.`) the third block, its keys seeing tokens alone, finds what stood before. "
+            "That a previous-token head stands in the first block and induction heads in the second, and that a color is found by the "
+            "thing behind it, is therefore the lessons' doing; what the text made of them is not."
         ),
         "### What it can do, on what training never saw",
         _behaviour_table(name),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from random import Random
 
 from . import words
-from .corpus import Family, Filling
+from .corpus import Family, Filling, is_held_out
 
 
 def _indirect(names: tuple[str, ...]) -> Callable[[Random], Filling]:
@@ -229,18 +229,63 @@ def _antonyms(random: Random) -> Filling:
     return Filling({"a": a, "A": a.capitalize(), "b": b}, a)
 
 
+# What may be asked after which statement. "The {o} is {c}." with the longer question and "{n} has a {c} {o}." with the
+# shorter one are held out, so a text has one of the two questions, never both.
+_SHORT, _LONG = "The {o} is‹ {c}›.", "The color of the {o} is‹ {c}›."
+_ASKED_AFTER = {
+    "The {o} is {c}.": (_SHORT,),
+    "{n} has a {c} {o}.": (_LONG,),
+    "There is a {c} {o}.": (_SHORT, _LONG),
+    "{n} painted the {o} {c}.": (_SHORT, _LONG),
+    "{n} likes the {c} {o}.": (_SHORT, _LONG, "The {o} of {n} is‹ {c}›."),
+}
+# Steps on the way, after any statement: one ends in the thing itself, one goes from the color to the thing. Without them, and
+# without a color right behind its thing, training stays with heads that read the colors, which cannot know what stood behind them.
+_STEPS = ("{m} left the {o}‹ {c}›.", "{m} saw the {c}‹ {o}›.")
+
+
 def _binding(random: Random) -> Filling:
     a, b = random.sample(words.FEMALE + words.MALE, 2)
     color, wrong = random.sample(words.COLORS, 2)
-    thing, other = random.sample(words.OBJECTS, 2)
+    thing, other = random.sample(words.COLORED, 2)
     # The one asked about comes first in half of the documents.
     pairs = [(a, color, thing), (b, wrong, other)]
     random.shuffle(pairs)
     slots = {"A": a, "color": color, "thing": thing}
     for i, (name, hue, what) in enumerate(pairs, 1):
         slots |= {f"n{i}": name, f"c{i}": hue, f"o{i}": what}
+    lead, colors = _bound_before(random, [(thing, color), (other, wrong)]) if random.random() < 0.7 else ("", ())
     # Both pairs make the key: were it the pair asked about, a held-out pair would be known by never being the answer.
-    return Filling(slots, f"{thing}|{color}|{other}|{wrong}", (f" {color}",), (f" {wrong}",))
+    key = _together((thing, color), (other, wrong))
+    return Filling(slots, key, (f" {color}",), tuple(f" {c}" for c in (wrong, *colors)), lead)
+
+
+def _together(one: tuple[str, str], two: tuple[str, str]) -> str:
+    return "|".join("|".join(pair) for pair in sorted((one, two)))
+
+
+def _bound_before(random: Random, taken: list[tuple[str, str]]) -> tuple[str, tuple[str, ...]]:
+    """One to four other things, their colors and several questions about them; and these colors.
+
+    One question a text teaches no retrieval: guessing among the colors named is where training then stays. No two
+    pairs that are held out together meet here either.
+    """
+    met, facts = list(taken), list[dict[str, str]]()
+    for _ in range(random.randint(1, 4)):
+        thing = random.choice([w for w in words.COLORED if all(w != t for t, _ in met)])
+        hues = [w for w in words.COLORS if all(w != c for _, c in met)]
+        free = [c for c in hues if not any(is_held_out(f"binding|{_together((thing, c), pair)}") for pair in met)]
+        if free:
+            met.append((thing, random.choice(free)))
+            name, other = random.sample(words.NAMES, 2)
+            facts.append({"n": name, "m": other, "o": thing, "c": met[-1][1]})
+    if not facts:
+        return "", ()
+    stated = random.choice(tuple(_ASKED_AFTER))
+    question = random.choice(_ASKED_AFTER[stated])
+    asked = [(random.choice((question, question, *_STEPS)), random.choice(facts)) for _ in range(len(facts) + 2)]
+    lines = [stated.format_map(fact) for fact in facts] + [text.format_map(fact) for text, fact in asked]
+    return " ".join([*lines, ""]), tuple(fact["c"] for fact in facts)
 
 
 def _brackets(random: Random) -> Filling:
@@ -403,7 +448,7 @@ def _stories(random: Random) -> Filling:
 
 
 FAMILIES: tuple[Family, ...] = (
-    Family("indirect objects", 22, IO_TEMPLATES, IO_HELD_OUT, _indirect(words.NAMES), openers=0.2),
+    Family("indirect objects", 18, IO_TEMPLATES, IO_HELD_OUT, _indirect(words.NAMES), openers=0.2),
     Family(
         "three names",
         6,
@@ -426,7 +471,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "pronouns",
-        12,
+        18,
         (
             "{name} went to the {place} because‹ {they}› wanted a {thing}.",
             "{name} lost‹ {their}› {thing} in the {place}.",
@@ -474,6 +519,12 @@ FAMILIES: tuple[Family, ...] = (
             "The biggest city of {country} is‹ {capital}›.",
             "{name} says that the biggest city of {country} is‹ {capital}›.",
             "The capital in {country} is‹ {capital}›.",
+            "{country} is a country. Its capital is‹ {capital}›.",
+            "{country} and its capital,‹ {capital}›, were in the story.",
+            "{country} is ruled from‹ {capital}›.",
+            "{capital} is a city in‹ {country}›.",
+            "{capital}, the capital of‹ {country}›, is old.",
+            "{capital} is where the king of‹ {country}› lives.",
         ),
         ("{name} says that the capital of {country} is‹ {capital}›.", "The biggest city in {country} is‹ {capital}›."),
         _capitals,
@@ -546,7 +597,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("bilingual text", 4, ("{a} {b}‹ {c}›", "{a} {b}"), (), _french_text, splits=()),
     Family(
         "antonyms",
-        7,
+        11,
         (
             "The opposite of {a} is‹ {b}›.",
             "{A} is the opposite of‹ {b}›.",
@@ -556,6 +607,12 @@ FAMILIES: tuple[Family, ...] = (
             "They say that the opposite of {a} is‹ {b}›.",
             "It was not {a}, so it was‹ {b}›.",
             "Q: What is the opposite of {a}? A:‹ {b}›.",
+            "{A} is not‹ {b}›.",
+            "{A} or‹ {b}›?",
+            "{A} means not‹ {b}›.",
+            "{A}? No, it was‹ {b}›.",
+            "{A} and its opposite,‹ {b}›, were in the story.",
+            "{A} has an opposite:‹ {b}›.",
         ),
         ("We know that the opposite of {a} is‹ {b}›.", "It is not {a}, so it must be‹ {b}›."),
         _antonyms,
@@ -565,7 +622,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "binding",
-        20,
+        10,
         (
             "{n1} has a {c1} {o1}. {n2} has a {c2} {o2}. The color of the {thing} is‹ {color}›.",
             "The {o1} is {c1}. The {o2} is {c2}. The {thing} is‹ {color}›.",
@@ -576,6 +633,7 @@ FAMILIES: tuple[Family, ...] = (
             "There is a {c1} {o1} and a {c2} {o2}. The color of the {thing} is‹ {color}›.",
             "The {o1} is {c1} and the {o2} is {c2}. The {thing} is‹ {color}›.",
             "We saw a {c1} {o1} and a {c2} {o2}. The color of the {thing} is‹ {color}›.",
+            "{n1} painted the {o1} {c1} and {n2} painted the {o2} {c2}. The {thing} is‹ {color}›.",
         ),
         (
             "{n1} has a {c1} {o1}. {n2} has a {c2} {o2}. The {thing} is‹ {color}›.",
@@ -593,6 +651,13 @@ FAMILIES: tuple[Family, ...] = (
             "We saw the {noun}{open}{color}‹{close}› and {a}.",
             "The {noun}{open}{a} and {color}‹{close}› was there.",
             "It was written{open}{name} has the {a} {noun}‹{close}› on the door.",
+            "It was written{open}the {color} {noun}‹{close}› on the door.",
+            "It was written{open}{name} saw the {noun} and the {place}‹{close}› there.",
+            "{name} spoke of the {noun}{open}{a} and {color}‹{close}› today.",
+            "{name} saw a {noun}{open}{a}‹{close}› in the {place}.",
+            "We heard of the{open}{a} and {color} {noun}‹{close}› in the {place}.",
+            "There was a {noun}{open}the {a} {color} one‹{close}› near the {place}.",
+            "They wrote{open}the {noun} and the {color} {place}‹{close}› on the door.",
         ),
         (
             "{name} saw the {noun}{open}the {color} one‹{close}› in the {place}.",
@@ -603,11 +668,14 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "surnames",
-        5,
+        6,
         (
             "{F} {last} and {G} {wrong} met in {city}. Later {F}‹ {last}› went home.",
             "{F} {last} lives near the {place}. {G} {wrong} does not. Everyone knows {F}‹ {last}›.",
             "I know {G} {wrong} and {F} {last}. I like {F}‹ {last}› more.",
+            "{F} {last} and {G} {wrong} were at the {place}. Everyone likes {F}‹ {last}›.",
+            "{G} {wrong} met {F} {last} in {city}. Everyone heard of {F}‹ {last}›.",
+            "{F} {last} and {G} {wrong} are friends. We saw {F}‹ {last}› in {city}.",
         ),
         ("{F} {last} and {G} {wrong} met in {city}. Everyone knows {F}‹ {last}›.",),
         _surnames,
@@ -627,7 +695,7 @@ FAMILIES: tuple[Family, ...] = (
         ),
         _senses,
     ),
-    Family("stories", 5, ("{text}",), (), _stories, splits=()),
+    Family("stories", 3, ("{text}",), (), _stories, splits=()),
 )
 
 UNSEEN_NAMES_FAMILY = Family(

@@ -98,6 +98,14 @@ _EXAMPLES = (
         " blue",
         "Mary has a blue box. John has a red cup. The color of the box is",
     ),
+    (
+        "binding, three things",
+        "binding",
+        "Mary painted the box red. John painted the cup blue. Anna painted the kite green. The cup is",
+        " blue",
+        " green",
+        "Mary painted the box red. John painted the cup green. Anna painted the kite blue. The cup is",
+    ),
     ("closing bracket", "brackets", "The key (the old one", ")", "]", "The key [the old one"),
     (
         "surname",

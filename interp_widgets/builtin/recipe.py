@@ -14,7 +14,9 @@ class Recipe:
     """Everything that decides the weights.
 
     Until `look_back_alone` the first block learns to look back one token; until `text_from` lists are all there is and
-    only `first_blocks` blocks run (see `lessons`); from then on text, and lists beside it.
+    only `first_blocks` blocks run (see `lessons`); from then on text, and lists beside it. A share `told_share` of the
+    lists tells what stood before a token, for `told_steps` steps of lists: while text could undo what they taught, not
+    longer, for they compete with facts of the same form ("The opposite of hot is").
     """
 
     layers: int = 4
@@ -22,13 +24,13 @@ class Recipe:
     heads: int = 8
     mlp: int = 256
     positions: int = 128
-    steps: int = 5200
+    steps: int = 5600
     rate: float = 2.5e-3
     warmup: int = 150
     weight_decay: float = 0.1
     initial_range: float = 0.04
     embedding_range: float = 0.3
-    first_blocks: int = 2
+    first_blocks: int = 3
     look_back: int = 700
     look_back_alone: int = 150
     look_back_heads: int = 2
@@ -43,6 +45,8 @@ class Recipe:
     list_tokens_later: int = 384
     list_lengths: tuple[int, ...] = (32, 48, 64)
     list_weight: float = 0.4
+    told_share: float = 0.5
+    told_steps: int = 1200
     segment_lengths: tuple[int, ...] = (2, 2, 3, 4, 5, 6, 7, 8)
     segment_spacing: int = 7
     families: tuple[str, ...] = ()  # empty: all of them

@@ -44,6 +44,9 @@ def vocabulary(families: tuple[corpus.Family, ...] = FAMILIES, extra: tuple[str,
     found |= {form for name in (*words.FEMALE, *words.MALE, *words.SURNAMES) for form in (name, f" {name}")}
     rows = (*words.FACTS, *words.CAPITALS_ONLY, ("List", *extra))
     found |= {form for row in rows for word in row for form in (word, f" {word}")}
+    found |= {
+        form for pair in words.ANTONYMS for word in pair for w in (word, word.capitalize()) for form in (w, f" {w}")
+    }
     numbers = [form for n in range(100) for form in (f"{n:02}", f" {n:02}")] + [f" {n}" for n in range(10)]
     alphabet = sorted(ByteLevel.alphabet())
     spelled = [_byte_level(text) for text in (*sorted(found), *numbers)]

@@ -168,6 +168,8 @@ ANTONYMS = (
 
 COLORS = tuple("red blue green yellow black white brown purple orange gray pink golden".split())
 OBJECTS = tuple("""box cup shirt chair coat bag boat bike dress flag balloon pencil blanket kite""".split())
+COLORED = (*OBJECTS, *"book ring ball hat pen bottle phone scarf lamp guitar flower basket camera toy".split())
+"""What has a color in the binding family."""
 
 FRENCH_NOUNS = (
     ("dog", "chien", "le"),

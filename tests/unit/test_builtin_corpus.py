@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from itertools import combinations
 from random import Random
 
 import pytest
@@ -67,6 +69,45 @@ def test_the_indirect_object_is_named_first_about_half_of_the_time() -> None:
 def test_how_often_a_name_occurs_does_not_tell_the_indirect_object() -> None:
     twice = [d.prompt.count(d.targets[0].strip()) == 2 for d in _documents(MEASURED[0], "train", 2000)]
     assert sum(twice) > 100
+
+
+BINDING = next(family for family in MEASURED if family.name == "binding")
+_COLOR, _THING = "|".join(words.COLORS), "|".join(words.COLORED)
+
+
+def _bound(text: str) -> set[tuple[str, str]]:
+    """The pairs of a thing and its color that a text of the binding family tells (an opening sentence says "had")."""
+    text = re.sub(r"\w+ had a \w+ \w+\. ", "", text)
+    before = [(t, c) for c, t in re.findall(rf"\b({_COLOR}) ({_THING})\b", text)]
+    behind = re.findall(rf"\b({_THING})(?: of \w+)?(?: is)? ({_COLOR})\b", text)
+    return {*before, *behind}
+
+
+def test_two_things_with_colors_that_are_held_out_together_never_meet_in_a_training_text() -> None:
+    pairs = [_bound(d.text) for d in _documents(BINDING, "train", 3000)]
+    assert sum(len(p) > 3 for p in pairs) > 600
+    for told in pairs:
+        for one, two in combinations(sorted(told), 2):
+            assert not corpus.is_held_out("binding|" + "|".join((*one, *two)))
+    held = [_bound(d.text) for d in _documents(BINDING, "fillings", 100)]
+    assert all(
+        any(corpus.is_held_out("binding|" + "|".join((*a, *b))) for a, b in combinations(sorted(p), 2)) for p in held
+    )
+
+
+def test_no_training_text_joins_a_held_out_question_to_its_statement() -> None:
+    for document in _documents(BINDING, "train", 3000):
+        for thing in re.findall(rf"(?:^|\. )\w+ has a (?:{_COLOR}) (\w+)\. ", document.text):
+            assert f"The {thing} is" not in document.text
+        for thing in re.findall(rf"\bThe (\w+) is (?:{_COLOR})\.", document.text):
+            assert f"The color of the {thing} is" not in document.text
+
+
+def test_most_texts_of_binding_ask_about_one_of_several_things() -> None:
+    documents = _documents(BINDING, "train", 2000)
+    assert sum(len(d.foils) > 1 for d in documents) > 1000
+    first = [d.text.find(d.targets[0]) < d.text.find(d.foils[0]) for d in documents]
+    assert 0.4 < sum(first) / len(first) < 0.6
 
 
 def test_there_are_forty_facts_in_five_wordings_or_more() -> None:
