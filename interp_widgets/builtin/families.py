@@ -611,7 +611,7 @@ FAMILIES: tuple[Family, ...] = (
             "{A} or‹ {b}›?",
             "{A} means not‹ {b}›.",
             "{A}? No, it was‹ {b}›.",
-            "{A} and its opposite,‹ {b}›, were in the story.",
+            "{A} was in the story with its opposite,‹ {b}›.",
             "{A} has an opposite:‹ {b}›.",
         ),
         ("We know that the opposite of {a} is‹ {b}›.", "It is not {a}, so it must be‹ {b}›."),

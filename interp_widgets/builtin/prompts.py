@@ -242,14 +242,23 @@ def _sums() -> tuple[str, ...]:
     return tuple(f"{random.randrange(59)}+{random.randrange(59)}=" for _ in range(REFERENCE_SIZE))
 
 
-def _sentiment_pair(random: Random, n: int) -> tuple[str, str]:
-    """Read at the adjective, where the next one is due, and where the verb of feeling is.
+_SENTIMENT = (
+    "The {what} was {a}. The",
+    "The {what} was {a}. The {other} was",
+    "The {what} was {a}. The {other} was",
+    "The {what} was {a}",
+)
 
-    The adjective alone makes a vector that turns text too little, the other two one so long that text breaks.
+
+def _sentiment_pair(random: Random, n: int) -> tuple[str, str]:
+    """Mostly read where the next word of praise or blame is due, in part at the adjective and between the sentences.
+
+    Where the word is due alone, the vector is so long that text breaks; at the adjective alone, it turns text too little.
     """
-    template = ("The {what} was {a}", "The {what} was {a} and", "The {what} was {a} and {b}. I")[n % 3]
-    what, good, bad = random.choice(words.REVIEWED), random.sample(words.GOOD, 2), random.sample(words.BAD, 2)
-    return template.format(what=what, a=good[0], b=good[1]), template.format(what=what, a=bad[0], b=bad[1])
+    what, other = random.sample(words.REVIEWED, 2)
+    good, bad = random.sample(words.GOOD, 2)[0], random.sample(words.BAD, 2)[0]
+    template = _SENTIMENT[n % len(_SENTIMENT)]
+    return template.format(what=what, other=other, a=good), template.format(what=what, other=other, a=bad)
 
 
 def _french_pair(random: Random, _n: int) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Steering turns what the embedded model writes, and far beyond the working strength text breaks."""
+"""Steering turns what the embedded model writes, and text breaks only beyond the working strength."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def praise(live: LiveModel, vector: SteeringVector, strength: float) -> float:
     return good / (good + bad)
 
 
-def test_sentiment_turns_sampled_text_at_plus_and_minus_1_and_thrice_as_much_breaks_it(live: LiveModel) -> None:
+def test_sentiment_turns_sampled_text_at_plus_and_minus_1_and_breaks_it_only_beyond(live: LiveModel) -> None:
     vector = steering_vector(live, *contrast("sentiment"), "L1", name="sentiment")
     assert vector.separation is not None
-    assert vector.separation.auc >= 0.99
+    assert vector.separation.accuracy >= 0.95
     assert praise(live, vector, -1.0) <= 0.05
     assert 0.3 < praise(live, vector, 0.0) < 0.8
     assert praise(live, vector, 1.0) >= 0.95
@@ -54,7 +54,7 @@ def test_sentiment_turns_sampled_text_at_plus_and_minus_1_and_thrice_as_much_bre
     a, b = live.tokens.one("target", " great"), live.tokens.one("foil", " terrible")
     asked = Asked("The room was", tokens, Metric((a.id,), (b.id,)), (a,), (b,), len(tokens) - 1)
     found = coherence(live, asked, vector, [-3.0, -1.0, 0.0, 1.0, 3.0])
-    assert found.breaks[[0, 2, 4]].tolist() == [True, False, True]
+    assert found.breaks.tolist() == [True, False, False, False, True]
 
 
 def test_french_makes_sampled_text_french_at_its_working_strength(live: LiveModel) -> None:
