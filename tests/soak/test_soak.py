@@ -36,7 +36,7 @@ MOST = 1.0  # MB a minute, of the kernel, and of the page beyond what plain slid
 PROMPTS = ("w5 w9 w12 w5 w30 w7", "w3 w4", "w8 w8 w8 w9 w10 w11 w12 w13", "w40 w41 w2")
 
 OPEN = """
-import gc, hashlib, json, os, threading, torch, psutil
+import ctypes, gc, hashlib, json, os, threading, torch, psutil
 import interp_widgets as iw
 from interp_widgets.model import gate
 from tests.invariants import our_hooks
@@ -57,6 +57,8 @@ vector = iw.steering_vector(session, ["w3 w4"], ["w7 w8"], "L1", name="push")
 session.add_vector(vector, "push")
 def look():
     gc.collect()
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)  # what is freed goes back: what is held is measured, not what the allocator keeps for later
     mine = [t.name for t in threading.enumerate() if t.name.startswith("interp_widgets")]
     return json.dumps({"plain": torch.equal(logits(), plain), "weights": weights() == before, "active": gate.active() is not None,
         "grad": torch.is_grad_enabled(), "threads": len(mine), "hooks": our_hooks(model), "rss": psutil.Process().memory_info().rss,
