@@ -9,6 +9,7 @@ from typing import Any
 import interp_widgets as iw
 from interp_widgets.widgets.base import View
 from interp_widgets.widgets.channel import mirror_of
+from interp_widgets.worker import worker_of
 from tests.unit.comm import Json, RecordingComm, Sent, Wire
 
 PROMPT = "w5 w9 w12 w5 w30 w7"
@@ -112,6 +113,8 @@ class Page:
                 if self.session.question is not None
             )
 
+        self.wait(quiet, "a calm page", timeout)
+        assert worker_of(self.session.model).wait(timeout)  # a view that asked may have been told to go on
         self.wait(quiet, "a calm page", timeout)
 
     @property

@@ -376,7 +376,7 @@ def test_a_sweep_is_stopped_and_keeps_what_it_has(bench: Bench, monkeypatch: pyt
     effects = bench.array(view, "effects")
     assert np.isfinite(effects).any() and not np.isfinite(effects).all()
     wish(bench, view, "compute")
-    bench.page.calm()
+    bench.page.wait(lambda: bench.page.panel(view)["status"] == "done", "the whole sweep")
     assert np.isfinite(bench.array(view, "effects")).all()
 
 
