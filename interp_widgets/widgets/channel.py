@@ -144,10 +144,11 @@ class SessionWidget(Held):
 
     def remove(self, view: View) -> None:
         """A view closed: stop what computes for it, and let the page forget what it was told."""
-        self._panels.remove(view.panel)
+        told = self._panels.remove(view.panel)
         self._computing.remove(view.panel)
-        gone = {"kind": "panel", "panel": view.panel, "revision": 0, "status": "closed", "data": None}
-        self._outbox.put(("gone", view.panel), lambda: gone)
+        if told:
+            gone = {"kind": "panel", "panel": view.panel, "revision": 0, "status": "closed", "data": None}
+            self._outbox.put(("gone", view.panel), lambda: gone)
 
     def views(self) -> list[View]:
         """The open views, in the order in which they opened."""

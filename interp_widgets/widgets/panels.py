@@ -22,6 +22,7 @@ class Shown:
     Attributes:
         data: each key's newest value, with the revision that it was measured at.
         unsent: keys whose newest value has not been sent.
+        sent: whether any of it has been sent.
         complaint: why the last setting was refused; shown until one is taken, or the session changes.
     """
 
@@ -33,6 +34,7 @@ class Shown:
     message: str = ""
     complaint: str = ""
     complained_at: int = 0
+    sent: bool = False
 
     @property
     def running(self) -> bool:
@@ -55,11 +57,12 @@ class Panels:
         """A view opened."""
         self._views[view.panel] = weakref.ref(view)
 
-    def remove(self, panel: str) -> None:
-        """A view closed."""
+    def remove(self, panel: str) -> bool:
+        """A view closed; whether pages have been told anything of it."""
         with self._lock:
             self._views.pop(panel, None)
-            self._shown.pop(panel, None)
+            shown = self._shown.pop(panel, None)
+            return shown is not None and shown.sent
 
     def views(self) -> list[View]:
         """The open views, in the order in which they opened."""
@@ -112,14 +115,17 @@ class Panels:
             shown = self._shown.get(panel)
             if shown is None:
                 return []
-            keys, shown.unsent = shown.unsent, set()
+            keys, shown.unsent, shown.sent = shown.unsent, set(), True
             return _messages(panel, shown, keys)
 
     def again(self, panel: str) -> list[Json]:
         """The messages with all that a view shows."""
         with self._lock:
             shown = self._shown.get(panel)
-            return [] if shown is None else _messages(panel, shown, shown.data)
+            if shown is None:
+                return []
+            shown.sent = True
+            return _messages(panel, shown, shown.data)
 
 
 def _messages(panel: str, shown: Shown, keys: Iterable[str]) -> list[Json]:
