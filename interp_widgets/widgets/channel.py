@@ -147,7 +147,8 @@ class SessionWidget(Held):
         told = self._panels.remove(view.panel)
         self._computing.remove(view.panel)
         if told:
-            gone = {"kind": "panel", "panel": view.panel, "revision": 0, "status": "closed", "data": None}
+            gone = {"kind": "panel", "panel": view.panel, "revision": 0, "status": "closed"}
+            gone |= {"progress": 0.0, "message": "", "data": None}
             self._outbox.put(("gone", view.panel), lambda: gone)
 
     def views(self) -> list[View]:
