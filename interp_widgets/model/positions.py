@@ -13,15 +13,13 @@ import numpy.typing as npt
 from interp_widgets.model.errors import InterventionError
 
 Mask = npt.NDArray[np.bool_]
-_GENERATED = re.compile(r"gen(?:erated)?\[(-?\d*)(?:(:)(-?\d*))?\]\Z")
-_PROMPT = re.compile(r"prompt\[(-?\d*)(?:(:)(-?\d*))?\]\Z")
+# Patterns, compiled when first used: that is most of what importing this file would cost.
+_GENERATED = r"gen(?:erated)?\[(-?\d*)(?:(:)(-?\d*))?\]\Z"
+_PROMPT = r"prompt\[(-?\d*)(?:(:)(-?\d*))?\]\Z"
 _WHOLE = r"\s*(-?\d{1,9}|None|)\s*"
-_SLICES = (
-    re.compile(rf"{_WHOLE}:{_WHOLE}(?::{_WHOLE})?\Z"),
-    re.compile(rf"slice\({_WHOLE},{_WHOLE}(?:,{_WHOLE})?\)\Z"),
-)
-_NUMBERS = re.compile(r"\[?\s*-?\d{1,9}(?:[\s,]+-?\d{1,9})*\s*\]?\Z")
-_SPELLED = re.compile(r"(?:(?:iw\.)?tokens\()?([\"'])(.+)\1\)?\Z", re.DOTALL)
+_SLICES = (rf"{_WHOLE}:{_WHOLE}(?::{_WHOLE})?\Z", rf"slice\({_WHOLE},{_WHOLE}(?:,{_WHOLE})?\)\Z")
+_NUMBERS = r"\[?\s*-?\d{1,9}(?:[\s,]+-?\d{1,9})*\s*\]?\Z"
+_SPELLED = r"(?s)(?:(?:iw\.)?tokens\()?([\"'])(.+)\1\)?\Z"
 
 
 @dataclass(frozen=True)
@@ -191,7 +189,7 @@ def _from_text(spec: str) -> Positions:
     if spec in ("all", "content", "prompt", "generated"):
         return Positions(spec, label=spec)
     for kind, pattern in (("generated", _GENERATED), ("prompt", _PROMPT)):
-        match = pattern.match(spec)
+        match = re.match(pattern, spec)
         if match and (match[1] or match[2]):
             start = int(match[1]) if match[1] else None
             if match[2]:
@@ -210,14 +208,14 @@ def _from_text(spec: str) -> Positions:
 def _from_label(spec: str) -> slice | list[int] | int | Tokens | None:
     """What a rule's own label says, or what a person types for it: `-1`, `[3, 5]`, `slice(3, 7)`, `3:7`, `tokens(" Mary")`, `" Mary"`."""
     for pattern in _SLICES:
-        match = pattern.match(spec)
+        match = re.match(pattern, spec)
         if match:
             start, stop, step = (None if part in ("", "None", None) else int(part) for part in match.groups())
             return None if step == 0 else slice(start, stop, step)
-    if _NUMBERS.match(spec):
+    if re.match(_NUMBERS, spec):
         numbers = [int(n) for n in re.findall(r"-?\d+", spec)]
         return numbers if spec.startswith("[") or len(numbers) > 1 else numbers[0]
-    match = _SPELLED.match(spec)
+    match = re.match(_SPELLED, spec)
     return Tokens(match[2]) if match else None
 
 
