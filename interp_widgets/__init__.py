@@ -9,6 +9,9 @@ iw.HeadAblation(session)
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from interp_widgets.answer import Answer
 from interp_widgets.api import (
     attention,
@@ -59,12 +62,14 @@ from interp_widgets.model.run import Run
 from interp_widgets.model.sites import Site
 from interp_widgets.session import Session
 from interp_widgets.version import __version__
-from interp_widgets.widgets.attention_patterns import AttentionPatterns
-from interp_widgets.widgets.generation import Generation
-from interp_widgets.widgets.head_ablation import HeadAblation
-from interp_widgets.widgets.self_repair import SelfRepair
-from interp_widgets.widgets.steering_sliders import SteeringSliders
-from interp_widgets.widgets.token_attribution import TokenAttribution
+
+if TYPE_CHECKING:
+    from interp_widgets.widgets.attention_patterns import AttentionPatterns
+    from interp_widgets.widgets.generation import Generation
+    from interp_widgets.widgets.head_ablation import HeadAblation
+    from interp_widgets.widgets.self_repair import SelfRepair
+    from interp_widgets.widgets.steering_sliders import SteeringSliders
+    from interp_widgets.widgets.token_attribution import TokenAttribution
 
 __all__ = [
     "Ablate",
@@ -125,3 +130,24 @@ __all__ = [
     "steering_vector",
     "tokens",
 ]
+
+_VIEWS = {
+    "AttentionPatterns": "attention_patterns",
+    "Generation": "generation",
+    "HeadAblation": "head_ablation",
+    "SelfRepair": "self_repair",
+    "SteeringSliders": "steering_sliders",
+    "TokenAttribution": "token_attribution",
+}
+
+if not TYPE_CHECKING:  # a checker reads the imports above, and still names an attribute that does not exist
+
+    def __getattr__(name: str) -> Any:
+        """A view's class, loaded when it is first named: views are half of what importing the package would cost."""
+        if name not in _VIEWS:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        view = globals()[name] = getattr(import_module(f"{__name__}.widgets.{_VIEWS[name]}"), name)
+        return view
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
