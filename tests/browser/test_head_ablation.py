@@ -182,7 +182,7 @@ def test_48_by_64_heads_and_512_tokens_stay_usable(lab: Lab, chromium: Chromium)
         root.locator("[data-token]").first.focus()
         notebook.page.keyboard.press("End")  # only the lines in sight are in the page, and every token can be reached
         root.locator('[data-token="511"]').wait_for(timeout=5_000)
-        root.locator('.iw-grid-frame').scroll_into_view_if_needed()
+        root.locator(".iw-grid-frame").scroll_into_view_if_needed()
         found = notebook.page.evaluate(HOVER)
         frames = notebook.page.evaluate(FRAMES)
         print(f"hover: median {statistics.median(found['took']):.1f} ms, worst {max(found['took']):.1f} ms")
