@@ -50,7 +50,7 @@ FLAGS = (
     "--disable-dev-shm-usage",
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1 , EXCLUDE localhost",
 )
-# What JupyterLab itself logs as an error when nothing is wrong; everything else on the console fails the test.
+# What JupyterLab itself logs, or leaves uncaught, as an error when nothing is wrong; everything else on the console fails the test.
 NOISE = (
     re.compile(r"Could not restore the debugger state: Canceled future"),
     re.compile(r"Canceled future for kernel_info_request message before replies were done"),
@@ -209,13 +209,16 @@ class Witness:
     def watch(self, page: Page) -> None:
         """Listen from before the first request on."""
         page.on("console", self._console)
-        page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error}"))
+        page.on("pageerror", lambda error: self._error(f"uncaught: {error}"))
         page.on("request", lambda request: self._request(request.url))
         page.on("websocket", lambda opened: self._request(opened.url))
 
     def _console(self, message: ConsoleMessage) -> None:
-        text = f"{message.text} ({message.location.get('url', '')})"
-        if message.type == "error" and not any(known.search(text) for known in NOISE):
+        if message.type == "error":
+            self._error(f"{message.text} ({message.location.get('url', '')})")
+
+    def _error(self, text: str) -> None:
+        if not any(known.search(text) for known in NOISE):
             self.errors.append(text)
 
     def _request(self, url: str) -> None:
