@@ -53,8 +53,9 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def same_seed() -> Iterator[None]:
-    """Start every test from one random state, so that the order of tests changes nothing."""
+    """Start every test from one random state and with gradients on, so that neither order nor one bad test changes others."""
     torch.manual_seed(0)
+    torch.set_grad_enabled(True)
     yield
     assert torch.is_grad_enabled(), "the test left gradients switched off"
     assert torch.get_default_dtype() is torch.float32, "the test left another default dtype"
