@@ -19,6 +19,7 @@ from interp_widgets.methods import deletion as _deletion
 from interp_widgets.methods import direct_tokens as _direct_tokens
 from interp_widgets.methods import dose_response as _dose_response
 from interp_widgets.methods import head_effects as _head_effects
+from interp_widgets.methods import patching as _patching
 from interp_widgets.methods import position_effects as _position_effects
 from interp_widgets.methods import self_repair as _self_repair
 from interp_widgets.methods import spans as _spans
@@ -304,6 +305,26 @@ def position_effects(x: Session | LiveModel, question: Question | None = None) -
     """
     live, asked, interventions = _asked(x, question)
     return _position_effects.position_effects(live, asked, interventions)
+
+
+def patching(x: Session | LiveModel, question: Question | None = None, over: str = "resid") -> _patching.Patching:
+    """What of a run carries the difference to the corrupt prompt; see `interp_widgets.methods.patching.patching`.
+
+    Args:
+        over: `"resid"`, the stream at every layer and position, or `"heads"`, every head.
+
+    Example:
+        >>> session = iw.open("known:induction")
+        >>> prompt, corrupt = (
+        ...     "cat dog bird fish tree leaf stone river dog",
+        ...     "cat leaf bird fish tree dog stone river dog",
+        ... )
+        >>> question = session.ask(prompt, "bird", "fish", corrupt=corrupt)
+        >>> (iw.patching(session, over="heads").denoise > 0.5).sum(axis=1)  # one head of each layer is all it takes
+        array([1, 1])
+    """
+    live, asked, interventions = _asked(x, question)
+    return _patching.patching(live, asked, over, interventions)  # pyright: ignore[reportArgumentType]
 
 
 def self_repair(

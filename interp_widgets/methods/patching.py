@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -103,13 +103,15 @@ def patching(
 
     Raises:
         PromptError: without a corrupt prompt, or when the two do not line up.
-        InterventionError: when the two prompts have the same metric, so that there is no difference to explain.
+        InterventionError: when the two prompts have the same metric, so that there is no difference to explain, or for another `over`.
 
     Example:
         >>> patching(live, session.question).denoise.shape  # doctest: +SKIP
         (4, 15)
     """
     start = time.perf_counter()
+    if over not in get_args(Over):
+        raise InterventionError(f'There is nothing to patch over called {over!r}; choose "resid" or "heads".')
     if over == "heads":
         live.need("heads")
     examples = question.examples if isinstance(question, Question) else (question,)

@@ -1,4 +1,4 @@
-"""The public names of attribution: their examples run, and they explain what the session has on."""
+"""The public names of attribution and patching: their examples run, and they explain what the session has on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import interp_widgets as iw
 from interp_widgets import api
 
-NAMES = ("attribute_answer", "contrast_answers", "deletion_test", "direct_attribution", "span_scores")
+NAMES = ("attribute_answer", "contrast_answers", "deletion_test", "direct_attribution", "patching", "span_scores")
 
 
 @pytest.fixture

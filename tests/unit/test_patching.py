@@ -197,6 +197,11 @@ def test_two_prompts_that_cannot_be_compared_are_refused_in_a_sentence(corrupt: 
             patching(live, asked)
 
 
+def test_patching_over_what_is_not_there_names_what_is() -> None:
+    with opened(tiny_models.gpt2()) as live, pytest.raises(InterventionError, match='"resid" or "heads"'):
+        patching(live, ask_pair(live), over="neurons")  # pyright: ignore[reportArgumentType]
+
+
 def test_the_cells_read_as_a_data_frame() -> None:
     with opened(tiny_models.gpt2()) as live:
         found = patching(live, ask_pair(live))
