@@ -28,7 +28,8 @@ class WeightProbe:
     def read(self) -> Fingerprint:
         """The present key."""
         modules = _modules(self._root)
-        tensors = [t for m in modules for table in (m._parameters, m._buffers) for t in table.values() if t is not None]
+        resting = [m for m in modules if not _offloaded(m)]
+        tensors = [t for m in resting for table in (m._parameters, m._buffers) for t in table.values() if t is not None]
         here = tuple((id(t), t.data_ptr() if not t.is_meta else 0) for t in tensors)
         if here != self._key:
             self._key = here
@@ -37,12 +38,27 @@ class WeightProbe:
         numbers = b"".join(self._bytes())
         return here, versions, hash(numbers), _hooks(modules), self._root.training
 
+    def weights(self) -> Fingerprint:
+        """The part of the key that no forward moves by itself: where every parameter is, and how often it was written.
+
+        Buffers and hooks are left out, for some models write buffers while they run. Read before and after every forward.
+        """
+        modules = [m for m in _modules(self._root) if not _offloaded(m)]
+        parameters = [p for m in modules for p in m._parameters.values() if p is not None and not p.is_meta]
+        return tuple((id(p), p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters)
+
     def _bytes(self) -> list[bytes]:
         # The views are of `.data`: no gradient to switch off, and so no mode that an interrupt could leave behind.
         by_kind: dict[tuple[torch.dtype, torch.device], list[torch.Tensor]] = {}
         for view in self._views:
             by_kind.setdefault((view.dtype, view.device), []).append(view if view.dim() == 1 else view.reshape(-1))
         return [torch.cat(v).contiguous().view(torch.uint8).cpu().numpy().tobytes() for v in by_kind.values()]
+
+
+def _offloaded(module: nn.Module) -> bool:
+    """Whether accelerate brings this module's weights for each of its calls, as other tensors every time."""
+    hook = module.__dict__.get("_hf_hook")
+    return hook is not None and any(getattr(h, "offload", False) for h in (hook, *getattr(hook, "hooks", ())))
 
 
 def _modules(root: nn.Module) -> list[nn.Module]:

@@ -132,3 +132,25 @@ def test_an_offloaded_model_never_lets_absent_weights_into_arithmetic() -> None:
     check(live, plain, 1e-5)
     assert all(p.is_meta for p in module.parameters())
     assert our_hooks(module) == 0
+
+
+@pytest.mark.case("A23")
+def test_every_table_of_an_offloaded_model_is_that_of_the_same_model_in_memory() -> None:
+    accelerate = pytest.importorskip("accelerate")
+    tables: list[list[Any]] = []
+    for offloaded in (False, True):
+        module = gpt2()
+        if offloaded:
+            accelerate.cpu_offload(module, execution_device=torch.device("cpu"))
+        session = iw.open(module, tokenizer())
+        session.ask(PROMPT, "w11", "w13")
+        key = session.model.fingerprint()
+        tables.append([
+            iw.head_effects(session, mode="zero").effects,
+            iw.attribute(session, steps=4).scores,
+            [token.probability for token in session.model.generate(PROMPT, [EDITS[1]()], 5)],
+        ])  # fmt: skip
+        assert session.model.fingerprint() == key, "every forward makes it another model"
+        session.close()
+    for own, brought in zip(*tables, strict=True):
+        assert brought == pytest.approx(own, abs=1e-5)
