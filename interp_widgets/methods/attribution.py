@@ -116,6 +116,7 @@ def attribute(
         PromptError: for a prompt of one token, a target that is the foil, a baseline that does not fit.
         FeatureOffError: where no gradient exists; occlusion still works there.
         InterpError: for a method or a number of steps that makes no sense.
+        ModelChangedError: when the weights changed meanwhile.
 
     Example:
         >>> a = attribute(live, session.question)  # doctest: +SKIP
@@ -128,6 +129,21 @@ def attribute(
         raise PromptError(
             "The prompt is a single token, so there is nothing to divide the answer among; write a few more words."
         )
+    limits: _Limits = {"memory": memory, "progress": progress, "cancelled": cancelled}
+    with live.unchanged():
+        return _attribute(live, asked, interventions, method, steps, baseline, limits)
+
+
+def _attribute(
+    live: LiveModel,
+    asked: Asked,
+    interventions: Sequence[Intervention],
+    method: str,
+    steps: int,
+    baseline: BaselineSpec,
+    limits: _Limits,
+) -> Attribution:
+    cancelled = limits["cancelled"]
     what = explained(live, asked, interventions)
     explains: Literal["plain run", "edited run"] = "edited run" if what.edited else "plain run"
     if method == "direct":
@@ -141,13 +157,12 @@ def attribute(
     free = isinstance(baseline, str) and baseline == "auto"
     chosen = find_baseline(live, asked, neutral(live) if free and method == "occlusion" else baseline)
     if method == "occlusion":
-        limits: _Limits = {"memory": memory, "progress": progress, "cancelled": cancelled}
         path, note = occlusion_packed(what, asked, chosen, **limits) or occlusion(what, chosen, **limits), ""
         steps = 0
     else:
 
         def integrate(start: Baseline, nodes: int) -> Path:
-            return integrated_gradients(what, start, nodes, memory=memory, progress=progress, cancelled=cancelled)
+            return integrated_gradients(what, start, nodes, **limits)
 
         path, chosen, steps, note = _converging(live, asked, chosen, steps, integrate, partial(first_step, what))
     return Attribution(

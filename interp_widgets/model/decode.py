@@ -18,6 +18,7 @@ import torch
 from interp_widgets.model.blame import not_finite
 from interp_widgets.model.compile import compile_steps, place_step
 from interp_widgets.model.errors import GenerationError
+from interp_widgets.model.fingerprint import Fingerprint
 from interp_widgets.model.gate import Program, activate
 from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.positions import Positions, Row
@@ -90,6 +91,7 @@ class Decoder:
         self._wanted = self._names | ({"attention_mask", "use_cache"} if "kwargs" in self._names else set())
         self._compiled = is_compiled(live.anatomy.root)
         self._cache: dict[str, Any] = {}
+        self._weights: Fingerprint = ()
         self._fed = 0
         width = max(len(line.tokens) for line in self.lines)
         self._pads = [width - len(line.tokens) for line in self.lines] if use_cache else [0] * len(self.lines)
@@ -128,9 +130,10 @@ class Decoder:
 
         Raises:
             GenerationError: when logits are not numbers, naming the first block that made them.
+            ModelChangedError: when the model is not the one that the cache is of, or changed under the step.
         """
         live = self.live
-        with live.lock:
+        with live.lock, live.unchanged(self._weights if self._cache else None) as self._weights:
             live.ready()
             ids, frame = self._input()
             for step in self._steps:

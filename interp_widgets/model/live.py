@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 from interp_widgets.model.anatomy import Anatomy, find_anatomy
 from interp_widgets.model.cache import ByteCache
 from interp_widgets.model.compile import compile_program, receipts_of
-from interp_widgets.model.errors import ClosedError, FeatureOffError, PromptError
+from interp_widgets.model.errors import CancelledError, ClosedError, FeatureOffError, ModelChangedError, PromptError
 from interp_widgets.model.fingerprint import Fingerprint, WeightProbe
 from interp_widgets.model.gate import Gate, Program
 from interp_widgets.model.generate import generate
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _REGISTRY: dict[int, weakref.ref[LiveModel]] = {}
 _REGISTRY_LOCK = threading.Lock()
 _RUN_BYTES = 256 << 20
+_CHANGED = "The model's weights were changed or moved while it ran, so there is no answer of any one model; ask again."
 
 
 def _after_fork() -> None:
@@ -152,6 +154,30 @@ class LiveModel:
         """The key of everything cached: weights, foreign hooks, mode."""
         return (*self._probe.read(), self._salt)
 
+    @contextmanager
+    def unchanged(self, since: Fingerprint | None = None) -> Generator[Fingerprint]:
+        """Refuse what the block computed when the weights changed meanwhile, in another thread or in own code; yields their key.
+
+        Args:
+            since: the key that they must still have, when it is older than the block.
+
+        Raises:
+            ModelChangedError: in the place of a number that two models made, and of an error that came of it.
+        """
+        key = self._probe.weights()
+        if since is not None and key != since:
+            raise ModelChangedError(_CHANGED)
+        try:
+            yield key
+        except CancelledError:
+            raise
+        except Exception as error:
+            if self._probe.weights() == key:
+                raise
+            raise ModelChangedError(_CHANGED) from error
+        if self._probe.weights() != key:
+            raise ModelChangedError(_CHANGED)
+
     def refresh(self) -> None:
         """Forget what is cached, after a change that the key cannot see."""
         self._salt += 1
@@ -232,7 +258,7 @@ class LiveModel:
         logits: bool,
         cancelled: Callable[[], bool] | None,
     ) -> list[Run]:
-        with self.lock:
+        with self.lock, self.unchanged():
             self.ready()
             batch = batch_of(prompts, self.device)
             compiled = compile_program(self, batch, interventions, sites, prompts, cancelled)

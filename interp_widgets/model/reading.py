@@ -52,8 +52,8 @@ def plain_trace(live: LiveModel, asked: Asked, cancelled: Callable[[], bool] | N
     batch = live.batch(asked.tokens)
     program = live.program(cancelled)
     trace = record(program, live.anatomy)
-    _, hidden = forward(live.caller, live.anatomy, batch, program, [asked.position])
-    with modes(live.device):
+    with live.unchanged(), modes(live.device):
+        _, hidden = forward(live.caller, live.anatomy, batch, program, [asked.position])
         column = hidden[:, -1] if hidden.shape[1] == 1 else hidden[:, asked.position]
         trace.hidden = column
         trace.logits = live.readout.logits(column)
@@ -67,7 +67,7 @@ def read_answer(
     live: LiveModel, asked: Asked, interventions: Sequence[Intervention], cancelled: Callable[[], bool] | None = None
 ) -> Reading:
     """See `LiveModel.answer`."""
-    with live.lock:
+    with live.lock, live.unchanged():
         live.ready()
         trace = plain_trace(live, asked, cancelled)
         assert trace.logits is not None

@@ -83,7 +83,7 @@ def base_of(
     live: LiveModel, asked: Asked, interventions: Sequence[Intervention] = (), cancelled: Cancelled | None = None
 ) -> Base:
     """Record the state on screen: by replay from the lowest edited block, as the number on screen is made."""
-    with live.lock:
+    with live.lock, live.unchanged():
         live.ready()
         key = live.fingerprint()
         plain = plain_trace(live, asked, cancelled)
