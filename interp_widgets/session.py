@@ -78,7 +78,7 @@ class Session:
         self._listeners: dict[int, Listener] = {}
         self._next_listener = 0
         self._answers: dict[int, Answer] = {}
-        self._answered: Fingerprint = ()
+        self._asked: Fingerprint = ()
         self._reference: Reference | None = None
         self._vectors: dict[str, SteeringVector] = {}
         self._mode: AblateMode = "mean"
@@ -416,16 +416,21 @@ class Session:
             PromptError: when nothing has been asked yet.
         """
         self._open()
-        self._forget_if_changed()
+        self.look()
         return self.compute(self.snapshot())
 
-    def _forget_if_changed(self) -> None:
-        """Weights loaded, or hooks added, since the answer was computed make it another state's."""
-        if not self._answers or self._answered == self._live.fingerprint():
-            return
+    def look(self) -> bool:
+        """Whether the model has changed since it was last asked (weights loaded, hooks added): then this is another state.
+
+        Widgets look by themselves after every cell.
+        """
+        self._open()
+        if not self._asked or self._asked == self._live.fingerprint():
+            return False
         with self._lock:
-            self._answers = {}
+            self._answers, self._asked = {}, ()
             self._changed()
+        return True
 
     def compute(self, snapshot: Snapshot, cancelled: Callable[[], bool] | None = None) -> Answer:
         """The answer of one revision."""
@@ -435,10 +440,18 @@ class Session:
         if kept is not None:
             return kept
         weights = self._live.fingerprint()
-        answer = compute_answer(self._live, snapshot.question, snapshot.interventions, snapshot.reference, cancelled)
+        try:
+            answer = compute_answer(
+                self._live, snapshot.question, snapshot.interventions, snapshot.reference, cancelled
+            )
+        except Exception:
+            with self._lock:
+                if snapshot.revision == self._revision:
+                    self._asked = weights  # once it has changed, it may have an answer
+            raise
         with self._lock:
             if snapshot.revision == self._revision:
-                self._answers, self._answered = {snapshot.revision: answer}, weights
+                self._answers, self._asked = {snapshot.revision: answer}, weights
                 self._history.metrics[self._history.index] = answer.metric
         return answer
 

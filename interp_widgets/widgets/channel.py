@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from interp_widgets.session import Session
 from interp_widgets.widgets.computing import Computing, Draw
 from interp_widgets.widgets.held import Held
-from interp_widgets.widgets.interrupt import watch_interrupts
+from interp_widgets.widgets.interrupt import watch_cells
 from interp_widgets.widgets.outbox import STATE, Outbox
 from interp_widgets.widgets.pages import Pages
 from interp_widgets.widgets.panels import Json, Panels
@@ -42,7 +42,7 @@ class SessionWidget(Held):
         self._unlisten = session.listen(_listener(weakref.ref(self)))
         weakref.finalize(session, _close_later, weakref.ref(self))
         _OPEN.add(self)
-        watch_interrupts(stop_all)
+        watch_cells(stop_all, look_all)
 
     def _open(self) -> Session | None:
         session = self._ref()
@@ -199,6 +199,10 @@ class SessionWidget(Held):
         self._computing.stop(message)
         self.publish_state()
 
+    def look(self) -> None:
+        """See whether the model is still the one on screen, when its turn comes: the user may have trained it."""
+        self._computing.look()
+
     def close(self) -> None:
         """Say goodbye to the page and close the comm."""
         if self.comm is None:
@@ -240,6 +244,12 @@ def stop_all() -> None:
     """Stop everything that computes for a page: the kernel was interrupted."""
     for mirror in list(_OPEN):
         mirror.stop(_STOPPED)
+
+
+def look_all() -> None:
+    """See of every session whether its model has changed: a cell has ended."""
+    for mirror in list(_OPEN):
+        mirror.look()
 
 
 def mirror_of(session: Session) -> SessionWidget:

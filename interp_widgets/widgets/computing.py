@@ -93,6 +93,12 @@ class Computing:
             job = lambda cancelled: self._draw(panel, draw, cancelled)  # noqa: E731
             self._worker.submit((id(session), "panel", panel, *part), job, priority)
 
+    def look(self) -> None:
+        """Wish to see whether the model has changed since the answer was computed, while nothing runs on it."""
+        session = self._session()
+        if session is not None and self._panels:
+            self._worker.submit((id(session), "look"), self._look, PANEL)
+
     def stop(self, message: str) -> None:
         """Stop what computes for this session, and say so where it would have been shown."""
         session = self._session()
@@ -120,6 +126,11 @@ class Computing:
             self._worker.drop_where(of(session, panel))
 
     # ---- on the worker --------------------------------------------------------------------------------------------
+
+    def _look(self, _cancelled: Cancelled) -> None:
+        session = self._session()
+        if session is not None:
+            session.look()
 
     def _answer(self, cancelled: Cancelled) -> None:
         session = self._session()
@@ -159,7 +170,8 @@ class Computing:
             return
         self._turns[panel] = cancelled
         try:
-            draw(view, snapshot, cancelled)
+            with session.model.unchanged():
+                draw(view, snapshot, cancelled)
         except CancelledError:
             raise
         except InterpError as error:

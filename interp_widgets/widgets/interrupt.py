@@ -1,4 +1,7 @@
-"""The stop button also stops what the worker computes: a signal reaches the main thread only, and the worker is another."""
+"""What the kernel tells of its cells: the stop button stops the worker too, and a cell that has ended may have changed the model.
+
+A signal reaches the main thread only, and the worker is another.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ from typing import Any
 _watching = False
 
 
-def watch_interrupts(stop: Callable[[], None]) -> None:
-    """Call `stop` when the kernel is interrupted, in a cell or between cells; outside a kernel nothing is watched.
+def watch_cells(stop: Callable[[], None], ended: Callable[[], None]) -> None:
+    """Call `stop` when the kernel is interrupted, in a cell or between cells, and `ended` after every cell that was not.
+
+    Outside a kernel nothing is watched.
 
     In a cell, KeyboardInterrupt is the cell's, and `stop` is called when it has ended the cell. Between cells ipykernel ignores
     the signal; there, and only where it is ignored, a handler of ours takes its place.
@@ -25,6 +30,8 @@ def watch_interrupts(stop: Callable[[], None]) -> None:
     def cell_ended(result: Any) -> None:
         if isinstance(result.error_in_exec, KeyboardInterrupt):
             stop()
+        else:
+            ended()
 
     def install() -> None:
         if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -286,6 +286,25 @@ def test_the_stop_button_stops_what_the_views_compute(page: Page, busy: bool) ->
     page.answered(page.ablate("L1H1"))
 
 
+@pytest.mark.case("A28")
+def test_a_cell_that_loads_other_weights_gives_the_page_another_answer_by_itself(page: Page) -> None:
+    kernel = page.kernel
+    page.answered(page.ablate("L1H2"))
+    seen = len(page.states())
+    kernel.run("kept = {k: v.clone() for k, v in model.state_dict().items()}")
+    kernel.run("_ = model.load_state_dict({k: v * 1.1 for k, v in kept.items()})")
+
+    def answered() -> Any:
+        new = [m.content["state"] for m in page.states()[seen:]]
+        return next((one["answer"] for one in reversed(new) if one["answer"] is not None), None)
+
+    kernel.wait(answered, "an answer that nobody asked for")
+    other = answered()["metric"]
+    assert other == pytest.approx(kernel.value("session.answer.metric"), abs=1e-5)
+    kernel.run("_ = model.load_state_dict(kept)")
+    assert other != pytest.approx(kernel.value("session.answer.metric"), abs=1e-5)
+
+
 @pytest.mark.case("F15")
 def test_a_page_hears_that_the_kernel_lives_while_a_cell_computes_and_it_does_not_look_busy_for_that(
     page: Page,

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
 import interp_widgets as iw
+from interp_widgets.methods.attribution import attribute
+from interp_widgets.methods.head_effects import head_effects
+from interp_widgets.widgets import channel
 from interp_widgets.widgets.channel import mirror_of
+from interp_widgets.worker import worker_of
 from tests.invariants import compare, our_hooks, photograph
 from tests.unit import tiny_models
 from tests.unit.conftest import Bench
@@ -199,6 +205,127 @@ def test_a_model_moved_to_another_dtype_between_two_requests_is_answered_in_the_
         logits = model(torch.tensor([list(session.question.first.ids)])).logits[0, -1].float()  # pyright: ignore[reportOptionalMemberAccess]
     assert half == pytest.approx(float(logits[11] - logits[13]), abs=0.1)
     session.close()
+
+
+def to_half(model: Any) -> None:
+    model.to(torch.bfloat16)
+
+
+def load_others(model: Any) -> None:
+    model.load_state_dict({k: v * 1.2 for k, v in model.state_dict().items()})
+
+
+def train_a_step(model: Any) -> None:
+    loss = model(torch.tensor([[2, 3, 4]])).logits.square().mean()
+    parameters = list(model.parameters())
+    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+        parameter.grad = gradient
+    torch.optim.SGD(parameters, 0.1).step()
+
+
+CHANGES = [to_half, load_others, train_a_step]
+
+
+@pytest.mark.case("A27", "A28")
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("asked", ["answer", "run", "attribution", "effects"])
+def test_a_model_that_changes_while_it_runs_gives_a_sentence_and_no_number_of_two_models(
+    change: Callable[[Any], None], asked: str
+) -> None:
+    model = tiny_models.gpt2()
+    session = iw.open(model, tiny_models.tokenizer())
+    question = session.ask(PROMPT, "w11", "w13")
+    left = [change]
+
+    def meanwhile(x: torch.Tensor) -> torch.Tensor:
+        if left:
+            other = threading.Thread(target=left.pop(), args=(model,))
+            other.start()
+            other.join()
+        return x.clone()
+
+    live, edits = session.model, [iw.Edit("L1", meanwhile, name="meanwhile")]
+    ask: dict[str, Callable[[], object]] = {
+        "answer": lambda: live.answer(question.first, edits),
+        "run": lambda: live.run(PROMPT, edits),
+        "attribution": lambda: attribute(live, question, edits),
+        "effects": lambda: head_effects(live, question, edits, mode="zero"),
+    }
+    before = session.answer.metric
+    with pytest.raises(iw.ModelChangedError, match="changed"):
+        ask[asked]()
+    assert live.run(PROMPT, edits).receipts[0].fired == 1, "the next one works"
+    with torch.no_grad():
+        logits = model(torch.tensor([list(question.first.ids)])).logits[0, -1].float()
+    assert session.answer.metric == pytest.approx(float(logits[11] - logits[13]), abs=0.1)
+    assert session.answer.metric != before
+    session.close()
+
+
+@pytest.mark.case("A27", "A28")
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_a_text_goes_on_with_the_cache_of_one_model_only(change: Callable[[Any], None], use_cache: bool) -> None:
+    model = tiny_models.gpt2()
+    session = iw.open(model, tiny_models.tokenizer())
+    live = session.model
+    text = live.generate(PROMPT, (), 8, use_cache, ignore_eos=True)
+    kept = [next(text).id for _ in range(3)]
+    change(model)
+    if use_cache:
+        with pytest.raises(iw.ModelChangedError, match="changed"):
+            next(text)
+        assert ([token.id for token in text.tokens], text.ended) == (kept, "error")
+    else:  # every step reads the whole text: the next token is the changed model's
+        assert next(text).id == next(live.generate(PROMPT, (), 1, use_cache, continued=kept, ignore_eos=True)).id
+    session.close()
+
+
+@pytest.mark.case("A28")
+def test_a_cell_that_trains_the_model_gives_the_page_another_answer_though_nobody_asked(bench: Bench) -> None:
+    bench.page.calm()
+    state, before = {k: v.clone() for k, v in bench.model.state_dict().items()}, bench.page.metric
+    bench.model.load_state_dict({k: v * 1.1 for k, v in state.items()})
+    assert bench.page.metric == before
+    channel.look_all()
+    bench.page.wait(lambda: bench.page.metric not in (None, before), "another answer")
+    bench.page.calm()
+    assert bench.page.metric == pytest.approx(bench.plain(), abs=1e-4)
+    revision = bench.session.revision
+    channel.look_all()
+    assert worker_of(bench.session.model).wait(5)
+    assert bench.session.revision == revision, "a look at a model that is as it was is a change"
+    bench.model.load_state_dict(state)
+    channel.look_all()
+    bench.page.wait(lambda: bench.page.metric == before, "the answer from before")
+
+
+@pytest.mark.case("A27")
+def test_a_model_that_a_cell_changes_under_a_view_is_said_and_answered_when_the_cell_has_ended(bench: Bench) -> None:
+    bench.page.calm()
+    state, inside, go = (
+        {k: v.clone() for k, v in bench.model.state_dict().items()},
+        threading.Event(),
+        threading.Event(),
+    )
+
+    def slow(x: torch.Tensor) -> torch.Tensor:
+        inside.set()
+        go.wait(10)
+        return x.clone()
+
+    bench.session.set(iw.Edit("L1", slow, name="slow"))
+    assert inside.wait(10)
+    bench.model.load_state_dict({k: v * 1.1 for k, v in state.items()})
+    go.set()
+    bench.page.wait(lambda: "changed" in str(bench.page.state.get("error")), "the sentence")
+    assert bench.page.metric is None, "a number of two models is shown"
+    channel.look_all()
+    bench.page.wait(lambda: bench.page.metric is not None, "the answer of the new model")
+    assert bench.page.metric == pytest.approx(bench.plain(), abs=1e-4)
+    bench.session.clear()
+    bench.model.load_state_dict(state)
+    channel.look_all()
 
 
 @pytest.mark.case("A28")
