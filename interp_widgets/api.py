@@ -30,6 +30,7 @@ from interp_widgets.model.live import LiveModel, open_model
 from interp_widgets.model.question import Example, Question
 from interp_widgets.model.reference import Reference
 from interp_widgets.model.sites import Site
+from interp_widgets.model.unwrap import held_by
 from interp_widgets.session import Session
 
 if TYPE_CHECKING:
@@ -74,7 +75,9 @@ def open(
         module, words = _from_hub(model, tokenizer, device, dtype)
         reference, name = None, model
     else:
-        raise ModelRefusedError(f"iw.open takes a model, a name, or nothing, not {type(model).__name__}.")
+        raise ModelRefusedError(
+            f"iw.open takes a model, a name, or nothing, not {type(model).__name__}: pass the model itself, {held_by(model)}."
+        )
     return Session(open_model(module, words, name=name, reference=reference or _generic(), cache_bytes=cache_bytes))
 
 

@@ -19,12 +19,16 @@ def unwrap(module: object) -> tuple[nn.Module, tuple[str, ...]]:
     """
     notes: list[str] = []
     if not isinstance(module, nn.Module):
-        message = f"{type(module).__name__} is not a torch module: pass the model itself, for example GPT2LMHeadModel."
+        message = f"{type(module).__name__} is not a torch module: pass the model itself, {held_by(module)}."
         raise ModelRefusedError(message)
     while True:
         name = type(module).__name__
         if name in ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel"):
             message = f"{name} runs copies of the model, where no hook is seen: pass `model.module` instead."
+            raise ModelRefusedError(message)
+        if name in ("TransformerBridge", "HookedTransformer"):
+            own = f"{name} is TransformerLens's own form of a model, whose parts have other names"
+            message = f"{own}: pass the model itself, {held_by(module)}."
             raise ModelRefusedError(message)
         if isinstance(getattr(module, "_orig_mod", None), nn.Module):
             notes.append("The model is compiled: runs use the eager module inside (`_orig_mod`).")
@@ -39,6 +43,14 @@ def unwrap(module: object) -> tuple[nn.Module, tuple[str, ...]]:
     if parts:
         notes.append(f"Compiled in place ({parts[0]}{', ...' if len(parts) > 1 else ''}): runs force eager mode.")
     return module, tuple(notes)
+
+
+def held_by(thing: object) -> str:
+    """Where to find the model inside something that is none (a pipeline, nnsight's LanguageModel), or an example of one."""
+    for name in ("original_model", "model", "module", "_module"):
+        if isinstance(getattr(thing, name, None), nn.Module):
+            return f"which is its `.{name}`"
+    return "for example one from AutoModelForCausalLM.from_pretrained(...)"
 
 
 def _from_peft(module: nn.Module) -> nn.Module:
@@ -58,7 +70,8 @@ def refuse_structure(root: nn.Module) -> None:
     """Refuse what can be seen without running the model.
 
     Raises:
-        ModelRefusedError: encoder-decoder, meta weights that nothing loads, or training mode with dropout.
+        ModelRefusedError: encoder-decoder, meta weights that nothing loads, weights that are spread over processes, or training mode
+            with dropout.
     """
     name = type(root).__name__
     config = getattr(root, "config", None)
@@ -69,6 +82,12 @@ def refuse_structure(root: nn.Module) -> None:
         if any(p.is_meta for p in part.parameters(recurse=False)) and not _loaded_on_demand(root, path):
             message = f"{name} has weights on the meta device ({path or 'the model'}), so it has no numbers: load it with its weights."
             raise ModelRefusedError(message)
+        if (ranks := max((_spread(p) for p in part.parameters(recurse=False)), default=1)) > 1:
+            message = (
+                f"{name} is spread over {ranks} processes ({path or 'the model'}), and every forward needs them all: "
+                "gather it in one first."
+            )
+            raise ModelRefusedError(message)
         drop = dropout_of(part)
         if drop:
             message = (
@@ -76,6 +95,12 @@ def refuse_structure(root: nn.Module) -> None:
                 "call model.eval() first."
             )
             raise ModelRefusedError(message)
+
+
+def _spread(parameter: nn.Parameter) -> int:
+    """Over how many processes a parameter is spread (FSDP, tensor parallel); 1 for an ordinary one."""
+    mesh: Any = getattr(parameter, "device_mesh", None)
+    return 1 if mesh is None else int(mesh.size())
 
 
 def _loaded_on_demand(root: nn.Module, path: str) -> bool:

@@ -107,6 +107,63 @@ def test_a_peft_wrapped_model_is_edited_with_its_adapter_on() -> None:
     assert our_hooks(module) == 0
 
 
+class TransformerBridge(torch.nn.Module):
+    """What TransformerLens 4 makes of a model; `tests/peers` has the real one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.original_model = gpt2()
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  # because that is its name there
+        return self.original_model(input).logits
+
+
+class Pipeline:
+    """Holds a model, and is none."""
+
+    def __init__(self) -> None:
+        self.model = gpt2()
+
+
+@pytest.mark.case("A26")
+@pytest.mark.parametrize(
+    ("make", "attribute"),
+    [
+        (lambda: torch.nn.DataParallel(gpt2()), "module"),
+        (TransformerBridge, "original_model"),
+        (Pipeline, "model"),
+    ],
+    ids=["DataParallel", "TransformerLens", "a pipeline"],
+)
+def test_what_only_holds_a_model_is_refused_with_where_the_model_is_and_no_hook_is_left(
+    make: Callable[[], Any], attribute: str
+) -> None:
+    holder = make()
+    with pytest.raises(iw.ModelRefusedError, match=rf"\.{attribute}\b"):
+        iw.open(holder, tokenizer())
+    module = getattr(holder, attribute)
+    assert our_hooks(module) == 0
+    plain = plain_logits(module)
+    check(open_model(module, tokenizer()), plain, 1e-5)
+
+
+@pytest.mark.case("A26")
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed")
+def test_a_model_of_which_other_processes_have_a_part_is_refused_before_any_hook() -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    torch.distributed.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+    try:
+        module = fully_shard(gpt2(), mesh=init_device_mesh("cpu", (2,)))
+        with pytest.raises(iw.ModelRefusedError, match="spread over 2 processes"):
+            iw.open(module, tokenizer())
+        assert our_hooks(module) == 0
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 @pytest.mark.case("A25")
 def test_an_int8_model_is_edited_through_its_quantised_projections() -> None:
     quantisation = pytest.importorskip("torchao.quantization")
