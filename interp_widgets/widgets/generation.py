@@ -18,7 +18,8 @@ from interp_widgets.model.written import GeneratedToken
 from interp_widgets.model.written import Generation as Rows
 from interp_widgets.session import Session, Snapshot
 from interp_widgets.widgets.base import View
-from interp_widgets.widgets.guard import bundle
+from interp_widgets.widgets.brief import brief
+from interp_widgets.widgets.guard import Number, bundle
 from interp_widgets.widgets.steering_sliders import idle
 from interp_widgets.widgets.wire import Json
 
@@ -83,9 +84,9 @@ class Generation(View):
     _css = bundle("generation.css")
     settings: ClassVar[frozenset[str]] = frozenset({"tokens", "temperature", "top_k", "top_p", "seed", "on_change"})
     tokens = traitlets.Int(32, min=1, max=512).tag(sync=True, echo_update=False)
-    temperature = traitlets.Float(0.0, min=0.0, max=100.0).tag(sync=True, echo_update=False)
-    top_k = traitlets.Int(0, min=0).tag(sync=True, echo_update=False)
-    top_p = traitlets.Float(1.0, min=1e-6, max=1.0).tag(sync=True, echo_update=False)
+    temperature = Number(0.0, min=0.0, max=100.0).tag(sync=True, echo_update=False)
+    top_k = traitlets.Int(0, min=0, max=(1 << 53) - 1).tag(sync=True, echo_update=False)
+    top_p = Number(1.0, min=1e-6, max=1.0).tag(sync=True, echo_update=False)
     seed = traitlets.Int(0, min=0, max=(1 << 53) - 1).tag(sync=True, echo_update=False)
     on_change = traitlets.Enum(("restart", "from here"), "restart").tag(sync=True, echo_update=False)
 
@@ -125,7 +126,7 @@ class Generation(View):
         if origin is None or type(at) is not int or not 0 <= at < len(origin.tokens):
             raise InterventionError("There is no such token to branch from; click one that is on the screen.")
         if type(token) is not int:
-            raise InterventionError(f"A branch begins with a token's id, not {token!r}.")
+            raise InterventionError(f"A branch begins with a token's id, not {brief(token)}.")
         self.session.model.tokens.one("branch", token)
         if sum(b.parent is not None for b in self._branches.values()) >= BRANCHES:
             raise InterventionError(f"There are {BRANCHES} branches already; drop one first.")
@@ -134,7 +135,7 @@ class Generation(View):
         self._mirror.compute_panel(self)
 
     def _drop(self, which: Any) -> None:
-        if which not in self._branches or self._branches[which].parent is None:
+        if type(which) is not int or which not in self._branches or self._branches[which].parent is None:
             raise InterventionError("There is no such branch to drop.")
         gone = {which}
         for branch in list(self._branches.values()):  # children come after their parents
@@ -145,13 +146,14 @@ class Generation(View):
         self._mirror.compute_panel(self)
 
     def _take_settings(self, args: Json) -> None:
-        given = {name: args[name] for name in self.settings & set(args)}
+        given = {name: args[name] for name in sorted(self.settings & set(args))}
+        for name, value in given.items():
+            if (error := self._wrong(name, value)) is not None:
+                said = f"{name.replace('_', ' ').capitalize()} cannot be {brief(value)}"
+                raise InterventionError(f"{said}: {error}")
         with self.hold_trait_notifications():
             for name, value in given.items():
-                try:
-                    setattr(self, name, value)
-                except traitlets.TraitError as error:
-                    raise InterventionError(f"{name.replace('_', ' ').capitalize()} cannot be {value!r}.") from error
+                setattr(self, name, value)
 
     def _setting_changed(self, change: Any) -> None:
         if change["name"] != "on_change":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,6 +40,18 @@ class Text(traitlets.TraitType[str, str]):
         if not isinstance(value, str) or len(value) > 1000 or any(0xD800 <= ord(letter) < 0xE000 for letter in value):
             raise traitlets.TraitError("it is a text of at most 1000 whole characters.")
         return value
+
+
+class Number(traitlets.Float[float, float]):
+    """A number that can be sent: NaN passes every bound of a plain `Float`, is no JSON, and never equals itself."""
+
+    def validate(self, obj: Any, value: Any) -> float:
+        """See `traitlets.TraitType`."""
+        if isinstance(value, bool) or (isinstance(value, (int, float)) and not abs(value) < math.inf):
+            raise traitlets.TraitError("it is a finite number.")
+        if isinstance(value, int) and value.bit_length() > 1000:
+            raise traitlets.TraitError("it is a number of ordinary size.")
+        return super().validate(obj, value)
 
 
 class Guarded(anywidget.AnyWidget):

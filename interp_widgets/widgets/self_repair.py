@@ -13,6 +13,7 @@ from interp_widgets.model.errors import InterventionError
 from interp_widgets.model.interventions import Ablate, AblateMode
 from interp_widgets.session import Session, Snapshot
 from interp_widgets.widgets.base import View
+from interp_widgets.widgets.brief import brief
 from interp_widgets.widgets.guard import bundle
 from interp_widgets.widgets.head_tables import reference_words
 from interp_widgets.widgets.wire import Json
@@ -65,7 +66,7 @@ class SelfRepair(View):
         if action == "backups":
             rounds = args.get("rounds", 1)
             if type(rounds) is not int or not 1 <= rounds <= ROUNDS:
-                raise InterventionError(f"Backups are ablated in 1 to {ROUNDS} rounds, not {rounds!r}.")
+                raise InterventionError(f"Backups are ablated in 1 to {ROUNDS} rounds, not {brief(rounds)}.")
             self._rounds = rounds
             self._next_round()
         elif action == "stop":

@@ -15,6 +15,7 @@ from interp_widgets.model.interventions import Intervention, Steer
 from interp_widgets.model.written import GeneratedToken, GenerationRun
 from interp_widgets.session import Session, Snapshot
 from interp_widgets.widgets.base import View
+from interp_widgets.widgets.brief import brief
 from interp_widgets.widgets.guard import bundle
 from interp_widgets.widgets.steering_curves import Aim, Curves, aims
 from interp_widgets.widgets.wire import Json
@@ -78,9 +79,9 @@ class SteeringSliders(View):
             super().act(action, args)
 
     def _map(self, name: Any) -> None:
-        if name is not None and name not in self.session.vectors:
+        if name is not None and (not isinstance(name, str) or name not in self.session.vectors):
             raise InterventionError(
-                f"There is no vector {name!r}; there are {', '.join(self.session.vectors) or 'none yet'}."
+                f"There is no vector {brief(name)}; there are {', '.join(self.session.vectors) or 'none yet'}."
             )
         self._mapped = name
         self._mirror.compute_panel(self)

@@ -21,6 +21,7 @@ from interp_widgets.model.question import Asked
 from interp_widgets.model.written import GeneratedToken
 from interp_widgets.session import Session, Snapshot
 from interp_widgets.widgets.base import View
+from interp_widgets.widgets.brief import brief
 from interp_widgets.widgets.guard import Text, bundle
 from interp_widgets.widgets.token_attribution_data import (
     answer_of,
@@ -148,7 +149,7 @@ class TokenAttribution(View):
         elif action == "instead":
             output = args.get("output")
             if type(output) is not int or not 0 <= output < ANSWER:
-                raise InterventionError(f"{output!r} is not an output of the answer; they are numbered from 0.")
+                raise InterventionError(f"{brief(output)} is not an output of the answer; they are numbered from 0.")
             self._instead = (output, self._token(args.get("id")))
             self._mirror.compute_panel(self)
         elif action == "stop":
@@ -157,7 +158,7 @@ class TokenAttribution(View):
             what = args.get("what", self.method)
             if what not in (*METHODS, "deletion"):
                 raise InterventionError(
-                    f"There is no {what!r} to compute; there are {', '.join(METHODS)} and 'deletion'."
+                    f"There is no {brief(what)} to compute; there are {', '.join(METHODS)} and 'deletion'."
                 )
             self._agreed = {one for one in self._agreed if one[0] == here} | {(here, str(what))}
             self._stopped = -1
@@ -168,7 +169,7 @@ class TokenAttribution(View):
     def _token(self, token: Any) -> int:
         vocabulary = self.session.model.anatomy.vocab
         if type(token) is not int or not 0 <= token < vocabulary:
-            raise InterventionError(f"{token!r} is not the id of a token; ids go from 0 to {vocabulary - 1}.")
+            raise InterventionError(f"{brief(token)} is not the id of a token; ids go from 0 to {vocabulary - 1}.")
         return token
 
     # ---- computing ------------------------------------------------------------------------------------------------

@@ -67,9 +67,17 @@ def junk(rng: random.Random) -> Any:
     ][choice]  # fmt: skip
 
 
+ACTIONS = [
+    "stop", "generate", "compute", "branch", "drop", "settings", "first", "card", "head", "backups", "clear", "map",
+    "target", "instead", "eval",
+]  # fmt: skip
+
+
 def message(rng: random.Random, widgets: list[Any]) -> tuple[Any, Json, list[Any]]:
     """A random message for a random widget: custom, update, or nonsense."""
     widget, kind = rng.choice(widgets), rng.randrange(10)
+    panels = [one.panel for one in widgets if isinstance(one, View)]
+    settings = sorted({name for one in widgets for name in one.settings})
     if kind == 0:
         data: Any = {
             "method": rng.choice(["update", None, 5, "backbone", "custom"]),
@@ -79,26 +87,33 @@ def message(rng: random.Random, widgets: list[Any]) -> tuple[Any, Json, list[Any
     elif kind == 1:
         data = rng.choice([{}, {"method": "request_state"}, {"method": "update"}, None, [], 7])
     elif kind <= 4:
-        keys = rng.sample([*PROTECTED, "mode", "method", "steps", "tokens", "baseline", "no_such"], rng.randrange(1, 5))
+        keys = rng.sample([*PROTECTED, *settings, "no_such"], rng.randrange(1, 5))
         data = {"method": "update", "state": {key: junk(rng) for key in keys}, "buffer_paths": []}
         if rng.random() < 0.2:
             data["buffer_paths"] = rng.choice([[["__proto__", "x"]], [["mode"]], [[]], 5])
     else:
-        data = {"method": "custom", "content": content(rng)}
+        data = {"method": "custom", "content": content(rng, panels)}
     return widget, data, [memoryview(b"\x00\xff")] if rng.random() < 0.1 else []
 
 
-def content(rng: random.Random) -> Any:
+def content(rng: random.Random, panels: list[str]) -> Any:
     if rng.random() < 0.15:
-        return {"kind": rng.choice(["hello", "ping", "bye", "closed", None, 3]), "client": junk(rng), "id": junk(rng)}
+        kind = rng.choice(["hello", "ping", "bye", "listening", "closed", None, 3])
+        return {"kind": kind, "client": junk(rng), "id": junk(rng), "on": junk(rng), "listening": junk(rng)}
     name = rng.choice(
-        ["ablate", "ablate_many", "mode", "strength", "vector", "ask", "clear", "undo", "redo", "panel", "eval", 5, []]
+        ["ablate", "ablate_many", "edge", "mode", "strength", "vector", "ask", "clear", "undo", "redo", "eval", 5, []]
+        + ["panel"] * 4
     )
     likely = {
         "site": rng.choice(["L1H2", "L9H9", "L0", "nothing"]), "off": rng.choice([True, False]), "mode": rng.choice(["zero", "mean"]),
         "sites": [rng.choice(["L0H0", "L1H1", "L7H7"]) for _ in range(3)], "name": rng.choice(["push", "nobody"]),
         "value": rng.uniform(-3, 3), "final": True, "prompt": rng.choice(["w3 w4", "", "w5 " * 100]), "target": "w11", "foil": "w13",
-        "panel": rng.choice(["HeadAblation-1", "x"]), "action": rng.choice(["stop", "generate", "compute", "eval"]),
+        "panel": rng.choice([*panels, "x"]), "action": rng.choice(ACTIONS), "positions": rng.choice(["all", [0], [9], "x"]),
+        "dest": rng.randrange(5), "src": rng.randrange(5), "chat": rng.random() < 0.2, "on": rng.choice([True, None]),
+        "layer": rng.randrange(4), "head": rng.randrange(5), "branch": rng.randrange(3), "at": rng.randrange(4),
+        "token": rng.randrange(70), "id": rng.randrange(70), "output": rng.randrange(3), "rounds": rng.randrange(4),
+        "what": rng.choice(["deletion", "occlusion", "nothing"]), "vector": rng.choice(["push", None, "nobody"]),
+        "tokens": rng.randrange(8), "temperature": rng.choice([0.0, 1.0]), "seed": 3, "on_change": "restart",
     }  # fmt: skip
     args = {key: junk(rng) if rng.random() < 0.3 else value for key, value in likely.items() if rng.random() < 0.9}
     seq = rng.choice([rng.randrange(1, 20_000)] * 6 + [0, -1, True, 2**53, "1", None, 10**400])
@@ -125,7 +140,13 @@ def test_ten_thousand_random_messages_change_nothing_but_what_they_may(
     rng = random.Random(6)
     caplog.set_level("CRITICAL")
     mirror = mirror_of(bench.session)
-    widgets = [mirror, mirror, mirror, bench.heads, bench.tokens, bench.sliders]
+    more = [
+        iw.AttentionPatterns(bench.session),
+        iw.Generation(bench.session, tokens=4),
+        iw.SelfRepair(bench.session),
+    ]
+    views = [bench.heads, bench.tokens, bench.sliders, *more]
+    widgets = [*[mirror] * len(views), *views]
     fixed = {widget: {key: getattr(widget, key, None) for key in PROTECTED} for widget in widgets}
     escaped: list[BaseException] = []
     refused = 0
@@ -156,6 +177,8 @@ def test_ten_thousand_random_messages_change_nothing_but_what_they_may(
     assert refused > 0, "nothing that was refused was answered"
     bench.session.ask("w5 w9 w12 w5 w30 w7", "w11", "w13")
     bench.heads.mode = "zero"
+    for view in more:
+        view.close()
 
 
 @pytest.fixture
@@ -214,6 +237,50 @@ def test_a_wish_that_makes_no_sense_is_refused_in_a_sentence_within_a_second(ben
         assert sentence.rstrip().endswith((".", "?", "'")), sentence
         bench.page.wait(lambda: bench.page.acknowledged, "the acknowledgement", 1.0)
     assert (bench.session.revision, bench.session.interventions, bench.page.metric) == before
+
+
+@pytest.mark.case("D01", "D02")
+def test_a_number_that_is_none_is_refused_from_the_page_and_from_python(bench: Bench, wire: Wire) -> None:
+    view = iw.Generation(bench.session, tokens=2)
+    bench.page.calm()
+    for name in ("temperature", "top_p"):
+        before = getattr(view, name)
+        for wrong in (float("nan"), float("inf"), 10**400, True, "1", None):
+            wire.of(view).receive_state(**{name: wrong})
+            with pytest.raises(traitlets.TraitError):
+                setattr(view, name, wrong)
+            assert getattr(view, name) == before
+        strict(view.get_state([name]))
+    with pytest.raises(traitlets.TraitError, match="finite"):
+        iw.Generation(bench.session, temperature=float("nan"))
+    view.close()
+
+
+@pytest.mark.case("D01", "D02")
+def test_a_wish_of_one_view_that_makes_no_sense_is_refused_in_a_sentence_and_nothing_of_it_is_taken(
+    bench: Bench,
+) -> None:
+    texts, repair = iw.Generation(bench.session, tokens=2), iw.SelfRepair(bench.session)
+    bench.page.calm()
+    wrong: list[tuple[View, str, Json, str]] = [
+        (texts, "settings", {"seed": 7, "temperature": float("nan"), "tokens": 5}, "Temperature cannot be nan"),
+        (texts, "settings", {"seed": 7, "tokens": "many"}, "Tokens cannot be 'many'"),
+        (texts, "drop", {"branch": [1]}, "no such branch"),
+        (texts, "branch", {"branch": 0, "at": 0, "token": 10**6}, "1000000"),
+        (bench.sliders, "map", {"vector": ["push"]}, "There is no vector ['push']"),
+        (bench.heads, "card", {"layer": 0, "head": True}, "does not exist"),
+        (bench.tokens, "instead", {"output": {}, "id": 3}, "{} is not an output"),
+        (bench.tokens, "compute", {"what": ["deletion"]}, "There is no ['deletion']"),
+        (repair, "backups", {"rounds": 1e9}, "1000000000.0"),
+    ]
+    for view, action, args, words in wrong:
+        seq = bench.page.wish("panel", f"panel:{view.panel}", panel=view.panel, action=action, **args)
+        bench.page.wait(lambda seq=seq: bench.page.refusal(seq) is not None, f"the refusal of {action} {args}", 5.0)
+        assert words in (bench.page.refusal(seq) or "")
+        assert "Error" not in (bench.page.refusal(seq) or ""), "a sentence of Python's, not of ours"
+    assert (texts.seed, texts.tokens) == (0, 2), "half of a wrong wish was taken"
+    for view in (texts, repair):
+        view.close()
 
 
 @pytest.mark.case("D07")
