@@ -470,8 +470,12 @@ class Session:
     def applied(self) -> Generator[list[Receipt]]:
         """Run your own `model(...)` or `model.generate(...)` under the interventions, in this context only.
 
+        Threads that you start inside run the plain model, as they inherit no context, and so do processes of a pool that was
+        there before; a thread that is given a copy of the context, by `pool.submit(contextvars.copy_context().run, work)` or
+        `asyncio.to_thread(work)`, runs the edited one. An inner block replaces an outer one until it ends.
+
         Yields:
-            a list that holds the receipts when the block ends.
+            a list that holds the receipts of all threads when the block ends.
 
         Example:
             >>> with session.applied() as receipts:  # doctest: +SKIP

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from interp_widgets.model.compile import Compiled, compile_steps, place_step
 from interp_widgets.model.errors import FeatureOffError
-from interp_widgets.model.gate import Args, Kwargs, activate
+from interp_widgets.model.gate import Args, Kwargs, activate, switch
 from interp_widgets.model.handed import STREAM, given_at, handed_on
 from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.positions import Row
 from interp_widgets.model.question import Token
-from interp_widgets.model.receipts import Receipt
-from interp_widgets.model.steps import Frame, receipt
+from interp_widgets.model.receipts import Receipt, Tally
+from interp_widgets.model.steps import Frame, Step, receipt
 
 if TYPE_CHECKING:
     from interp_widgets.model.live import LiveModel
@@ -44,33 +46,75 @@ def applied(
             "(model._orig_mod) in applied(), or use session.model.run(...)."
         )
     receipts: list[Receipt] = []
-    compiled = Compiled(live.program(), compile_steps(live, interventions, tokens))
-    follow = _Follower(live, compiled)
-    compiled.program.on_before(live.anatomy.root, follow)
-    handed = handed_on(live) if any(step.site.part in STREAM for step in compiled.steps) else {}
-    for step in compiled.steps:
-        place_step(live, compiled.program, step, lambda: len(follow.rows), given_at(handed, step.site))
+    shares = _Shares(live, compile_steps(live, interventions, tokens))
     try:
-        compiled.program.lock = None  # the user's own call does not hold it
-        with activate(compiled.program):
+        with activate(shares.here().compiled.program):
             yield receipts
     finally:
-        compiled.program.lock = live.lock
-        receipts[:] = [receipt(step, None, generating=follow.calls > 1) for step in compiled.steps]
+        receipts[:] = shares.end()
+
+
+class _Shares:
+    """One program for each thread that runs in a copy of this context: two at once must not share rows and tallies.
+
+    A new thread does not inherit a context; one that is given a copy of it (`contextvars.copy_context().run`,
+    `asyncio.to_thread`) comes here with its first forward.
+    """
+
+    def __init__(self, live: LiveModel, steps: Sequence[Step]) -> None:
+        self.live = live
+        self.steps = steps
+        self.handed = handed_on(live) if any(step.site.part in STREAM for step in steps) else {}
+        self.each: dict[int, _Follower] = {}
+        self.over = False
+
+    def here(self) -> _Follower:
+        """That of this thread, made when it first comes."""
+        me = threading.get_ident()
+        if me not in self.each:
+            self.each[me] = self._made()
+        return self.each[me]
+
+    def _made(self) -> _Follower:
+        live = self.live
+        compiled = Compiled(live.program(), [replace(step, tally=Tally()) for step in self.steps])
+        compiled.program.lock = live.lock if self.over else None  # the user's own call does not hold it
+        follow = _Follower(live, compiled, self)
+        compiled.program.on_before(live.anatomy.root, follow)
+        for step in compiled.steps:
+            place_step(live, compiled.program, step, lambda: len(follow.rows), given_at(self.handed, step.site))
+        return follow
+
+    def end(self) -> list[Receipt]:
+        """Make every program inert; what all threads did together."""
+        self.over = True
+        each = list(self.each.values())
+        for follow in each:
+            follow.compiled.program.lock = self.live.lock
+        for n, step in enumerate(self.steps):
+            step.tally = Tally.of([follow.compiled.steps[n].tally for follow in each])
+        generating = any(follow.calls > 1 for follow in each)
+        return [receipt(step, None, generating=generating) for step in self.steps]
 
 
 class _Follower:
     """Keeps the rows of the user's own call up to date: prompt first, then one token at a time with a cache."""
 
-    def __init__(self, live: LiveModel, compiled: Compiled) -> None:
+    def __init__(self, live: LiveModel, compiled: Compiled, shares: _Shares) -> None:
         self.live = live
         self.compiled = compiled
+        self.shares = shares
         self.rows: list[Row] = []
         self.pads: list[int] = []
         self.seen = 0
         self.calls = 0
 
     def __call__(self, args: Args, kwargs: Kwargs) -> None:
+        mine = self.shares.here()
+        if mine is not self:
+            switch(mine.compiled.program)
+            mine(args, kwargs)
+            return
         ids = kwargs.get("input_ids", args[0] if args else None)
         if not isinstance(ids, torch.Tensor):
             embeds = kwargs.get("inputs_embeds")

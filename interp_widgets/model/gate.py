@@ -93,6 +93,11 @@ def activate(program: Program) -> Generator[None]:
         _ACTIVE.reset(token)
 
 
+def switch(program: Program) -> None:
+    """Go on under `program` in this context, which is a thread's own copy of that of a block that activated another."""
+    _ACTIVE.set(program)
+
+
 def before_hook(module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
     """The forward-pre hook of every watched module."""
     program = _ACTIVE.get()

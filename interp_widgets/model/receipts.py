@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,6 +65,15 @@ class Tally:
             self.positions += before.shape[0] * before.shape[1]
         sums = _squares(before.detach().double().flatten(), after.detach().double().flatten())
         self.before, self.after, self.change = self.before + sums[0], self.after + sums[1], self.change + sums[2]
+
+    @classmethod
+    def of(cls, parts: Sequence[Tally]) -> Tally:
+        """What several did together."""
+        whole = cls()
+        for part in parts:
+            for name in cls.__slots__:
+                setattr(whole, name, getattr(whole, name) + getattr(part, name))
+        return whole
 
     @property
     def relative(self) -> float:

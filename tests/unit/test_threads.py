@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -248,6 +250,67 @@ def test_threads_that_the_user_starts_inside_applied_run_the_plain_model(bench: 
         mine = forward(bench.model, ids)
     assert all(torch.equal(other, plain) for other in others)
     assert not torch.equal(mine, plain)
+
+
+@pytest.mark.case("F05")
+def test_threads_that_are_given_a_copy_of_the_context_are_edited_each_by_its_own_rows(bench: Bench) -> None:
+    prompts = [torch.tensor([ids]) for ids in ([5, 9, 12, 7], [9, 3, 9, 4, 12, 30, 31, 9], [9, 9])]
+    steer = iw.Steer("L1", torch.linspace(-1, 1, 32), 2.0, positions=-1)
+    bench.session.set(steer, iw.Ablate("L0H1", mode="zero", positions=iw.tokens("w9")))
+    with bench.session.applied() as alone:
+        wants = [forward(bench.model, ids) for ids in prompts]
+    pace = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # a thread is put aside in the middle of a forward, many times
+    try:
+        with bench.session.applied() as receipts, ThreadPoolExecutor(3) as pool:
+            futures = [
+                (n % 3, pool.submit(contextvars.copy_context().run, forward, bench.model, prompts[n % 3]))
+                for n in range(150)
+            ]
+            got = [(n, future.result()) for n, future in futures]
+        after = pool_of_one(lambda: forward(bench.model, prompts[0]))
+    finally:
+        sys.setswitchinterval(pace)
+    assert sum(not torch.equal(logits, wants[n]) for n, logits in got) == 0
+    assert [one.fired for one in receipts] == [50 * one.fired for one in alone]
+    assert [one.positions for one in receipts] == [50 * one.positions for one in alone]
+    assert not torch.equal(after, wants[0]), "a thread stays edited after the block"
+    bench.session.clear()
+
+
+def pool_of_one(work: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """What `work` gives on another thread, in a copy of this context."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(contextvars.copy_context().run, work).result()
+
+
+@pytest.mark.case("F04")
+def test_tasks_and_threads_of_a_cell_are_edited_inside_its_block_and_plain_after_it(bench: Bench) -> None:
+    ids, seen = torch.tensor([[5, 9, 12]]), {}
+    plain = forward(bench.model, ids)
+    bench.session.set(iw.Ablate("L1H2", mode="zero"))
+
+    async def child(go_on: asyncio.Event | None = None) -> torch.Tensor:
+        if go_on is not None:
+            await go_on.wait()
+        return forward(bench.model, ids)
+
+    async def cell() -> None:
+        left = asyncio.Event()
+        with bench.session.applied():
+            seen["nested"] = await asyncio.create_task(child())
+            seen["thread"] = await asyncio.to_thread(forward, bench.model, ids)
+            late = asyncio.create_task(child(left))
+            await asyncio.sleep(0)
+        left.set()
+        seen["late"] = await late
+        seen["after"] = await child()
+
+    asyncio.run(cell())
+    assert {name: torch.equal(logits, plain) for name, logits in seen.items()} == {
+        "nested": False, "thread": False, "late": True, "after": True,
+    }  # fmt: skip
+    bench.session.clear()
 
 
 @pytest.mark.case("F06")
