@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.kernel.harness import Comm, Custom, Kernel
+from tests.timing import Hiccups
 
 SETUP = """
 import time, threading, torch, json
@@ -225,15 +226,16 @@ def test_a_flood_leaves_the_users_next_cell_free_and_paints_the_last_value_in_ti
     )
     kernel.run("session.set(iw.Edit('L0', slow, name='slow'))")
     page.answered(page.drag(0.0))
-    start = time.monotonic()
-    for n in range(1000):
-        page.drag(n / 1000)
-        time.sleep(max(0.0, start + (n + 1) / 100 - time.monotonic()))
-    last, sent = page.drag(1.75), time.monotonic()
-    cell = kernel.start("print('here', flush=True)")
-    kernel.wait(lambda: cell.done, "the user's next cell")
-    started = time.monotonic() - sent
-    state = page.answered(last)
+    with Hiccups() as hiccups:
+        start = time.monotonic()
+        for n in range(1000):
+            page.drag(n / 1000)
+            time.sleep(max(0.0, start + (n + 1) / 100 - time.monotonic()))
+        last, sent = page.drag(1.75), time.monotonic()
+        cell = kernel.start("print('here', flush=True)")
+        kernel.wait(lambda: cell.done, "the user's next cell")
+        started = time.monotonic() - sent
+        state = page.answered(last)
     painted, forward = state.time - sent, state.content["state"]["answer"]["milliseconds"] / 1000
     print(
         f"flood in a kernel: painted {painted:.3f} s after the last of 1001, forward {forward:.3f} s, next cell done after {started:.3f} s"
@@ -241,8 +243,8 @@ def test_a_flood_leaves_the_users_next_cell_free_and_paints_the_last_value_in_ti
     assert state.content["state"]["interventions"][-1]["coefficient"] == 1.75
     rate = [m.sent for m in page.comm.messages]
     assert max(sum(at <= other < at + 1.0 for other in rate) for at in rate) <= 60
-    assert painted <= 2 * forward + 0.05
-    assert started <= forward + 0.5
+    assert painted <= 2 * forward + 0.05 + hiccups.allowed
+    assert started <= forward + 0.5 + hiccups.allowed
 
 
 @pytest.mark.case("F08", "E08")
@@ -263,13 +265,14 @@ def test_the_stop_button_stops_what_the_views_compute(page: Page, busy: bool) ->
     cell = kernel.start("print('begun', flush=True)\nwhile True: time.sleep(0.01)") if busy else None
     if cell is not None:
         kernel.wait(lambda: "begun" in cell.stdout, "the cell's first line")
-    asked = kernel.value("time.monotonic()") if cell is None else None
-    before = time.monotonic()
-    kernel.interrupt()
-    page.comm.wait(
-        lambda m: m.content["kind"] == "panel" and "interrupted" in m.content["message"], "the word in the view", 5
-    )
-    told = time.monotonic() - before
+    with Hiccups() as hiccups:
+        asked = kernel.value("time.monotonic()") if cell is None else None
+        before = time.monotonic()
+        kernel.interrupt()
+        page.comm.wait(
+            lambda m: m.content["kind"] == "panel" and "interrupted" in m.content["message"], "the word in the view", 5
+        )
+        told = time.monotonic() - before
     if cell is not None:
         kernel.wait(lambda: cell.done, "the end of the cell")
     calls = kernel.value("len(slow.calls)")
@@ -281,7 +284,8 @@ def test_the_stop_button_stops_what_the_views_compute(page: Page, busy: bool) ->
         print(
             f"interrupt: the last step began {over * 1000:.0f} ms after it, the view said so after {told * 1000:.0f} ms"
         )
-        assert over <= 0.05 + 0.05 + 0.1  # one step, the bound, and the way from `asked` to the signal
+        # one step, the bound, and the way from `asked` to the signal
+        assert over <= 0.05 + 0.05 + 0.1 + hiccups.allowed
     kernel.run("sliders.tokens = 6; session.clear()")
     page.answered(page.ablate("L1H1"))
 
@@ -324,11 +328,12 @@ def test_a_page_hears_that_the_kernel_lives_while_a_cell_computes_and_it_does_no
     cell = kernel.start("print('begun', flush=True); n = 0\nwhile n < 60_000_000: n += 1")
     kernel.wait(lambda: "begun" in cell.stdout, "the cell's first line")
     page.comm.messages.clear()
-    kernel.wait(lambda: len(beats()) >= 5 or cell.done, "beats during a cell")
+    with Hiccups() as hiccups:
+        kernel.wait(lambda: len(beats()) >= 5 or cell.done, "beats during a cell")
     gaps = [after - before for before, after in itertools.pairwise(beats())]
     print(f"pulse: at most {max(gaps):.2f} s between beats while a cell computes")
     assert len(gaps) >= 2, "the cell was too short: the test shows nothing"
-    assert max(gaps) < 1.5
+    assert max(gaps) < 1.5 + hiccups.allowed
     kernel.interrupt()
     kernel.wait(lambda: cell.done, "the end of the cell")
     page.comm.send({"kind": "listening", "client": page.client, "on": False})
@@ -344,7 +349,15 @@ def test_a_cell_run_a_hundred_times_keeps_one_worker_and_at_most_two_live_views(
     views = opened.value("len(mirror_of(session).views())") - before
     grown = opened.value("__import__('ipywidgets').widgets.widget._instances.__len__()") - count
     workers = opened.value("sum(t.name == 'interp_widgets worker' for t in threading.enumerate())")
-    print(f"a cell run 100 times: {views} live views, {workers} workers, {grown} widget models")
+    naive = "plain_view = __import__('ipywidgets').IntSlider(); plain_view"
+    count = opened.value("__import__('ipywidgets').widgets.widget._instances.__len__()")
+    for _ in range(10):
+        opened.run_cell(naive, "cell-18")
+    plain = opened.value("__import__('ipywidgets').widgets.widget._instances.__len__()") - count
+    print(
+        f"a cell run 100 times: {views} live views, {workers} workers, {grown} widget models; 10 times a slider's, {plain}"
+    )
+    assert plain >= 20, "what nobody retires goes by itself: the test shows nothing"
     assert views == 1
     assert grown <= 2
     assert workers <= 1

@@ -14,6 +14,9 @@ import interp_widgets as iw
 from interp_widgets.widgets import channel, pages
 from interp_widgets.widgets.channel import mirror_of
 from interp_widgets.worker import worker_of
+from tests.timing import Hiccups
+from tests.unit import tiny_models
+from tests.unit.comm import Sent
 from tests.unit.conftest import Bench
 
 pytestmark = pytest.mark.alone
@@ -60,16 +63,20 @@ def test_of_a_thousand_events_at_100_hz_the_last_is_painted_two_forwards_after_i
     page.hello()
     bench.session.set(iw.Edit("L0", slow, name="slow"))
     page.calm()
-    last = flood(lambda n: page.drag(n / 1000), 1000, 100) and time.monotonic()
-    page.wait(lambda: page.acknowledged and page.metric is not None and not page.state["busy"], "the last value")
-    painted = time.monotonic() - last
+    with Hiccups() as hiccups:
+        last = flood(lambda n: page.drag(n / 1000), 1000, 100) and time.monotonic()
+        page.wait(lambda: page.acknowledged and page.metric is not None and not page.state["busy"], "the last value")
+        painted = time.monotonic() - last
     forward = page.state["answer"]["milliseconds"] / 1000
     value = next(one["coefficient"] for one in page.state["interventions"] if one["kind"] == "steer")
     runs = len(slow.calls)
-    print(f"flood: last of 1000 events painted {painted:.3f} s after it, forward {forward:.3f} s, {runs} forwards run")
+    print(
+        f"flood: last of 1000 events painted {painted:.3f} s after it, forward {forward:.3f} s, {runs} forwards run, "
+        f"hiccups of {hiccups.worst:.3f} s"
+    )
     assert value == pytest.approx(0.999)
     assert page.metric == bench.session.answer.metric
-    assert painted <= 2 * forward + 0.05
+    assert painted <= 2 * forward + 0.05 + hiccups.allowed
     assert runs < 600
     assert len(bench.session.history.moments) < 20, "a drag is one step of the history"
     view.close()
@@ -111,16 +118,22 @@ def generating(bench: Bench) -> Slow:
     return slow
 
 
+def texts(bench: Bench) -> list[tuple[float, int]]:
+    """When the page was told of the edited text of the present state, and how many tokens long it was."""
+    return [(sent.time, len(sent.content["data"]["continuation"]["edited"])) for sent in told_of(bench)]
+
+
+def told_of(bench: Bench) -> list[Sent]:
+    """The messages with the continuation of the present state."""
+    here, panel = bench.session.revision, bench.sliders.panel
+    mine = [s for s in bench.page.of("panel") if (s.content["panel"], s.content["revision"]) == (panel, here)]
+    return [sent for sent in mine if "continuation" in (sent.content["data"] or {})]
+
+
 def edited(bench: Bench) -> list[Any]:
     """The edited text of the present state, as far as the page was told."""
-    here = bench.session.revision
-    told = [sent.content for sent in bench.page.of("panel") if sent.content["panel"] == bench.sliders.panel]
-    texts = [
-        one["data"]["continuation"]["edited"]
-        for one in told
-        if one["revision"] == here and "continuation" in (one["data"] or {})
-    ]
-    return texts[-1] if texts else []
+    told = told_of(bench)
+    return told[-1].content["data"]["continuation"]["edited"] if told else []
 
 
 def stop_by_button(bench: Bench) -> None:
@@ -149,27 +162,53 @@ def stop_by_closing_the_session(bench: Bench) -> None:
 )
 def test_a_generation_stops_within_one_step_however_it_is_stopped(bench: Bench, stop: Callable[[Bench], None]) -> None:
     slow = generating(bench)
-    asked = time.monotonic()
-    stop(bench)
-    time.sleep(STEP + 0.05)
+    with Hiccups() as hiccups:
+        asked = time.monotonic()
+        stop(bench)
+        time.sleep(6 * STEP)
+    bound = STEP + 0.05 + hiccups.allowed
     if stop is stop_by_button:  # what is asked after the text, the curves, goes on; the text does not
-        count = len(edited(bench))
-        time.sleep(4 * STEP)
-        assert len(edited(bench)) <= count + 1
         bench.page.wait(
             lambda: bench.page.panel(bench.sliders)["data"]["continuation"]["note"] == "stopped", "the note"
         )
-    else:
-        late = [at for at in list(slow.calls) if at > asked + STEP + 0.05]
+        written = max(length for at, length in texts(bench) if at <= asked + bound)
         time.sleep(4 * STEP)
-        assert len(slow.calls) <= len([at for at in slow.calls if at <= asked + STEP + 0.05]) + len(late)
-        assert late == [], f"it went on {late[-1] - asked:.2f} s"
+        assert len(edited(bench)) <= written + 1
+    else:
+        assert slow.calls[-1] <= asked + bound, f"it went on for {slow.calls[-1] - asked:.2f} s"
+        count = len(slow.calls)
+        time.sleep(2 * STEP)
+        assert len(slow.calls) == count
         assert not worker_of(bench.session.model).busy
     if stop is not stop_by_closing_the_session:
         bench.session.clear()
         bench.page.hello()
         if stop is not stop_by_closing:
             bench.sliders.tokens = 6
+
+
+def test_a_streamer_goes_on_to_its_last_token_when_its_reader_leaves(model: Any) -> None:
+    """The negative control: the usual way to stream, which nothing stops."""
+    from transformers import TextIteratorStreamer
+
+    calls: list[float] = []
+
+    def slow(*_: Any) -> None:
+        calls.append(time.monotonic())
+        time.sleep(STEP)
+
+    model.transformer.h[0].register_forward_pre_hook(slow)
+    streamer = TextIteratorStreamer(tiny_models.tokenizer())
+    settings = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "pad_token_id": 0, "streamer": streamer}
+    thread = threading.Thread(target=model.generate, args=(torch.tensor([[5, 9]]),), kwargs=settings)
+    thread.start()
+    for _ in streamer:
+        if len(calls) >= 3:
+            break
+    left = time.monotonic()
+    thread.join(20)
+    assert len(calls) == 12
+    assert calls[-1] > left + STEP + 0.05
 
 
 @pytest.mark.case("E08", "F08")

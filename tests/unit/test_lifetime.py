@@ -132,6 +132,27 @@ def test_a_view_that_is_never_closed_stays_for_ever(wire: Wire) -> None:
     gone().close()  # pyright: ignore[reportOptionalMemberAccess]
 
 
+def test_a_view_that_hooks_the_model_with_a_method_of_its_own_holds_both_after_closing(wire: Wire) -> None:
+    """The negative control: the usual way to write such a view, closed and never unhooked; its cell, run again, leaves each one."""
+    import ipywidgets
+
+    class Plain(ipywidgets.Widget):
+        def __init__(self, model: Any) -> None:
+            super().__init__()
+            self.handle = model.transformer.h[0].register_forward_hook(self.steer)
+
+        def steer(self, _module: Any, _args: Any, output: Any) -> Any:
+            return output
+
+    model = tiny_models.gpt2(n_layer=2)
+    views = [weakref.ref(Plain(model)) for _ in range(5)]
+    for view in views:
+        view().close()  # pyright: ignore[reportOptionalMemberAccess]
+    gc.collect()
+    assert sum(view() is not None for view in views) == 5
+    assert len(model.transformer.h[0]._forward_hooks) == 5
+
+
 @pytest.mark.case("L02", "A30")
 def test_sessions_opened_and_closed_with_their_views_free_the_model_each_time(wire: Wire) -> None:
     for _ in range(5):
