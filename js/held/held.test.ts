@@ -46,6 +46,7 @@ test("another version of the code is another module", async () => {
   expect(modules).toEqual([code("b"), code("c")]);
 });
 
+// @case D14
 test("code that could not be loaded is tried again, and the reason is told", async () => {
   await expect(start("export default {")).rejects.toThrow();
   await expect(start("export default {")).rejects.toThrow();

@@ -92,6 +92,7 @@ test("undo forgets what was half said before it", () => {
   expect([...channel.pending().keys()]).toEqual(["undo"]);
 });
 
+// @case E12
 test("a megabyte of text is refused here, with its size, before it can break the connection", () => {
   const channel = open();
   expect(() => channel.wish("ask", "ask", { prompt: "x".repeat(2_000_000) })).toThrow(TooLargeError);

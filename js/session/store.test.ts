@@ -57,6 +57,7 @@ test("another page's refusal is none of ours", () => {
   expect(store.refusals.value.size).toBe(0);
 });
 
+// @case E12
 test("a text too large to send is refused here and never sent", () => {
   const { store, kinds } = make();
   store.intent("ask", "ask", { prompt: "x".repeat(2_000_000), target: null, foil: null });

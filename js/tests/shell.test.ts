@@ -69,6 +69,7 @@ test("a dropped websocket is reconnecting, and its return brings the controls ba
   expect(alertsOf(root("HeadAblation"))).toEqual([]);
 });
 
+// @case D15
 test("a kernel of another version is named, with what to do", async () => {
   const { root } = await openPage(["HeadAblation"], { version: "9.9.9" });
   expect(alertsOf(root("HeadAblation"))[0]).toContain("9.9.9");

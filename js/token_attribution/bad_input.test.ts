@@ -66,6 +66,26 @@ test("a selection that reaches beyond the prompt takes what there is of it", asy
   expect(tokens.map((one) => one.className.includes("iw-token-chosen"))).toEqual(tokens.map((_, index) => index >= 13));
 });
 
+// @case E12
+test("a pasted regular expression of megabytes is refused here with its length, stays in its field, and is never sent", async () => {
+  const { root, kernel, models } = await openPage(["TokenAttribution"]);
+  const view = root("TokenAttribution");
+  models.TokenAttribution?.set("spans", "pattern");
+  const field = find<HTMLInputElement>(view, '[aria-label="regular expression"]');
+  const enter = (text: string): void => {
+    field.value = text;
+    field.dispatchEvent(new Event("change"));
+  };
+  enter("Mary");
+  expect(models.TokenAttribution?.get("pattern")).toBe("Mary");
+  enter("x".repeat(11_000_000));
+  expect(alertsOf(view)[0]).toContain("11,000,000 letters");
+  kernel.publish();
+  expect([models.TokenAttribution?.get("pattern"), field.value.length]).toEqual(["Mary", 11_000_000]);
+  enter("John");
+  expect([models.TokenAttribution?.get("pattern"), alertsOf(view)]).toEqual(["John", []]);
+});
+
 test("why nothing is explained stands where the scores would be, as text", async () => {
   const { root, kernel, session } = await openPage(["TokenAttribution"], {}, asked(["<b>one</b>"]));
   const message =

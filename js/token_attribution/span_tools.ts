@@ -7,11 +7,15 @@ import { plural } from "../kit/format.ts";
 import type { Shared } from "./shared.ts";
 import { SPANS } from "./spans.ts";
 
+/** What the kernel takes. A trait goes out as it is, and a text of 10 MB would cost the page its connection. */
+const LONGEST = 1000;
+
 export function spanTools({ context, result, by, pattern, selection, choose }: Shared): {
   menu: HTMLElement;
   node: HTMLElement;
 } {
-  const { watch } = context;
+  const { watch, signal } = context;
+  const tooLong = signal<string | null>(null);
   const menu = choice("Scores by", (value) => choose("spans", value));
   const field = el("input", "iw-input iw-pattern", {
     type: "text",
@@ -26,7 +30,16 @@ export function spanTools({ context, result, by, pattern, selection, choose }: S
   const hint = el("span", "iw-honest");
   const find = el("div", "iw-section-tools", {}, field, matched);
   const chosen = el("div", "iw-section-tools", {}, hint, clear);
-  field.addEventListener("change", () => choose("pattern", field.value));
+  field.addEventListener("change", () => {
+    const letters = field.value.length;
+    if (letters > LONGEST) {
+      const most = LONGEST.toLocaleString("en");
+      tooLong.value = `This regular expression has ${letters.toLocaleString("en")} letters; at most ${most} can be sent. Shorten it.`;
+    } else {
+      choose("pattern", field.value);
+      tooLong.value = null;
+    }
+  });
   clear.addEventListener("click", () => choose("selection", []));
   watch(() => {
     const groups = result.value?.groups ?? {};
@@ -36,7 +49,8 @@ export function spanTools({ context, result, by, pattern, selection, choose }: S
     );
     show(find, by.value === "pattern");
     show(chosen, by.value === "selection");
-    if (field.value !== pattern.value && document.activeElement !== field) field.value = pattern.value;
+    const typing = document.activeElement === field || tooLong.value !== null;
+    if (field.value !== pattern.value && !typing) field.value = pattern.value;
     const count = result.value?.matches?.chosen.size ?? 0;
     const current = result.value?.matches?.pattern === pattern.value;
     setText(
@@ -47,7 +61,7 @@ export function spanTools({ context, result, by, pattern, selection, choose }: S
           ? `${plural(count, "match", "matches")}`
           : "",
     );
-    refused.paint(by.value === "pattern" && result.value?.matchesNote ? result.value.matchesNote : null);
+    refused.paint(by.value === "pattern" ? tooLong.value || result.value?.matchesNote || null : null);
     const ranges = selection.value;
     setText(
       hint,

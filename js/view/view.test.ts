@@ -32,6 +32,7 @@ test("views that carry no code are drawn by the one widget that holds it, and go
   expect(live()).toEqual([0, 1]);
 });
 
+// @case D14
 test("a view whose code is not there says so in a sentence, under its own name", async () => {
   const { show } = await page(false);
   const place = await show();
@@ -42,6 +43,7 @@ test("a view whose code is not there says so in a sentence, under its own name",
   );
 });
 
+// @case D14
 test("where widgets cannot reach each other the sentence says what to upgrade", async () => {
   const el = document.createElement("div");
   const model = new FakeModel({ session: "anywidget:session", code: "anywidget:code", panel: "HeadAblation-1" });
