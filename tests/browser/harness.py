@@ -293,6 +293,12 @@ class Notebook:
         except Exception as error:
             raise AssertionError(f"not within {timeout} s: {what}") from error
 
+    def lightness(self) -> float:
+        """Of the ink of a view, 0 to 255."""
+        ink = self.page.evaluate("() => getComputedStyle(document.querySelector('.iw-root')).color")
+        red, green, blue = (float(part) for part in re.findall(r"[0-9.]+", ink)[:3])
+        return 0.3 * red + 0.6 * green + 0.1 * blue
+
     def theme(self, theme: Theme) -> None:
         """Switch JupyterLab to its light or dark theme and wait until it shows."""
         self.command("apputils:change-theme", {"theme": f"JupyterLab {theme.title()}"})

@@ -11,6 +11,7 @@ import pytest
 
 from tests.browser.harness import Chromium, Lab, Notebook
 from tests.browser.test_truth import OPEN
+from tests.timing import Hiccups
 
 
 @pytest.fixture
@@ -190,11 +191,12 @@ threading.Thread(target=note, daemon=True).start()
             "it has ended: the test shows nothing"
         )
         other = notebook.page.context.new_page()  # the browser stays open
-        shut = time.time()
-        notebook.page.close(run_before_unload=False)
-        time.sleep(1.5)
+        with Hiccups() as hiccups:
+            shut = time.time()
+            notebook.page.close(run_before_unload=False)
+            time.sleep(1.5)
         last = float((lab.folder / "calls.txt").read_text())
         other.close()
     print(f"tab shut: the last step began {last - shut:+.2f} s after it")
     assert last > 0
-    assert last <= shut + 0.05 + 0.05 + 0.2  # one step, the bound, and what closing a page takes
+    assert last <= shut + 0.05 + 0.05 + 0.2 + hiccups.allowed  # one step, the bound, and what closing a page takes

@@ -214,5 +214,6 @@ def test_48_by_64_heads_and_512_tokens_stay_usable(notebook: Notebook) -> None:
 @pytest.mark.parametrize("theme", ["dark", "light"])
 def test_both_themes_have_their_picture(notebook: Notebook, theme: Any) -> None:
     notebook.theme(theme)
+    assert (notebook.lightness() > 128) == (theme == "dark"), "the views kept the other theme's ink"
     for name in ("AttentionPatterns", "Generation", "SelfRepair"):
         notebook.screenshot(PICTURES / f"{name}-{theme}.png", f'[data-widget="{name}"]')

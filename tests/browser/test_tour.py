@@ -200,6 +200,7 @@ def test_a_head_that_does_not_exist_and_a_strength_that_is_no_number_answer_in_a
 def test_both_themes_have_their_picture(tour: Notebook) -> None:
     for theme in ("dark", "light"):
         tour.theme(theme)
+        assert (tour.lightness() > 128) == (theme == "dark"), "the views kept the other theme's ink"
         for name in ("TokenAttribution", "HeadAblation", "SteeringSliders"):
             tour.screenshot(PICTURES / f"{name}-{theme}.png", f'[data-widget="{name}"]')
 

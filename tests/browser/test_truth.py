@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Locator
 
 from tests.browser.harness import Chromium, Lab, Notebook
+from tests.timing import Hiccups
 
 OPEN = """
 import os, time, torch
@@ -136,15 +137,16 @@ def test_what_was_measured_before_the_last_change_is_marked_until_it_is_measured
 
 @pytest.mark.case("H02")
 def test_a_lost_connection_is_said_within_two_seconds_and_what_was_missed_is_made_up_for(shown: Notebook) -> None:
-    begun = time.monotonic()
-    shown.page.evaluate(UNPLUG)
-    try:
-        told = says(shown, "reconnecting", begun)
-    finally:
-        shown.page.evaluate("() => { window.iwKernel.serverSettings = window.iwSettings; }")
+    with Hiccups() as hiccups:
+        begun = time.monotonic()
+        shown.page.evaluate(UNPLUG)
+        try:
+            told = says(shown, "reconnecting", begun)
+        finally:
+            shown.page.evaluate("() => { window.iwKernel.serverSettings = window.iwSettings; }")
     shown.wait(LIVE, "live views again", 60)
     print(f"lost connection: said after {told:.2f} s, live again after {time.monotonic() - begun:.2f} s")
-    assert told <= 2.0
+    assert told <= 2.0 + hiccups.allowed
     shown.value("session.toggle('L2H1', mode='zero')")
     shown.wait(
         "() => document.querySelector('button[aria-label=L2H1]').getAttribute('aria-pressed') === 'true'", "the change"
@@ -183,11 +185,12 @@ def test_after_a_restart_every_view_says_so_within_two_seconds_and_is_off_until_
     shown: Notebook,
 ) -> None:
     value = roots(shown, "HeadAblation")[0].locator('[data-iw="metric"]').get_attribute("data-value")
-    begun = time.monotonic()
-    shown.page.evaluate("() => { window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart(); }")
-    told = says(shown, "restarted", begun)
+    with Hiccups() as hiccups:
+        begun = time.monotonic()
+        shown.page.evaluate("() => { window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart(); }")
+        told = says(shown, "restarted", begun)
     print(f"restart: every view said so after {told:.2f} s")
-    assert told <= 2.0
+    assert told <= 2.0 + hiccups.allowed
     text = roots(shown, "HeadAblation")[0].locator("[data-status]").inner_text()
     assert "restarted" in text
     assert "again" in text
@@ -261,15 +264,16 @@ def test_a_kernel_that_has_ended_is_said_in_every_view_of_an_untouched_page_with
     died, pid = shown.lab.folder / "died", int(shown.value("os.getpid()"))
     died.unlink(missing_ok=True)
     shown.page.wait_for_timeout(1500)
-    shown.page.evaluate(
-        """(code) => { window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({code}).done
-          .catch(() => {}); }""",
-        ENDS[how].format(pid=pid),
-    )
-    shown.page.wait_for_function(OFF, timeout=10_000, polling=20)
-    told = time.time() - float(died.read_text())
+    with Hiccups() as hiccups:
+        shown.page.evaluate(
+            """(code) => { window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({code}).done
+              .catch(() => {}); }""",
+            ENDS[how].format(pid=pid),
+        )
+        shown.page.wait_for_function(OFF, timeout=20_000, polling=20)
+        told = time.time() - float(died.read_text())
     print(f"{how}: every view said so, with its controls off, {told:.2f} s after the kernel's end")
-    assert 0 < told <= 2.0
+    assert 0 < told <= 2.0 + hiccups.allowed
     shown.page.keyboard.press("Escape")
 
 
