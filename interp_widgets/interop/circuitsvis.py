@@ -5,15 +5,16 @@
     cv.attention.attention_patterns(tokens=tokens, attention=pattern, attention_head_names=names)
     cv.attention.attention_heads(attention=pattern, tokens=tokens)
     cv.tokens.colored_tokens(tokens, values)
+    cv.activations.text_neuron_activations(tokens=tokens, activations=neurons)
+    cv.topk_tokens.topk_tokens(tokens=[tokens], activations=[neurons_by_layer], max_k=7)
+    cv.logits.token_log_probs(ids, logits.log_softmax(-1), model.to_string)
 
 Each returns a `Drawing`, which a notebook shows; `.to_circuitsvis()` gives CircuitsVis's own object where it is installed.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,58 +22,30 @@ import numpy as np
 import numpy.typing as npt
 
 from interp_widgets.export.still import Still
+from interp_widgets.interop.drawing import (
+    Array,
+    Drawing,
+    Json,
+    array_of,
+    is_tokens,
+    limit_of,
+    panel_of,
+    state_of,
+    words_of,
+)
+from interp_widgets.interop.token_drawings import (
+    colored_tokens,
+    colored_tokens_multi,
+    text_neuron_activations,
+    token_log_probs,
+    visualize_model_performance,
+)
+from interp_widgets.interop.token_drawings import topk_tokens as topk_tokens_of
 from interp_widgets.methods.attention import Attention
 from interp_widgets.model.errors import InterpError
 from interp_widgets.model.question import Token
-from interp_widgets.version import __version__
 from interp_widgets.widgets.pattern_images import cells_of, pooled, steps, triangle
 from interp_widgets.widgets.pattern_overview import overview_of
-
-Array = npt.NDArray[np.float32]
-Json = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A picture for a notebook, and what CircuitsVis would be called with.
-
-    Attributes:
-        still: what is drawn.
-        call: CircuitsVis's module and function.
-        arguments: its arguments, without those that only we take.
-    """
-
-    still: Still
-    call: tuple[str, str]
-    arguments: Json = field(default_factory=dict[str, Any], repr=False)
-
-    def _repr_html_(self) -> str:
-        return self.still.frame()
-
-    def __html__(self) -> str:
-        return self.still.frame()
-
-    def __str__(self) -> str:
-        return self.still.document()
-
-    def show_code(self) -> str:
-        """The whole page; it loads nothing from anywhere."""
-        return self.still.document()
-
-    def to_circuitsvis(self) -> Any:
-        """CircuitsVis's own object of the same call.
-
-        Raises:
-            InterpError: where CircuitsVis is not installed.
-        """
-        from importlib import import_module
-
-        module, name = self.call
-        try:
-            theirs = import_module(f"circuitsvis.{module}")
-        except ImportError as error:
-            raise InterpError("CircuitsVis is not installed here; install it with pip install circuitsvis.") from error
-        return getattr(theirs, name)(**self.arguments)
 
 
 def attention_patterns(
@@ -113,9 +86,9 @@ def attention_heads(
         negative_color, positive_color: passed on by `to_circuitsvis`; we draw purple and orange, which all eyes can tell apart.
         mask_upper_tri: leave out what looks ahead; by default only where there is nothing.
     """
-    if _is_tokens(attention) and not _is_tokens(tokens):
+    if is_tokens(attention) and not is_tokens(tokens):
         attention, tokens = tokens, attention
-    values, words = _heads(attention), _words(tokens)
+    values, words = _heads(attention), words_of(tokens)
     names = _names(attention_head_names, len(values))
     if values.shape[1:] != (len(words), len(words)):
         have = " x ".join(map(str, values.shape))
@@ -124,7 +97,7 @@ def attention_heads(
     arguments: Json = {"attention": values, "tokens": [t.text for t in words], "attention_head_names": names}
     arguments |= {"max_value": max_value, "min_value": min_value, "mask_upper_tri": not square}
     arguments |= {"negative_color": negative_color, "positive_color": positive_color}
-    still = _still_attention(words, values, names, square, _limit(values, max_value, min_value))
+    still = _still_attention(words, values, names, square, limit_of(values, max_value, min_value))
     return Drawing(still, ("attention", "attention_heads"), arguments)
 
 
@@ -134,42 +107,17 @@ def attention_pattern(tokens: Sequence[str], attention: Any, **options: Any) -> 
     return attention_heads(attention, tokens, ["pattern"], **options)
 
 
-def colored_tokens(
-    tokens: Sequence[str],
-    values: Any,
-    min_value: float | None = None,
-    max_value: float | None = None,
-    negative_color: str | None = None,
-    positive_color: str | None = None,
-) -> Drawing:
-    """Tokens coloured by a value each: purple below zero, orange above.
-
-    Raises:
-        InterpError: when there is not one value per token.
-
-    Example:
-        >>> colored_tokens(["The", " cat"], [0.1, -2.0])  # doctest: +SKIP
-    """
-    words, numbers = _words(tokens), _array(values).reshape(-1)
-    if len(numbers) != len(words):
-        raise InterpError(f"There are {len(words)} tokens and {len(numbers)} values; pass one value per token.")
-    limit = _limit(numbers, max_value, min_value, least=0.0)
-    data = {"tokens": [_token(t) for t in words], "values": numbers, "limit": limit}
-    still = Still("colored_tokens", {"panel": "tokens"}, [_state(1, 0), _panel("tokens", data)], title="Tokens")
-    arguments: Json = {
-        "tokens": [t.text for t in words],
-        "values": numbers,
-        "min_value": min_value,
-        "max_value": max_value,
-    }
-    arguments |= {"negative_color": negative_color, "positive_color": positive_color}
-    return Drawing(still, ("tokens", "colored_tokens"), arguments)
-
-
 attention = SimpleNamespace(
     attention_patterns=attention_patterns, attention_heads=attention_heads, attention_pattern=attention_pattern
 )
-tokens = SimpleNamespace(colored_tokens=colored_tokens)
+tokens = SimpleNamespace(
+    colored_tokens=colored_tokens,
+    colored_tokens_multi=colored_tokens_multi,
+    visualize_model_performance=visualize_model_performance,
+)
+activations = SimpleNamespace(text_neuron_activations=text_neuron_activations)
+logits = SimpleNamespace(token_log_probs=token_log_probs)
+topk_tokens = SimpleNamespace(topk_tokens=topk_tokens_of)
 
 
 # ---- what is drawn ------------------------------------------------------------------------------------------------------
@@ -192,10 +140,10 @@ def _still_attention(words: Sequence[Token], values: Array, names: Sequence[str]
     data["thumbs:0"] = _small(values, limit, signed=signed, square=square)
     exact = [_large(values, head, square) for head in range(heads)]
     answers = {
-        f'{{"action":"head","layer":0,"head":{h}}}': _panel("attention", {"large": large})
+        f'{{"action":"head","layer":0,"head":{h}}}': panel_of("attention", {"large": large})
         for h, large in enumerate(exact)
     }
-    messages = [_state(1, heads), _panel("attention", data | {"large": exact[0]})]
+    messages = [state_of(1, heads), panel_of("attention", data | {"large": exact[0]})]
     traits = {"panel": "attention", "show": "now", "layer": 0, "head": 0, "still": True}
     return Still("attention_patterns", traits, messages, answers, "Attention patterns")
 
@@ -217,55 +165,8 @@ def _large(values: Array, head: int, square: bool) -> Json:
     }
 
 
-def _state(revision: int, heads: int) -> Json:
-    model = {"name": "saved, not live", "layers": 1, "heads": [heads], "dtype": "", "device": "cpu", "notes": []}
-    state = {
-        "version": __version__,
-        "model": model,
-        "question": None,
-        "interventions": [],
-        "vectors": [],
-        "mode": "mean",
-        "reference": None,
-        "answer": None,
-        "history": {"items": [], "index": 0},
-        "busy": False,
-        "error": None,
-        "closed": False,
-    }
-    return {"kind": "state", "revision": revision, "acks": {}, "state": state}
-
-
-def _panel(panel: str, data: Json) -> Json:
-    return {
-        "kind": "panel",
-        "panel": panel,
-        "revision": 1,
-        "status": "done",
-        "progress": 1.0,
-        "message": "",
-        "data": data,
-    }
-
-
-# ---- what is given ------------------------------------------------------------------------------------------------------
-
-
-def _array(values: Any) -> Array:
-    detach = getattr(values, "detach", None)
-    if detach is not None:
-        values = detach().float().cpu().numpy()
-    try:
-        array = np.asarray(values, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise InterpError(f"These values are no array of numbers: {error}") from error
-    if not np.isfinite(array).all():
-        raise InterpError("There are values that are not finite; replace them before drawing.")
-    return array
-
-
 def _heads(values: Any) -> Array:
-    array = _array(values)
+    array = array_of(values)
     while array.ndim > 3 and array.shape[0] == 1:
         array = array[0]
     if array.ndim == 2:
@@ -275,36 +176,9 @@ def _heads(values: Any) -> Array:
     return array
 
 
-def _is_tokens(values: Any) -> bool:
-    return isinstance(values, (list, tuple)) and len(values) > 0 and all(isinstance(v, str) for v in values)
-
-
-def _words(words: Sequence[str]) -> list[Token]:
-    """Texts as tokens: equal texts are equal tokens; what stands in angle brackets is special."""
-    if not _is_tokens(words):
-        raise InterpError("tokens must be a list of texts, one per position.")
-    ids: dict[str, int] = {}
-    counter = itertools.count()
-    for word in words:
-        if word not in ids:
-            ids[word] = next(counter)
-    return [Token(ids[w], w, "special" if len(w) > 2 and w[0] == "<" and w[-1] == ">" else "text") for w in words]
-
-
-def _token(token: Token) -> Json:
-    return {"id": token.id, "text": token.text, "kind": token.kind}
-
-
 def _names(names: Sequence[str] | None, heads: int) -> list[str]:
     if names is None:
         return [f"Head {h}" for h in range(heads)]
     if len(names) != heads:
         raise InterpError(f"There are {heads} heads and {len(names)} names; pass one name per head.")
     return [str(name) for name in names]
-
-
-def _limit(values: Array, max_value: float | None, min_value: float | None, least: float = 1.0) -> float:
-    """The size of full colour: what was asked for; else 1 for attention, and the largest size for anything else."""
-    given = [abs(float(v)) for v in (max_value, min_value) if v is not None]
-    top = max(given) if given else max(least, float(np.abs(values).max(initial=0.0)))
-    return top if top > 0 else 1.0

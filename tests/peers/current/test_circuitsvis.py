@@ -8,8 +8,11 @@ import re
 from typing import Any
 
 import circuitsvis
+import circuitsvis.activations
 import circuitsvis.attention
+import circuitsvis.logits
 import circuitsvis.tokens
+import circuitsvis.topk_tokens
 import numpy as np
 import pytest
 import torch
@@ -65,6 +68,42 @@ def test_the_real_tokens_have_the_same_values_and_colours() -> None:
     assert (given["positiveColor"], given["maxValue"]) == ("blue", 3)
 
 
+RNG = np.random.default_rng(1)
+NEURONS = RNG.normal(size=(3, 2, 4)).astype(np.float32)  # [token, layer, neuron]
+IDS, LOGITS = torch.tensor([[0, 2, 1]]), torch.tensor(RNG.normal(size=(1, 3, 5)), dtype=torch.float32)
+
+
+def calls(library: Any, numbers: Any) -> dict[str, Any]:
+    """The other calls, as courses write them."""
+    return {
+        "ColoredTokensMulti": library.tokens.colored_tokens_multi(
+            TOKENS, torch.tensor(NEURONS[:, 0]), labels=list("abcd")
+        ),
+        "TextNeuronActivations": library.activations.text_neuron_activations(tokens=TOKENS, activations=numbers),
+        "TokenLogProbs": library.logits.token_log_probs(IDS, LOGITS.log_softmax(-1), lambda i: f"t{i}", top_k=2),
+        "TopkTokens": library.topk_tokens.topk_tokens(
+            tokens=[TOKENS], activations=NEURONS.transpose(1, 0, 2)[None], max_k=2, first_dimension_labels=[0, 1]
+        ),
+    }
+
+
+@pytest.mark.parametrize("numbers", [NEURONS, torch.tensor(NEURONS)])
+def test_the_other_calls_of_courses_give_circuitsvis_what_it_would_have_been_given(numbers: Any) -> None:
+    theirs, ours = calls(circuitsvis, numbers), calls(cv, numbers)
+    for name, drawing in ours.items():
+        component, given = drawn(drawing.to_circuitsvis())
+        assert component == name
+        expected = drawn(theirs[name])[1]
+        assert {k: v for k, v in given.items() if not k.endswith("Labels")} == {
+            k: v for k, v in expected.items() if not k.endswith("Labels")
+        }
+        for labels in (k for k in expected if k.endswith("Labels") and expected[k] is not None):
+            assert given[labels] == [str(label) for label in expected[labels]]
+    performance = cv.tokens.visualize_model_performance(IDS, TOKENS, LOGITS).to_circuitsvis()
+    expected = drawn(circuitsvis.tokens.visualize_model_performance(IDS, TOKENS, LOGITS))[1]
+    np.testing.assert_allclose(drawn(performance)[1]["values"], expected["values"], atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
@@ -72,6 +111,11 @@ def test_the_real_tokens_have_the_same_values_and_colours() -> None:
         (cv.attention_patterns, circuitsvis.attention.attention_patterns),
         (cv.attention_pattern, circuitsvis.attention.attention_pattern),
         (cv.colored_tokens, circuitsvis.tokens.colored_tokens),
+        (cv.tokens.colored_tokens_multi, circuitsvis.tokens.colored_tokens_multi),
+        (cv.tokens.visualize_model_performance, circuitsvis.tokens.visualize_model_performance),
+        (cv.activations.text_neuron_activations, circuitsvis.activations.text_neuron_activations),
+        (cv.logits.token_log_probs, circuitsvis.logits.token_log_probs),
+        (cv.topk_tokens.topk_tokens, circuitsvis.topk_tokens.topk_tokens),
     ],
 )
 def test_every_argument_that_the_real_call_takes_is_taken(ours: Any, theirs: Any) -> None:
