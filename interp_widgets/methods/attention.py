@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from interp_widgets.model.compile import compile_program
+from interp_widgets.model.errors import FeatureOffError
 from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.live import LiveModel
 from interp_widgets.model.question import Asked, Token
@@ -146,11 +147,33 @@ def each_layer(
                 watch(live, compiled.program, Site("v", index), 1, lambda v, index=index: values.update({index: v[0]}))
 
             def see(pattern: torch.Tensor, index: int = index) -> None:
-                norms = carried(live, index, values.pop(index)) if value_weighted else None
+                need_own_pattern(live, index, pattern.shape[1])
+                norms = carried(live, index, _seen(values, index)) if value_weighted else None
                 take(index, pattern[0].detach().float().cpu().numpy(), norms)
 
             watch(live, compiled.program, Site("pattern", index), 1, see)
         forward(live.caller, live.anatomy, batch, compiled.program, [len(asked.tokens) - 1])
+
+
+def need_own_pattern(live: LiveModel, layer: int, patterns: int) -> None:
+    """Refuse a layer whose heads are not one softmax each.
+
+    Raises:
+        FeatureOffError: with both numbers.
+    """
+    part = live.anatomy.layers[layer].attention
+    if part is not None and patterns != part.n_heads:
+        raise FeatureOffError(
+            f"Layer {layer} takes {patterns} softmaxes for its {part.n_heads} heads, so none of its heads has one pattern."
+        )
+
+
+def _seen(values: dict[int, torch.Tensor], layer: int) -> torch.Tensor:
+    if layer not in values:
+        raise FeatureOffError(
+            f"The values of layer {layer} are not seen: its attention multiplies them in a way of its own."
+        )
+    return values.pop(layer)
 
 
 def carried(live: LiveModel, layer: int, values: torch.Tensor) -> Array:
@@ -158,6 +181,10 @@ def carried(live: LiveModel, layer: int, values: torch.Tensor) -> Array:
     part = live.anatomy.layers[layer].attention
     assert part is not None
     heads = part.n_heads
+    if values.shape[-1] != part.d_head:
+        raise FeatureOffError(
+            f"The values of layer {layer} are {values.shape[-1]} wide and what a head gives is {part.d_head}: something lies between them."
+        )
     v = values.repeat_interleave(heads // values.shape[1], dim=1)
     alone = torch.zeros(heads + 1, v.shape[0], heads, v.shape[2], dtype=v.dtype, device=v.device)
     for h in range(heads):

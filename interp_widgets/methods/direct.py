@@ -19,7 +19,7 @@ from torch import nn
 from interp_widgets.model.compile import compile_program
 from interp_widgets.model.errors import FeatureOffError
 from interp_widgets.model.interventions import Intervention
-from interp_widgets.model.parts import Attention
+from interp_widgets.model.parts import Attention, Layer
 from interp_widgets.model.places import on_input
 from interp_widgets.model.question import Asked, Question
 from interp_widgets.model.reads import is_centred, norm_scale
@@ -306,15 +306,21 @@ def _take_apart(
             mlps[i] = _wide(here[Site("mlp", i)])
             rest = rest - mlps[i]
         other[i] = rest
-    size = torch.ones(len(layers), dtype=torch.float64)  # what a write has become by the end
-    for i in range(len(layers) - 2, -1, -1):
-        size[i] = size[i + 1] * layers[i + 1].carry
+    size = sizes(layers)
     whole = float(size[0]) * layers[0].carry
     size = size[:, None]
     return Components(
         whole * streams[0], heads * size[..., None], bias * size, mlps * size, other * size, _wide(last),
         Frozen.at(live.anatomy.final_norm, last).times(live.anatomy.hidden_scale), hidden, logits,
     )  # fmt: skip
+
+
+def sizes(layers: Sequence[Layer]) -> torch.Tensor:
+    """What a unit that a layer adds to the stream has become by the last stream, `[layer]` float64."""
+    size = torch.ones(len(layers), dtype=torch.float64)
+    for i in range(len(layers) - 2, -1, -1):
+        size[i] = size[i + 1] * layers[i + 1].carry
+    return size
 
 
 def head_writes(attention: Attention, z: torch.Tensor) -> torch.Tensor:

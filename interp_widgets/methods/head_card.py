@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from interp_widgets.methods.direct import Components, Direction, components, through_output
-from interp_widgets.model.errors import SiteError
+from interp_widgets.methods.attention import need_own_pattern
+from interp_widgets.methods.direct import Components, Direction, components, sizes, through_output
+from interp_widgets.methods.head_gate import gate_of, need_split, without_edits
+from interp_widgets.model.errors import FeatureOffError, SiteError
 from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.live import LiveModel
 from interp_widgets.model.parts import Attention
@@ -38,8 +40,8 @@ class HeadCard:
     Attributes:
         layer, head: which.
         attention: `[src]`, from the read position.
-        carried: `[src]`, what a source would add to the metric at attention 1: its value through the output projection and the
-            final norm at the scale of this run, along target − foil.
+        carried: `[src]`, what a source would add to the metric at attention 1: its value (behind the head's gate, where there is
+            one) through the output projection and the final norm at the scale of this run, along target − foil.
         contribution: `attention * carried`; it sums to the head's direct effect.
         copying: Σ attention · (what the source's value does to its own token's logit, minus the mean logit); negative is copy
             suppression (McDougall et al. 2023).
@@ -88,7 +90,8 @@ def head_card(
     """The card of one head under `interventions`.
 
     Raises:
-        SiteError: for a head that does not exist. FeatureOffError: where patterns or direct effects are off.
+        SiteError: for a head that does not exist. FeatureOffError: where patterns or direct effects are off, or heads cannot be
+            split over their sources.
 
     Example:
         >>> card = head_card(live, session.question.first, 2, 6)  # doctest: +SKIP
@@ -150,11 +153,8 @@ def _shared(
     live: LiveModel, asked: Asked, interventions: Sequence[Intervention], cancelled: Callable[[], bool] | None
 ) -> _Run:
     parts = components(live, asked, interventions, cancelled)
-    layers = live.anatomy.layers
-    size = torch.ones(len(layers), dtype=torch.float64)
-    for i in range(len(layers) - 2, -1, -1):
-        size[i] = size[i + 1] * layers[i + 1].carry
-    return _Run(live, asked, parts, Direction.of(live, asked, parts), own_directions(live, asked), size)
+    along = Direction.of(live, asked, parts)
+    return _Run(live, asked, parts, along, own_directions(live, asked), sizes(live.anatomy.layers))
 
 
 def own_directions(live: LiveModel, asked: Asked) -> torch.Tensor:
@@ -177,13 +177,26 @@ def _sources(
     cancelled: Callable[[], bool] | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """From the read position: attention `[head, src]`, and what each source writes through each head, `[head, src, d_model]`."""
-    live, asked = run.live, run.asked
+    live, asked, whole = run.live, run.asked, run.live.anatomy.layers[layer]
     live.need("patterns read")
     sites = [Site("pattern", layer), Site("v", layer), Site("z", layer)]
-    found = live.runs([list(asked.ids)], interventions, sites, logits=False, cancelled=cancelled)[0]
+    others = without_edits(interventions, layer)
+    found = live.runs([list(asked.ids)], others, sites, logits=False, cancelled=cancelled)[0]
+    if sites[1] not in found.read:
+        raise FeatureOffError(
+            f"The values of layer {layer} are not seen: its attention multiplies them in a way of its own."
+        )
+    need_own_pattern(live, layer, len(found[sites[0]]))
     pattern = found[sites[0]][:, asked.position].to("cpu", torch.float64)
     values, own = found[sites[1]], found[sites[2]][asked.position]
     v = values.repeat_interleave(part.n_heads // values.shape[1], dim=1)
+    gate = gate_of(live, asked, whole, interventions, cancelled)
+    mixed = torch.einsum("hs,shd->hd", pattern, v.to("cpu", torch.float64)) * gate
+    need_split(live, whole, mixed, own.to("cpu", torch.float64))
+    if len(others) < len(interventions):  # a norm behind the projection has the scale of what is really given to it
+        edited = live.runs([list(asked.ids)], interventions, sites[2:], logits=False, cancelled=cancelled)[0]
+        own = edited[sites[2]][asked.position]
+    v = v * gate.to(v.device, v.dtype)
     n = v.shape[0]
     alone = torch.zeros(part.n_heads, n, part.n_heads, v.shape[-1], dtype=v.dtype, device=v.device)
     for h in range(part.n_heads):

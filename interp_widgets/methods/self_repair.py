@@ -10,14 +10,16 @@ Signs: positive direct and total = the ablated parts push toward the target; a p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from interp_widgets.methods.direct import Array, Components, Direction, components, through_output
-from interp_widgets.model.errors import InterventionError
+from interp_widgets.methods.direct import Array, Components, Direction, components, sizes, through_output
+from interp_widgets.methods.head_gate import gate_of, need_split, without_edits
+from interp_widgets.model.errors import FeatureOffError, InterventionError
 from interp_widgets.model.interventions import Ablate, AblateMode, Intervention
 from interp_widgets.model.parts import Layer
 from interp_widgets.model.question import Asked, Question
@@ -227,12 +229,13 @@ def copy_suppression(
     layers = live.anatomy.layers
     width = max([layer.attention.n_heads for layer in layers if layer.attention is not None] or [0])
     score = np.full((len(layers), width), np.nan)
-    if "patterns read" in live.report.off or not live.patterns_wrapped:
+    if "patterns read" in live.report.off:
         return score
     run = run if run is not None else components(live, asked, interventions, cancelled)
     to_tokens = _token_directions(live, asked, run)
+    size = sizes(layers)
     for layer, written in source_writes(live, asked, interventions, cancelled).items():
-        lifted = torch.einsum("hsd,sd->h", run.norm(written), to_tokens)
+        lifted = torch.einsum("hsd,sd->h", run.norm(written * size[layer]), to_tokens)
         score[layer, : written.shape[0]] = -lifted.numpy()
     return score
 
@@ -255,7 +258,7 @@ def source_writes(
 ) -> dict[int, torch.Tensor]:
     """What each head writes at the read position *because of each source*: pattern · value · W_O, `[head, src, d_model]`.
 
-    By layer, float64; a layer whose z is not pattern · value (a gate in between) is left out.
+    By layer, float64, behind the head's gate where there is one; a layer whose heads cannot be split over sources is left out.
     """
     from interp_widgets.model.compile import compile_program
 
@@ -271,21 +274,32 @@ def source_writes(
         for site in sites:
             capture(live, compiled.program, site, 1, caught)
         forward(live.caller, live.anatomy, batch, compiled.program, [asked.position])
-        with modes(live.device):
-            found = {layer.index: _by_source(layer, caught, asked.position) for layer in layers}
-    return {layer: written for layer, written in found.items() if written is not None}
+    found: dict[int, torch.Tensor] = {}
+    for layer in layers:
+        edited = len(without_edits(interventions, layer.index)) < len(interventions)
+        with suppress(FeatureOffError):
+            gate = gate_of(live, asked, layer, interventions, cancelled)
+            written = _by_source(live, layer, caught, asked.position, gate, edited=edited)
+            if written is not None:
+                found[layer.index] = written
+    return found
 
 
-def _by_source(layer: Layer, caught: dict[Site, torch.Tensor], position: int) -> torch.Tensor | None:
+def _by_source(
+    live: LiveModel, layer: Layer, caught: dict[Site, torch.Tensor], position: int, gate: torch.Tensor, *, edited: bool
+) -> torch.Tensor | None:
     pattern, v, z = (caught.get(Site(part, layer.index)) for part in ("pattern", "v", "z"))
     attention = layer.attention
-    if pattern is None or v is None or z is None or attention is None or attention.gated or v.shape[-1] != z.shape[-1]:
+    if pattern is None or v is None or z is None or attention is None or v.shape[-1] != z.shape[-1]:
         return None
     heads, sources = pattern.shape[1], pattern.shape[-1]
-    values = v[0].repeat_interleave(heads // v.shape[2], dim=1)  # [src, head, d_head]
-    share = pattern[0, :, position, :, None].to(values.dtype) * values.transpose(0, 1)  # [head, src, d_head]
+    values = v[0].repeat_interleave(heads // v.shape[2], dim=1).transpose(0, 1)  # [head, src, d_head]
+    share = pattern[0, :, position, :, None].to(torch.float64) * values.to(torch.float64) * gate[:, None].to(v.device)
+    if not edited:
+        need_split(live, layer, share.sum(1), z[0, position].to(torch.float64))
     alone = torch.zeros(heads, sources, heads, values.shape[-1], dtype=z.dtype, device=z.device)
     alone[torch.arange(heads), :, torch.arange(heads)] = share.to(z.dtype)
     own = z[0, position].flatten()[None]
     rows = torch.cat([alone.flatten(0, 1).flatten(1), torch.zeros_like(own), own])
-    return through_output(attention, rows).view(heads, sources, -1)
+    with modes(live.device):
+        return through_output(attention, rows).view(heads, sources, -1)

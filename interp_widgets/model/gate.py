@@ -7,7 +7,7 @@ run is active is a `ContextVar`: another thread's forward, or the user's own bet
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,6 +49,7 @@ class Program:
         cancelled: asked before every block.
         inside: asked before every watched module of a block, too: one of many rows takes long, and whoever clicked waits for it.
         blocks: the modules that are blocks.
+        own: entered for the run, where attention is to be looked at that does not go through the registry.
         lock: the model's; the program acts only while this thread holds it. An interrupt can come between any two
             instructions, also between the end of a run and the reset of the context variable; the lock, which is released by the
             interpreter itself, then still keeps the user's next forward free of us. None: acts in its context without it.
@@ -61,6 +62,7 @@ class Program:
     cancelled: Callable[[], bool] | None = None
     inside: bool = False
     blocks: frozenset[nn.Module] = frozenset()
+    own: AbstractContextManager[Any] | None = None
     lock: Any = None
 
     def on_before(self, module: nn.Module, handler: Before) -> None:
@@ -88,7 +90,8 @@ def activate(program: Program) -> Generator[None]:
     """Make `program` the one that the hooks obey, in this context only; nothing else survives the block."""
     token = _ACTIVE.set(program)
     try:
-        yield
+        with program.own or nullcontext():
+            yield
     finally:
         _ACTIVE.reset(token)
 

@@ -10,6 +10,8 @@ from torch import nn
 
 from interp_widgets.model.errors import FeatureOffError
 from interp_widgets.model.gate import Program, Tap
+from interp_widgets.model.own_values import OwnValues
+from interp_widgets.model.parts import Layer
 from interp_widgets.model.places import layer_of, on_input, place
 from interp_widgets.model.sites import Site
 
@@ -39,7 +41,7 @@ def watch(live: LiveModel, program: Program, site: Site, rows: int, look: Look) 
         FeatureOffError: where this model does not let the site be read, with the reason.
     """
     if site.part in ("pattern", "q", "k", "v", "q_unrotated", "k_unrotated"):
-        _watch_attention(live, program, site, look)
+        _watch_attention(live, program, site, rows, look)
     elif site.part in ("attn_norm", "mlp_norm", "final_norm"):
         _watch_norm(live, program, site, rows, look)
     else:
@@ -50,8 +52,9 @@ def watch(live: LiveModel, program: Program, site: Site, rows: int, look: Look) 
         place(program, live.anatomy, site, lambda: rows, see)
 
 
-def _watch_attention(live: LiveModel, program: Program, site: Site, look: Look) -> None:
-    attention = layer_of(live.anatomy, site).attention
+def _watch_attention(live: LiveModel, program: Program, site: Site, rows: int, look: Look) -> None:
+    layer = layer_of(live.anatomy, site)
+    attention = layer.attention
     assert attention is not None
     if site.part in ("q_unrotated", "k_unrotated") and live.rotary:
         raise FeatureOffError(
@@ -72,11 +75,26 @@ def _watch_attention(live: LiveModel, program: Program, site: Site, look: Look) 
     if live.patterns_wrapped:
         program.attention.setdefault(attention.module, []).append(Tap(see))
         return
+    if site.part == "v":
+        _watch_own(program, layer, rows, lambda v: look(pick(v)))
+        return
     if site.part != "pattern":
         raise FeatureOffError(
             f"{site.name} is off: attention of this model does not go through transformers' registry."
         )
     program.on_after(attention.module, lambda _a, _k, out: _native(out, site, look))
+
+
+def _watch_own(program: Program, layer: Layer, rows: int, look: Look) -> None:
+    """Values that do not pass the registry are seen where the module multiplies them with its pattern."""
+    attention = layer.attention
+    assert attention is not None
+    own = program.own if isinstance(program.own, OwnValues) else OwnValues()
+    program.own = own
+    if attention.module not in own.modules:
+        program.on_before(layer.module, lambda _a, _k: own.enter(attention.module))
+        program.on_after(attention.module, lambda _a, _k, _out: own.leave())
+    own.add(attention, rows, look)
 
 
 def native_pattern(output: Any) -> torch.Tensor | None:
