@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypedDict
 
+import torch
+
 from interp_widgets.methods.baselines import Baseline, BaselineSpec, find_baseline, neutral
 from interp_widgets.methods.direct_tokens import DirectTokens, direct_by_source
 from interp_widgets.methods.explained import Cancelled, Progress, explained
@@ -46,6 +48,7 @@ class Attribution:
         explains: `"plain run"` or `"edited run"`.
         complete: whether the method promises that its scores sum to the total.
         note: what a reader has to know, a sentence or empty.
+        floor: how far the metric itself may move by rounding (in batches of another shape); the line counts it in.
     """
 
     tokens: tuple[Token, ...]
@@ -60,6 +63,7 @@ class Attribution:
     explains: Literal["plain run", "edited run"]
     complete: bool
     note: str = ""
+    floor: float = 0.0
 
     @property
     def sum(self) -> float:
@@ -73,7 +77,7 @@ class Attribution:
         if self.baseline != "none":
             parts.append(f"baseline {self.baseline} ({said(self.baseline_metric)})")
         if self.complete:
-            parts.append(f"sums to {said(self.sum)} ± {remainder(self.error)} (arithmetic check)")
+            parts.append(f"sums to {said(self.sum)} ± {remainder(abs(self.error) + self.floor)} (arithmetic check)")
         else:
             parts.append(f"sums to {said(self.sum)} where the answer is {said(self.total)} (no promise)")
         return " · ".join(parts) + (f" · {self.note}" if self.note else "")
@@ -178,6 +182,7 @@ def _attribute(
         explains=explains,
         complete=method == "integrated_gradients",
         note=note,
+        floor=rounding(live),
     )
 
 
@@ -200,6 +205,11 @@ def _direct(parts: DirectTokens, position: int) -> Attribution:
         complete=False,
         note=f"{parts.label}; MLPs wrote {parts.mlps.sum():+.2f}, biases {biases:+.2f}",
     )
+
+
+def rounding(live: LiveModel) -> float:
+    """How far a metric may move by rounding alone; 0 in half precision, where the remainder is rounding itself."""
+    return 2 * live.report.floor if torch.finfo(live.dtype).bits >= 32 else 0.0
 
 
 # ---- a baseline that converges -------------------------------------------------------------------------------------

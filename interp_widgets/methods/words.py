@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import ROUND_UP, Decimal
+
 
 def said(number: float) -> str:
     """A number in a sentence: two digits, a minus that is one.
@@ -15,14 +17,18 @@ def said(number: float) -> str:
 
 
 def remainder(number: float) -> str:
-    """The size of a remainder: `0.02`, `2e-4`.
+    """The size of a remainder, rounded up so that it covers what it says: `0.022`, `3e-4`.
 
     Example:
         >>> remainder(-0.0213), remainder(2.2e-4), remainder(0.0)
-        ('0.02', '2e-4', '0')
+        ('0.022', '3e-4', '0')
     """
-    size = abs(number)
-    if size >= 0.01 or size == 0:
-        return f"{size:.2g}"
-    mantissa, power = f"{size:.0e}".split("e")
+    exact = Decimal(abs(number))
+    if not exact:
+        return "0"
+    small = exact < Decimal("0.01")
+    up = exact.quantize(Decimal(1).scaleb(exact.adjusted() - (not small)), ROUND_UP)
+    if not small:
+        return f"{float(up):g}"
+    mantissa, power = f"{up:.0e}".split("e")
     return f"{mantissa}e{int(power)}"

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from interp_widgets.methods.agreement import agreement
 from interp_widgets.methods.answers import AnswerAttribution
-from interp_widgets.methods.attribution import METHODS, Attribution
+from interp_widgets.methods.attribution import METHODS, Attribution, rounding
 from interp_widgets.methods.deletion import Curve, Evidence
 from interp_widgets.methods.deletion_steps import Steps, area_at
 from interp_widgets.methods.direct_tokens import DirectTokens
@@ -140,7 +140,7 @@ def answer_of(table: AnswerAttribution, written: Sequence[GeneratedToken], live:
     """A whole answer: `scores [output, input]`, and the tokens that each output might have been."""
     complete = table.method == "integrated_gradients"
     baseline = [] if table.baseline == "none" else [f"baseline {table.baseline}"]
-    gap = float(np.abs(table.errors).max(initial=0.0))
+    gap = float(np.abs(table.errors).max(initial=0.0)) + rounding(live)
     sums = (
         f"every row sums to its log-probability ± {remainder(gap)} (arithmetic check)"
         if complete
