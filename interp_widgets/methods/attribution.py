@@ -191,6 +191,7 @@ def _direct(parts: DirectTokens, position: int) -> Attribution:
     scores = parts.by_token
     scores[position] += parts.embedding
     biases = parts.attention_biases.sum() + parts.constant
+    edits = f", edits {parts.edits.sum():+.2f}" if parts.edits.any() else ""
     return Attribution(
         tokens=parts.tokens,
         scores=scores,
@@ -203,7 +204,7 @@ def _direct(parts: DirectTokens, position: int) -> Attribution:
         steps=0,
         explains=parts.explains,
         complete=False,
-        note=f"{parts.label}; MLPs wrote {parts.mlps.sum():+.2f}, biases {biases:+.2f}",
+        note=f"{parts.label}; MLPs wrote {parts.mlps.sum():+.2f}, biases {biases:+.2f}{edits}",
     )
 
 

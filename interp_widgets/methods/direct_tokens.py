@@ -26,7 +26,7 @@ from interp_widgets.model.errors import FeatureOffError
 from interp_widgets.model.gate import Tap, activate
 from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.live import LiveModel
-from interp_widgets.model.places import on_input, on_output
+from interp_widgets.model.places import on_input, on_output, reader_of
 from interp_widgets.model.question import Asked, Question, Token
 from interp_widgets.model.reads import is_centred
 from interp_widgets.model.run import force_eager, modes
@@ -44,9 +44,10 @@ class DirectTokens:
         replaced: `[layer, head]`, what an edit put into a head beside that; 0 where nothing is edited.
         attention_biases: `[layer]`, of the output projections (and of norms behind attention).
         mlps: `[layer]`, at the read position; embedding: of the token there, its position included.
+        edits: `[layer]`, what edits of the stream, of attention's or of the MLP's write put there; 0 where nothing is edited.
         constant: the final norm's and the unembedding's biases.
         metric: what all of it sums to.
-        error: sum of all parts − metric: rounding, what edits of the stream added, or a metric that is not linear.
+        error: sum of all parts − metric: rounding, or a metric that is not linear.
         explains: `"plain run"` or `"edited run"`.
     """
 
@@ -55,6 +56,7 @@ class DirectTokens:
     replaced: Table
     attention_biases: Table
     mlps: Table
+    edits: Table
     embedding: float
     constant: float
     metric: float
@@ -99,7 +101,7 @@ def direct_by_source(
     interventions: Sequence[Intervention] = (),
     cancelled: Cancelled | None = None,
 ) -> DirectTokens:
-    """Split the metric into what every head carried from every position, and what MLPs, embedding and biases wrote.
+    """Split the metric into what every head carried from every position, and what MLPs, embedding, biases and edits wrote.
 
     Raises:
         FeatureOffError: where what a block adds to the stream, or attention's pattern, was not found in this model.
@@ -165,36 +167,59 @@ class _Graph:
     )
 
     def place(self) -> None:
-        """The interventions first, then what keeps and cuts, so that what is kept is what was edited."""
+        """Interventions stand between two keepers: what comes out beside what went in is what they wrote themselves."""
         live, program = self.what.live, self.compiled.program
-        for layer in live.anatomy.layers:
-            if layer.attention is not None and layer.attention.write is not None:
-                name = f"the attention of layer {layer.index}"
-                on_output(program, _raw(layer.attention.write), lambda: 1, watch(name))
-        for step in self.compiled.steps:
-            place_step(live, program, step, lambda: 1)
         self.norms = [
             m for m in live.anatomy.root.modules() if "norm" in type(m).__name__.lower() and not list(m.children())
         ]
         for norm in self.norms:
             program.on_after(norm, norm_rule(norm))
+        on_input(program, live.anatomy.layers[0].module, lambda: 1, self._leaf("embedding", 0))
+        for layer in live.anatomy.layers:
+            self._place_writes(layer)
+        if self.compiled.steps:
+            self._place_streams("into")
+        for step in self.compiled.steps:
+            place_step(live, program, step, lambda: 1)
+        if self.compiled.steps:
+            self._place_streams("out of")
         if live.anatomy.final_norm is not None:
             on_output(program, Write(live.anatomy.final_norm, None, 1.0), lambda: 1, self._keeper("normed", 0))
         self.readers: list[nn.Module] = []
         for layer in live.anatomy.layers:
             self._place_layer(layer)
-        on_input(program, live.anatomy.layers[0].module, lambda: 1, self._leaf("embedding", 0))
+
+    def _place_writes(self, layer: Layer) -> None:
+        """What attention and the MLP write, before anything edits it."""
+        assert layer.attention is not None and layer.attention.write is not None
+        assert layer.mlp is not None and layer.mlp.write is not None
+        program, index = self.compiled.program, layer.index
+        on_output(program, _raw(layer.attention.write), lambda: 1, watch(f"the attention of layer {index}"))
+        on_output(program, _raw(layer.attention.write), lambda: 1, self._keeper("attention", index))
+        on_output(program, _raw(layer.mlp.write), lambda: 1, self._leaf("mlp", index))
+
+    def _place_streams(self, side: str) -> None:
+        """Keep whatever an edit of the stream or of a write is handed (`"into"`), or gives (`"out of"`)."""
+        program, anatomy = self.compiled.program, self.what.live.anatomy
+        on_input(program, anatomy.layers[0].module, lambda: 1, self._keeper(f"first {side}", 0))
+        for layer in anatomy.layers:
+            assert layer.attention is not None and layer.attention.write is not None
+            assert layer.mlp is not None and layer.mlp.write is not None
+            reader, after = reader_of(anatomy, layer.index), self._keeper(f"stream {side}", layer.index)
+            if reader is not None:
+                on_input(program, reader, lambda: 1, after)
+            else:
+                on_output(program, Write(layer.module, layer.output, 1.0), lambda: 1, after)
+            on_output(program, _raw(layer.attention.write), lambda: 1, self._keeper(f"attn {side}", layer.index))
+            on_output(program, _raw(layer.mlp.write), lambda: 1, self._keeper(f"mlp {side}", layer.index))
 
     def _place_layer(self, layer: Layer) -> None:
         attention, mlp, program = layer.attention, layer.mlp, self.compiled.program
-        assert attention is not None and attention.write is not None
-        assert mlp is not None and mlp.write is not None
+        assert attention is not None and mlp is not None
         for reader in (attention.module, mlp.entry or mlp.module):
             on_input(program, reader, lambda: 1, torch.Tensor.detach)
             self.readers.append(reader)
         on_input(program, attention.output, lambda: 1, self._leaf("z", layer.index))
-        on_output(program, _raw(attention.write), lambda: 1, self._keeper("attention", layer.index))
-        on_output(program, _raw(mlp.write), lambda: 1, self._leaf("mlp", layer.index))
         program.attention.setdefault(attention.module, []).append(Tap(self._see(layer.index)))
 
     def _leaf(self, name: str, layer: int) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -206,7 +231,8 @@ class _Graph:
 
     def _keeper(self, name: str, layer: int) -> Callable[[torch.Tensor], torch.Tensor]:
         def touch(x: torch.Tensor) -> torch.Tensor:
-            self.kept[name, layer] = x.view_as(x)  # a tensor of its own on the way, whatever shape it came in
+            # A tensor of its own on the way, whatever shape it came in; an edit may put a constant there.
+            self.kept[name, layer] = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
             return self.kept[name, layer].clone()
 
         return touch
@@ -265,12 +291,29 @@ class _Graph:
             replaced[layer.index, : len(carried)] = np.where(np.abs(beside) > 1e-4 * scale, beside, 0.0)
             biases[layer.index] = self.part("attention", layer.index, q) - wrote.sum()
             mlps[layer.index] = self.part("mlp", layer.index, q)
+        edits = np.array([self._edited(layer.index, q) for layer in layers])
         embedding, constant = self.part("embedding", 0, q), self._constant(q)
         metric = float(value[0])
-        total = sources.sum() + replaced.sum() + biases.sum() + mlps.sum() + embedding + constant
+        total = sources.sum() + replaced.sum() + biases.sum() + mlps.sum() + edits.sum() + embedding + constant
         return DirectTokens(
-            asked.tokens, sources, replaced, biases, mlps, embedding, constant, metric, float(total) - metric, explains
+            asked.tokens,
+            sources,
+            replaced,
+            biases,
+            mlps,
+            edits,
+            embedding,
+            constant,
+            metric,
+            float(total) - metric,
+            explains,
         )
+
+    def _edited(self, layer: int, q: int) -> float:
+        """What edits wrote themselves, beside what they passed on of what was there."""
+        names = [name for name, at in self.kept if at == layer and name.endswith(" out of")]
+        pairs = [(self.part(name, layer, q), self.part(name.replace(" out of", " into"), layer, q)) for name in names]
+        return sum((after - before for after, before in pairs if after != before), 0.0)
 
     def _heads(self, layer: Layer, q: int) -> tuple[Table, Table]:
         """What each head carried from each position `[head, src]`, and what each wrote `[head]`."""

@@ -13,7 +13,7 @@ from interp_widgets.builtin.known import known
 from interp_widgets.methods.attribution import attribute
 from interp_widgets.methods.direct_tokens import direct_by_source
 from interp_widgets.model.errors import FeatureOffError
-from interp_widgets.model.interventions import Ablate, Steer
+from interp_widgets.model.interventions import Ablate, Patch, Steer
 from interp_widgets.model.live import LiveModel, open_model
 from interp_widgets.model.question import Asked, Metric
 from tests import architectures, matrix
@@ -73,10 +73,47 @@ def test_what_an_edit_put_into_a_head_is_told_apart_from_what_the_head_carried(l
     assert d.explains == "edited run"
 
 
-def test_steering_of_the_stream_is_what_is_missing_from_the_sum() -> None:
-    live = open_model(model("llama"), tokenizer())
-    d = direct_by_source(live, asked(live), (Steer("L0", torch.randn(48).tolist(), 3.0, positions="all"),))
-    assert abs(d.error) > 0.01
+def edits_of(kind: str) -> tuple[Any, ...]:
+    torch.manual_seed(5)
+    direction = torch.randn(48).tolist()
+    return {
+        "add": (Steer("L0", direction, 3.0, positions="all"),),
+        "last": (Steer("L2", direction, 3.0, positions="all"),),
+        "project out": (Steer("L1", direction, mode="project_out", positions="all"),),
+        "clamp": (Steer("L1", direction, 2.0, mode="clamp", positions="all"),),
+        "first": (Steer("L0.pre", direction, 1.5, positions="all"),),
+        "attention": (Steer("L1.attn", direction, 2.0, positions="all"), Ablate("L0H1", mode="zero")),
+        "mlp": (Steer("L1.mlp", direction, mode="project_out", positions="all"), Steer("L0.mlp", direction)),
+        "patch": (Patch("L1", torch.randn(8, 48), positions="all"), Patch("L2.mlp", torch.randn(8, 48))),
+        "all": (
+            Patch("L0.attn", torch.randn(8, 48)),
+            Ablate("L1H2", mode="zero"),
+            Steer("L1", direction, 2.0),
+            Steer("L2", direction),
+        ),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["add", "last", "project out", "clamp", "first", "attention", "mlp", "patch", "all"])
+def test_what_edits_of_the_stream_wrote_is_a_part_and_the_sum_still_closes(live: LiveModel, kind: str) -> None:
+    d = direct_by_source(live, asked(live), edits_of(kind))
+    assert d.explains == "edited run"
+    assert abs(d.error) < 4e-6 * max(1.0, abs(d.metric), np.abs(d.edits).max())
+    assert kind == "project out" or np.abs(d.edits).max() > 0.01
+
+
+def test_a_vector_that_is_added_at_the_end_is_worth_what_it_is_along_the_direction_of_the_answer() -> None:
+    live = open_model(model("gpt2"), tokenizer())
+    vector = torch.randn(48, generator=torch.Generator().manual_seed(1))
+    question, module = asked(live), live.module
+    edit = Steer("L2", vector.tolist(), 2.0, positions="all")
+    d = direct_by_source(live, question, (edit,))
+    stream = live.run([t.id for t in question.tokens], (edit,), read=["L2"])["L2"][-1]
+    sigma = (stream.var(unbiased=False) + module.config.layer_norm_epsilon).sqrt()
+    gain = module.transformer.ln_f.weight.detach() * (module.lm_head.weight[7] - module.lm_head.weight[8]).detach()
+    expected = float(2.0 * vector @ (gain - gain.mean()) / sigma)
+    assert d.edits.tolist() == pytest.approx([0.0, 0.0, expected], abs=1e-5)
+    assert f"edits {expected:+.2f}" in attribute(live, question, (edit,), method="direct").line
     live.release()
 
 
