@@ -216,12 +216,14 @@ def _run(
         compiled, batch = what.compiled(rows, cancelled)
         run: list[torch.Tensor] = []
         place(compiled.program, live.anatomy, Site("embed"), lambda: rows, _feeder(embed, run, grad))
-        for step in compiled.steps:
-            place_step(live, compiled.program, step, lambda: rows)
-        if grad:
-            watch_gradients(what, compiled.program, rows)
         ruled = nullcontext() if rules is None else rules(live, compiled.program, rows)
         with ruled, modes(live.device, grad=grad), force_eager(live.anatomy.root):
+            for (
+                step
+            ) in compiled.steps:  # behind the rules, which are about what the model gives, not what an edit makes of it
+                place_step(live, compiled.program, step, lambda: rows)
+            if grad:
+                watch_gradients(what, compiled.program, rows)
             value = _read_alone(what, compiled, batch) if alone else _read_whole(what, compiled, batch)
             slope = _gradient(value, run[0]) if grad else None
     _check(value, slope)

@@ -105,7 +105,8 @@ def test_what_edits_of_the_stream_wrote_is_a_part_and_the_sum_still_closes(live:
 def test_a_vector_that_is_added_at_the_end_is_worth_what_it_is_along_the_direction_of_the_answer() -> None:
     live = open_model(model("gpt2"), tokenizer())
     vector = torch.randn(48, generator=torch.Generator().manual_seed(1))
-    question, module = asked(live), live.module
+    question = asked(live)
+    module: Any = live.module
     edit = Steer("L2", vector.tolist(), 2.0, positions="all")
     d = direct_by_source(live, question, (edit,))
     stream = live.run([t.id for t in question.tokens], (edit,), read=["L2"])["L2"][-1]

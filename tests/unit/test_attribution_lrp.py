@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from interp_widgets.methods.attribution import attribute
 from interp_widgets.model.errors import FeatureOffError
+from interp_widgets.model.interventions import Ablate, Steer
 from interp_widgets.model.live import open_model
 from tests.unit.attribution_models import asked, model, tokenizer
 
@@ -47,6 +48,27 @@ def test_relevance_is_conserved_where_nothing_but_tokens_feeds_the_stream(family
     a = attribute(live, asked(live), method="lrp")
     assert abs(a.metric) > 0.01
     assert a.sum == pytest.approx(a.metric, abs=2e-5 * np.abs(a.scores).sum())
+    live.release()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "neox", "llama", "gemma2"])
+def test_relevance_is_conserved_with_neurons_and_heads_switched_off(family: str) -> None:
+    """An edited neuron is no product of two, and a head that is off carries nothing: what is left still sums to the metric."""
+    live = open_model(bias_free(family), tokenizer())
+    edits = (Ablate("L1.mlp.3", mode="zero"), Ablate("L0.mlp.5", mode="zero"), Ablate("L1H1", mode="zero"))
+    a = attribute(live, asked(live), edits, method="lrp")
+    assert a.explains == "edited run"
+    assert a.sum == pytest.approx(a.metric, abs=2e-5 * np.abs(a.scores).sum())
+    live.release()
+
+
+def test_a_write_that_a_norm_stands_in_front_of_may_be_steered() -> None:
+    """Gemma's attention writes through a norm, whose rule is about what the norm gave."""
+    live = open_model(bias_free("gemma3_text"), tokenizer())
+    steer = Steer("L0.attn", torch.randn(48).tolist(), 1.0, positions="all")
+    edited, plain = (attribute(live, asked(live), edits, method="lrp") for edits in ((steer,), ()))
+    assert edited.metric != plain.metric
+    assert abs(plain.error) < 1e-4 < abs(edited.error), "what was steered in belongs to no token"
     live.release()
 
 
