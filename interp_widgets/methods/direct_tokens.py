@@ -9,6 +9,7 @@ norms behind attention), found without a line of code for that family.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from torch import nn
 
 from interp_widgets.methods.explained import Cancelled, Explained, explained, read_logits
 from interp_widgets.methods.lrp import affine, also_hooked, norm_rule
+from interp_widgets.methods.native_attention import NativeAttention
 from interp_widgets.methods.no_gradient import refuse_gradients, watch
 from interp_widgets.model.anatomy import Layer, Write
 from interp_widgets.model.compile import Compiled, place_step
@@ -115,27 +117,26 @@ def direct_by_source(
     _refuse(live)
     refuse_gradients(live)
     what = explained(live, asked, interventions)
-    with live.lock, modes(live.device):
-        live.ready()
-        graph = _Graph(what, *what.compiled(1, cancelled))
-        graph.place()
-        value = graph.run()
-    if len(graph.seen) < len(live.anatomy.layers):
-        raise FeatureOffError(_UNSEEN)
-    return graph.split(value, asked, "edited run" if what.edited else "plain run")
+    for native in (False, True) if live.patterns_wrapped else (True,):
+        with live.lock, modes(live.device):
+            live.ready()
+            graph = _Graph(what, *what.compiled(1, cancelled), NativeAttention() if native else None)
+            graph.place()
+            value = graph.run()
+        if len(graph.seen) == len(live.anatomy.layers):
+            return graph.split(value, asked, "edited run" if what.edited else "plain run")
+    raise FeatureOffError(_UNSEEN)
 
 
 _UNSEEN = (
-    "Direct attribution by source token needs attention's pattern and values, and this model's attention does not go through "
-    "transformers' registry; load it with attn_implementation='sdpa'."
+    "Direct attribution by source token needs attention's pattern and values, and this model's attention neither goes through "
+    "transformers' registry nor multiplies what softmax gave with its values; use method='occlusion'."
 )
 
 
 def _refuse(live: LiveModel) -> None:
     for feature in ("writes", "stream", "heads", "direct"):
         live.need(feature)
-    if not live.patterns_wrapped:
-        raise FeatureOffError(_UNSEEN)
     for layer in live.anatomy.layers:
         reason = _hole(layer)
         if reason:
@@ -161,6 +162,7 @@ class _Graph:
     what: Explained
     compiled: Compiled
     batch: Any
+    native: NativeAttention | None
     kept: dict[tuple[str, int], torch.Tensor] = field(default_factory=dict[tuple[str, int], torch.Tensor])
     seen: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(
         default_factory=dict[int, tuple[torch.Tensor, torch.Tensor]]
@@ -220,7 +222,16 @@ class _Graph:
             on_input(program, reader, lambda: 1, torch.Tensor.detach)
             self.readers.append(reader)
         on_input(program, attention.output, lambda: 1, self._leaf("z", layer.index))
-        program.attention.setdefault(attention.module, []).append(Tap(self._see(layer.index)))
+        if self.native is None:
+            program.attention.setdefault(attention.module, []).append(Tap(self._see(layer.index)))
+            return
+        program.on_before(attention.module, lambda _args, _kwargs: self._inside(layer.index))
+        program.on_after(attention.module, lambda _args, _kwargs, _output: self._inside(None))
+
+    def _inside(self, layer: int | None) -> None:
+        """Tell the watch over the model's own softmax whose it is."""
+        assert self.native is not None
+        self.native.layer = layer
 
     def _leaf(self, name: str, layer: int) -> Callable[[torch.Tensor], torch.Tensor]:
         def touch(x: torch.Tensor) -> torch.Tensor:
@@ -246,8 +257,14 @@ class _Graph:
     def run(self) -> torch.Tensor:
         """The metric, with the gradient of every part beside it."""
         live, what = self.what.live, self.what
-        hooked = also_hooked(before=self.readers, after=[*self.norms, *_finals(live), *self._writers()])
-        with hooked, modes(live.device, grad=True), force_eager(live.anatomy.root), activate(self.compiled.program):
+        hooked = also_hooked(before=self.readers, after=[*self.norms, *_finals(live), *self._writers(), *self.readers])
+        with (
+            hooked,
+            self.native or nullcontext(),
+            modes(live.device, grad=True),
+            force_eager(live.anatomy.root),
+            activate(self.compiled.program),
+        ):
             value = what.score(read_logits(what, self.compiled, self.batch))
             if not value.requires_grad:
                 raise FeatureOffError(
@@ -259,6 +276,8 @@ class _Graph:
                 value.sum(), list(joined.values()), allow_unused=True
             )
         self.slopes = dict(zip(joined, slopes, strict=True))
+        if self.native is not None:
+            self.seen = self.native.seen
         return value.detach()
 
     def _writers(self) -> list[nn.Module]:

@@ -81,6 +81,7 @@ def _without_rule(layer: Layer) -> str:
 def linearised(live: LiveModel, program: Program, rows: int) -> Generator[None]:
     """Put the rules into `program`; hooks that the gate lacks are there for this block only, inert in any other run."""
     last: list[torch.Tensor] = []
+    held: list[Any] = []
     ruled: list[nn.Module] = []
     for module in live.anatomy.root.modules():
         rule = None if list(module.children()) else _rule_of(module, last)
@@ -89,12 +90,12 @@ def linearised(live: LiveModel, program: Program, rows: int) -> Generator[None]:
             ruled.append(module)
     for layer in live.anatomy.layers:
         if layer.attention is not None and layer.mlp is not None and layer.mlp.neurons is not None:
-            program.attention.setdefault(layer.attention.module, []).append(Tap(_constant_pattern))
+            program.attention.setdefault(layer.attention.module, []).append(Tap(_constant_pattern(held)))
             on_input(program, layer.mlp.neurons, lambda: rows, _product_rule(last))
-    softmaxes = nullcontext() if live.patterns_wrapped else _ConstantSoftmax()
-    with also_hooked(after=ruled), softmaxes:
+    handed = live.patterns_wrapped and "patterns read" not in live.report.off
+    with also_hooked(after=ruled), nullcontext() if handed else _ConstantSoftmax(held):
         yield
-        if isinstance(softmaxes, _ConstantSoftmax) and softmaxes.seen < len(live.anatomy.layers):
+        if len(held) < len(live.anatomy.layers):
             raise FeatureOffError(
                 "LRP needs to hold attention's pattern constant, and this model's attention neither goes through "
                 "transformers' registry nor calls softmax; load it with attn_implementation='sdpa', or use "
@@ -136,24 +137,36 @@ def _carrying(value: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
 
 
 class _ConstantSoftmax(TorchFunctionMode):
-    """Holds the pattern constant where attention calls softmax itself: in this thread, while it is entered."""
+    """Holds the pattern constant where attention calls softmax itself: in this thread, while it is entered.
 
-    def __init__(self) -> None:
+    `held` gets the function that was called, once per pattern.
+    """
+
+    def __init__(self, held: list[Any]) -> None:
         super().__init__()
-        self.seen = 0
+        self.held = held
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is nn.functional.scaled_dot_product_attention and len(args) >= 3:
+            self.held.append(func)
+            return func(args[0].detach(), args[1].detach(), *args[2:], **(kwargs or {}))
         out = func(*args, **(kwargs or {}))
         if func in (torch.softmax, torch.Tensor.softmax, nn.functional.softmax) and out.dim() >= 3:
-            self.seen += 1
+            self.held.append(func)
             return out.detach()
         return out
 
 
-def _constant_pattern(query: torch.Tensor, key: torch.Tensor, _value: torch.Tensor, _pattern: torch.Tensor) -> None:
-    for tensor in (query, key):
-        if tensor.requires_grad:
-            tensor.register_hook(_nothing)
+def _constant_pattern(
+    held: list[Any],
+) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]:
+    def see(query: torch.Tensor, key: torch.Tensor, _value: torch.Tensor, _pattern: torch.Tensor) -> None:
+        held.append(see)
+        for tensor in (query, key):
+            if tensor.requires_grad:
+                tensor.register_hook(_nothing)
+
+    return see
 
 
 def _nothing(slope: torch.Tensor | None) -> torch.Tensor | None:

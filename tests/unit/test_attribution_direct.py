@@ -138,21 +138,61 @@ def test_nothing_of_the_model_changes(live: LiveModel) -> None:
     assert all(p.grad is None and p.requires_grad for p in live.module.parameters())
 
 
-def test_a_model_that_does_not_show_its_patterns_is_refused_in_a_sentence() -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_attention_of_the_models_own_carries_what_the_wrapped_one_carries(family: str) -> None:
+    found: list[Any] = []
+    for implementation in ("sdpa", "eager"):
+        built = model(family)
+        built.set_attn_implementation(implementation)
+        live = open_model(built, tokenizer())
+        found.append(direct_by_source(live, asked(live, position=6), (Ablate("L1H0", mode="zero"),)))
+        live.release()
+    assert np.abs(found[0].sources).max() > 0.05
+    np.testing.assert_allclose(found[0].sources, found[1].sources, atol=2e-6)
+    np.testing.assert_allclose(found[0].replaced, found[1].replaced, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["bloom", "falcon", "gptj", "gpt_neo", "gpt_oss", "mpt", "gemma2", "xglm", "codegen"])
+def test_families_whose_attention_never_reaches_the_registry_are_split_by_source_too(name: str) -> None:
+    """What is seen where softmax's output meets the values is what the heads wrote: nothing is left over."""
+    built: Any = architectures.build(name).model
+    assert built is not None
+    if hasattr(built.config, "final_logit_softcapping"):
+        built.config.final_logit_softcapping = None  # with a cap the metric is not linear
+    with architectures.quiet():
+        live = open_model(built, matrix.tokenizer(architectures.VOCAB))
+    question = Asked("", live.tokens.encode([20, 40, 60, 80, 21, 41]), Metric((30,), (31,)), (), (), 4)
+    d = direct_by_source(live, question)
+    assert abs(d.error) < 4e-6
+    assert (d.replaced == 0).all()
+    assert (d.sources[:, :, 5:] == 0).all()
+    assert np.abs(d.sources).max() > 0.01
+    live.release()
+
+
+def test_a_model_that_does_not_show_its_patterns_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def odd(_module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: float, **_how: Any) -> Any:
+        wide = (query.shape[1] // key.shape[1], 1)
+        scores = query @ key.repeat_interleave(wide[0], 1).transpose(2, 3) * scaling + mask
+        pattern = scores.softmax(-1)
+        values = value.repeat_interleave(wide[0], 1)
+        return (pattern[..., None] * values[:, :, None]).sum(3).transpose(1, 2), pattern
+
     built = model("llama")
     built.set_attn_implementation("eager")
     live = open_model(built, tokenizer())
-    with pytest.raises(FeatureOffError, match="attn_implementation='sdpa'"):
+    monkeypatch.setattr("transformers.models.llama.modeling_llama.eager_attention_forward", odd)
+    with pytest.raises(FeatureOffError, match="nor multiplies what softmax gave"):
         direct_by_source(live, asked(live))
     live.release()
 
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
-    [("falcon", "does not go through"), ("roberta-prelayernorm", "direct"), ("modernbert-decoder", "direct")],
+    [("roberta-prelayernorm", "direct"), ("modernbert-decoder", "direct")],
 )
 def test_where_the_parts_would_not_sum_to_the_metric_that_is_said_instead(name: str, sentence: str) -> None:
-    """Attention that never reaches the registry, and read-outs with a layer of their own behind the stream."""
+    """Read-outs with a layer of their own behind the stream."""
     built = architectures.build(name).model
     assert built is not None
     with architectures.quiet():
