@@ -12,12 +12,13 @@ import numpy.typing as npt
 import torch
 
 from interp_widgets.methods.baselines import Baseline, BaselineSpec, find_baseline, neutral
+from interp_widgets.methods.direct_tokens import direct_rows
 from interp_widgets.methods.explained import Cancelled, Explained, Progress, embeddings, give_up, gradients, numbers
 from interp_widgets.methods.gradients import along, nodes, small
 from interp_widgets.methods.lrp import linearised, refuse_parts
 from interp_widgets.methods.request import check_request
 from interp_widgets.methods.row_memory import MEMORY, chunk_rows
-from interp_widgets.model.errors import InterpError, PromptError
+from interp_widgets.model.errors import PromptError
 from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.live import LiveModel
 from interp_widgets.model.question import Asked, Question, Token
@@ -92,7 +93,7 @@ def attribute_answer(
 
     A row of gradients per output: all of them in one batch, each reading its own position. Occlusion needs one run per
     input for all outputs together. Embeddings of the answer's own tokens are inputs like the prompt's. With `only`, gradients
-    are taken of that output alone, and the other rows stay 0.
+    are taken of that output alone, and the other rows stay 0. Direct attribution is of each log-probability's tangent.
 
     Raises:
         PromptError: for an empty answer, or one that does not fit into the context behind the prompt.
@@ -104,18 +105,13 @@ def attribute_answer(
         True
     """
     check_request(method, steps)
-    if method == "direct":
-        raise InterpError(
-            "Direct attribution reads one answer; attribute a whole answer by 'integrated_gradients', 'gradient_x_input', "
-            "'lrp' or 'occlusion'."
-        )
     asked = question.first if isinstance(question, Question) else question
     outputs = answer_tokens(live, asked, answer)
     what = explained_answer(live, asked.tokens, outputs, interventions)
     task = _Task(what, outputs, memory, progress, cancelled, only)
     explains: Literal["plain run", "edited run"] = "edited run" if what.edited else "plain run"
-    if method in ("gradient_x_input", "lrp"):
-        scores, metrics = task.first_order(method == "lrp")
+    if method in ("gradient_x_input", "lrp", "direct"):
+        scores, metrics = task.direct() if method == "direct" else task.first_order(method == "lrp")
         at_baseline, name, steps = np.zeros(len(outputs)), "none", 0
     else:
         free = isinstance(baseline, str) and baseline == "auto"
@@ -290,6 +286,15 @@ class _Task:
         if lrp:
             refuse_parts(self.what.live)
         return self._slopes([1.0], [1.0], None, lrp), self._numbers(lambda own: own[None], 1)[0]
+
+    def direct(self) -> tuple[Table, Table]:
+        """What heads carried from each position to each output, and the stream that entered at the output's own."""
+        scores, start = np.zeros(self.shape), self.what.positions[0]
+        for output, parts in zip(self.rows, direct_rows(self.what, self.rows, self.cancelled), strict=True):
+            scores[output] = parts.by_token
+            scores[output, start + output] += parts.embedding
+        self._said(1.0)
+        return scores, self._numbers(lambda own: own[None], 1)[0]
 
     def integrated(self, baseline: Baseline, steps: int) -> tuple[Table, Table, Table, int]:
         """Scores, metrics at the input and at the baseline, and the steps taken: twice as many where they left too much."""

@@ -440,8 +440,6 @@ class TokenAttribution(View):
 
     def _fits(self, method: str, kept: Kept) -> bool:
         """Whether a finer method of a whole answer takes no longer than may be without being asked for."""
-        if method == "direct":  # it reads one answer
-            return False
         return kept.row * (self.steps if method == "integrated_gradients" else 2.0) <= ASK
 
     def _other(self, snapshot: Snapshot, kept: Kept, cancelled: Cancelled, _say: Any) -> Json:

@@ -10,16 +10,14 @@ import pytest
 import torch
 
 from interp_widgets.methods.answers import answer_tokens, attribute_answer, attribute_contrast
-from interp_widgets.methods.attribution import METHODS as ALL
-from interp_widgets.methods.attribution import attribute
-from interp_widgets.model.errors import InterpError, PromptError
+from interp_widgets.methods.attribution import METHODS, attribute
+from interp_widgets.model.errors import PromptError
 from interp_widgets.model.interventions import Ablate, Steer
 from interp_widgets.model.live import LiveModel, open_model
 from interp_widgets.model.question import Asked, Metric
 from tests.unit.attribution_models import FAMILIES, asked, model, tokenizer
 
 ANSWER = "w20 w21 w22"
-METHODS = [method for method in ALL if method != "direct"]
 
 
 @pytest.fixture(params=FAMILIES)
@@ -68,6 +66,16 @@ def test_the_contrast_of_two_single_tokens_is_the_attribution_of_their_logit_dif
     assert difference == pytest.approx(expected.metric, abs=1e-5)
 
 
+def test_the_direct_contrast_of_two_single_tokens_is_the_direct_attribution_of_their_difference(
+    live: LiveModel,
+) -> None:
+    """What two log-probabilities have in common, their normaliser, cancels."""
+    scores, difference = attribute_contrast(live, asked(live), "w7", "w8", method="direct")
+    expected = attribute(live, asked(live), method="direct")
+    np.testing.assert_allclose(scores, expected.scores, atol=2e-5)
+    assert difference == pytest.approx(expected.metric, abs=1e-5)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_contrast_of_sequences_changes_sign_with_its_sides(live: LiveModel, method: str) -> None:
     one, a = attribute_contrast(live, asked(live), "w20 w21", "w30", method=method)
@@ -105,8 +113,6 @@ def test_a_baseline_for_the_prompt_leaves_the_answers_own_tokens_alone(live: Liv
 def test_answers_that_cannot_be_asked_are_refused_in_a_sentence(live: LiveModel) -> None:
     with pytest.raises(PromptError, match="answer is empty"):
         attribute_answer(live, asked(live), "")
-    with pytest.raises(InterpError, match="Direct attribution reads one answer"):
-        attribute_answer(live, asked(live), "w7", method="direct")
     with pytest.raises(PromptError, match="both 'w7'"):
         attribute_contrast(live, asked(live), "w7", "w7")
     if live.tokens.context == 64:
