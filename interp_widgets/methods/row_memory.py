@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 import torch
 
-if TYPE_CHECKING:
-    from interp_widgets.methods.explained import Explained
+from interp_widgets.methods.explained import Explained, gradients
+from interp_widgets.model.live import LiveModel
 
+_MARGIN = 1.25  # several rows may be kept together with what one row needs no copy of
 MEMORY = 512 << 20  # bytes that the graphs of one batch may hold
+
+
+@dataclass
+class _Saved:
+    """What autograd saved, as the model's cache keeps it."""
+
+    size: int
+    nbytes: int = 64
 
 
 def graph_bytes(what: Explained) -> int:
@@ -34,7 +43,44 @@ def graph_bytes(what: Explained) -> int:
 
 def chunk_rows(what: Explained, memory: int, grad: bool) -> int:
     """How many rows one batch takes within `memory` bytes, at least one."""
+    if grad:
+        return max(1, memory // row_bytes(what))
+    # nothing is kept: the widest activation of one layer and the logits
+    return max(1, memory // (graph_bytes(what) // max(1, len(what.live.anatomy.layers)) + 1))
+
+
+def row_bytes(what: Explained) -> int:
+    """What one row with its graph may hold, in bytes: the estimate, or what was measured where parts are of other kinds."""
     one = graph_bytes(what)
-    if not grad:  # nothing is kept: the widest activation of one layer and the logits
-        one = one // max(1, len(what.live.anatomy.layers)) + 1
-    return max(1, memory // one)
+    return max(one, round(_MARGIN * _saved_bytes(what))) if _has_other_parts(what.live) else one
+
+
+def _has_other_parts(live: LiveModel) -> bool:
+    """Whether a layer holds more than the estimate knows: experts, recurrent mixers, parts that were not found."""
+    return any(
+        layer.attention is None or layer.others or layer.mlp is None or layer.mlp.neurons is None
+        for layer in live.anatomy.layers
+    )
+
+
+def _saved_bytes(what: Explained) -> int:
+    """What autograd really saves for one row of such a model, in bytes; measured once for a length."""
+    live = what.live
+    key = ("bytes that autograd saves", live.fingerprint(), len(what.tokens), len(what.positions))
+    kept = live.cache.get(key)
+    if isinstance(kept, _Saved):
+        return kept.size
+    weights = {p.untyped_storage().data_ptr() for p in live.anatomy.root.parameters()}
+    held: dict[int, int] = {}
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in weights:
+            held[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        gradients(replace(what, each=None), lambda own: own[None].clone(), 1)
+    found = _Saved(sum(held.values()))
+    live.cache.put(key, found)
+    return found.size

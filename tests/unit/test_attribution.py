@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from interp_widgets.builtin.known import known
+from interp_widgets.methods import row_memory
 from interp_widgets.methods.attribution import METHODS, attribute
 from interp_widgets.methods.baselines import find_baseline, neutral
 from interp_widgets.methods.explained import explained, numbers
+from interp_widgets.methods.gradients import integrated_gradients
 from interp_widgets.methods.occlusion import occlusion, occlusion_packed
 from interp_widgets.methods.row_memory import graph_bytes
 from interp_widgets.methods.words import remainder
@@ -21,6 +23,7 @@ from interp_widgets.model.errors import CancelledError, FeatureOffError, InterpE
 from interp_widgets.model.interventions import Ablate, Steer
 from interp_widgets.model.live import LiveModel, open_model
 from interp_widgets.model.question import Asked, Metric
+from tests import architectures, matrix
 from tests.unit.attribution_models import FAMILIES, PROMPT, asked, model, tokenizer
 
 
@@ -264,6 +267,39 @@ def test_the_memory_estimate_covers_what_autograd_saves(live: LiveModel) -> None
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         attribute(live, asked(live), method="gradient_x_input")
     assert sum(held.values()) <= graph_bytes(what) <= 6 * sum(held.values())
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bloom", "gemma2", "mixtral", "gpt_oss", "olmoe", "jamba", "mamba"])
+def test_no_batch_saves_more_than_the_budget(name: str) -> None:
+    """Counted: every tensor that autograd keeps for each batch, in families with experts and recurrent layers too."""
+    built = architectures.build(name).model
+    assert built is not None
+    with architectures.quiet():
+        live = open_model(built, matrix.tokenizer(architectures.VOCAB))
+    question = Asked("", live.tokens.encode([*range(20, 36)]), Metric((30,), (31,)), (), (), 15)
+    what, baseline = explained(live, question), find_baseline(live, question, "mean")
+    whole = integrated_gradients(what, baseline, 12)
+    weights = {p.untyped_storage().data_ptr() for p in live.module.parameters()}
+    batches: list[dict[int, int]] = []
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        if x.untyped_storage().data_ptr() not in weights:
+            batches[-1][x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    def next_batch(_part: float = 0.0) -> None:
+        batches.append({})
+
+    for rows in (2, 3, 5):
+        budget = rows * row_memory.row_bytes(what) + 1
+        batches.clear()
+        next_batch()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            path = integrated_gradients(what, baseline, 12, memory=budget, progress=next_batch)
+        assert len([b for b in batches if b]) == -(-12 // rows)
+        assert max(sum(b.values()) for b in batches) <= budget
+        np.testing.assert_allclose(path.scores, whole.scores, atol=1e-5 * max(1.0, np.abs(whole.scores).max()))
+    live.release()
 
 
 def test_a_cancelled_attribution_stops_between_blocks(live: LiveModel) -> None:
