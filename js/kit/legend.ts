@@ -3,7 +3,7 @@
 import "./legend.css";
 import { colourAt, css, type Ramp } from "./colour.ts";
 import { el, setText } from "./dom.ts";
-import { num, signed } from "./format.ts";
+import { num } from "./format.ts";
 import { type Diverging, isCompressed } from "./scale.ts";
 
 export type Legend = { node: HTMLElement; paint(scale: Diverging, ramp: Ramp, meaning: string): void };
@@ -19,8 +19,9 @@ export function legend(): Legend {
   return {
     node,
     paint(scale, colours, meaning) {
-      setText(low, signed(-scale.limit));
-      setText(high, signed(scale.limit));
+      const most = num(scale.limit);
+      setText(low, `−${most}`);
+      setText(high, `+${most}`);
       const stops = Array.from({ length: STOPS }, (_, index) => css(colourAt(colours, (index / (STOPS - 1)) * 2 - 1)));
       ramp.style.backgroundImage = `linear-gradient(90deg, ${stops.join(", ")})`;
       setText(text, `${meaning}${noteOf(scale)}`);

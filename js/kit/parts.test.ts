@@ -70,6 +70,8 @@ test("the legend's limits are symmetric, and it says when outliers are compresse
   expect(one.node.textContent).toBe("−2.40+2.40lost without it · noise ±0.01");
   one.paint(diverging([...Array(40).fill(0.2), 9]), ramp, "lost");
   expect(one.node.textContent).toContain("compressed above ±0.20");
+  one.paint(diverging([-3e-4, 1e-4]), ramp, "lost");
+  expect(one.node.textContent).toBe("−3e−4+3e−4lost");
 });
 
 test("one option of a few is pressed, and a click chooses", () => {
