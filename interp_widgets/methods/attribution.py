@@ -17,7 +17,7 @@ from interp_widgets.methods.lrp import cp_lrp
 from interp_widgets.methods.occlusion import occlusion, occlusion_packed
 from interp_widgets.methods.request import METHODS, Method, check_request
 from interp_widgets.methods.row_memory import MEMORY
-from interp_widgets.methods.words import remainder, said
+from interp_widgets.methods.words import remainder, said, signed
 from interp_widgets.model.errors import PromptError
 from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.live import LiveModel
@@ -191,7 +191,7 @@ def _direct(parts: DirectTokens, position: int) -> Attribution:
     scores = parts.by_token
     scores[position] += parts.embedding
     biases = parts.attention_biases.sum() + parts.constant
-    edits = f", edits {parts.edits.sum():+.2f}" if parts.edits.any() else ""
+    edits = f", edits {signed(parts.edits.sum())}" if parts.edits.any() else ""
     return Attribution(
         tokens=parts.tokens,
         scores=scores,
@@ -204,7 +204,7 @@ def _direct(parts: DirectTokens, position: int) -> Attribution:
         steps=0,
         explains=parts.explains,
         complete=False,
-        note=f"{parts.label}; MLPs wrote {parts.mlps.sum():+.2f}, biases {biases:+.2f}{edits}",
+        note=f"{parts.label}; MLPs wrote {signed(parts.mlps.sum())}, biases {signed(biases)}{edits}",
     )
 
 
@@ -243,9 +243,9 @@ def _converging(
     finer = integrate(chosen, 2 * steps)
     said = [note] if note else []
     if converged(live, finer):
-        said.append(f"{steps} steps left {path.error:+.2g}, so {2 * steps} were taken")
+        said.append(f"{steps} steps left {signed(path.error, '.2g')}, so {2 * steps} were taken")
     else:
         jumps = any(layer.mlp is not None and layer.mlp.neurons is None for layer in live.anatomy.layers)
         why = " (experts are switched on the way, and no number of steps sees a jump)" if jumps else ""
-        said.append(f"{2 * steps} steps leave {finer.error:+.2g}{why}: take more, or another baseline")
+        said.append(f"{2 * steps} steps leave {signed(finer.error, '.2g')}{why}: take more, or another baseline")
     return finer, chosen, 2 * steps, "; ".join(said)

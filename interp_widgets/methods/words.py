@@ -16,6 +16,16 @@ def said(number: float) -> str:
     return f"−{text}" if number < 0 and float(text) else text
 
 
+def signed(number: float, form: str = ".2f") -> str:
+    """A number with its sign, a minus that is one.
+
+    Example:
+        >>> signed(-2.0), signed(0.5, ".2g")
+        ('−2.00', '+0.5')
+    """
+    return ("−" if number < 0 else "+") + f"{abs(number):{form}}"
+
+
 def remainder(number: float) -> str:
     """The size of a remainder, rounded up so that it covers what it says: `0.022`, `3e-4`.
 

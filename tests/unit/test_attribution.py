@@ -18,7 +18,7 @@ from interp_widgets.methods.explained import explained, numbers
 from interp_widgets.methods.gradients import integrated_gradients
 from interp_widgets.methods.occlusion import occlusion, occlusion_packed
 from interp_widgets.methods.row_memory import graph_bytes
-from interp_widgets.methods.words import remainder
+from interp_widgets.methods.words import remainder, signed
 from interp_widgets.model.errors import CancelledError, FeatureOffError, InterpError, PromptError
 from interp_widgets.model.interventions import Ablate, Steer
 from interp_widgets.model.live import LiveModel, open_model
@@ -88,6 +88,10 @@ def test_a_remainder_in_a_sentence_is_never_smaller_than_it_is(size: float) -> N
     for value in (size, -size, size * (1 + 1e-12)):
         assert abs(value) <= float(remainder(value)) <= 2 * abs(value)
     assert (remainder(0.0), remainder(2.2e-4), remainder(-0.0213)) == ("0", "3e-4", "0.022")
+
+
+def test_a_sign_in_a_sentence_is_a_minus_that_is_one() -> None:
+    assert (signed(-0.31), signed(0.31), signed(-0.266, ".2g"), signed(0.0)) == ("−0.31", "+0.31", "−0.27", "+0.00")
 
 
 def test_the_edited_model_is_what_is_explained(live: LiveModel) -> None:

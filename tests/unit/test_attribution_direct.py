@@ -12,6 +12,7 @@ import torch
 from interp_widgets.builtin.known import known
 from interp_widgets.methods.attribution import attribute
 from interp_widgets.methods.direct_tokens import direct_by_source
+from interp_widgets.methods.words import signed
 from interp_widgets.model.errors import FeatureOffError
 from interp_widgets.model.interventions import Ablate, Patch, Steer
 from interp_widgets.model.live import LiveModel, open_model
@@ -114,7 +115,7 @@ def test_a_vector_that_is_added_at_the_end_is_worth_what_it_is_along_the_directi
     gain = module.transformer.ln_f.weight.detach() * (module.lm_head.weight[7] - module.lm_head.weight[8]).detach()
     expected = float(2.0 * vector @ (gain - gain.mean()) / sigma)
     assert d.edits.tolist() == pytest.approx([0.0, 0.0, expected], abs=1e-5)
-    assert f"edits {expected:+.2f}" in attribute(live, question, (edit,), method="direct").line
+    assert f"edits {signed(expected)}" in attribute(live, question, (edit,), method="direct").line
     live.release()
 
 
