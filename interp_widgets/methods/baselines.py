@@ -16,6 +16,7 @@ from interp_widgets.model.question import Asked, Token
 
 BaselineSpec = str | Sequence[int] | npt.NDArray[np.floating] | torch.Tensor
 NAMES = ("auto", "mean", "zero", "bos", "pad", "unk", "corrupt")
+_TOKENS = ("bos", "pad", "unk")
 _AT_ONCE = 4096  # rows of the embedding matrix that are averaged at a time
 
 
@@ -40,6 +41,19 @@ class Baseline:
         return torch.where(masks.to(own.device)[:, :, None], self.rows(own).to(own.dtype)[None], own[None])
 
 
+def baseline_names(live: LiveModel, asked: Asked) -> tuple[str, ...]:
+    """The baselines by name that this question can be compared with: not every tokenizer has every token.
+
+    Example:
+        >>> baseline_names(live, asked)  # doctest: +SKIP
+        ('auto', 'mean', 'zero', 'bos', 'unk')
+    """
+    missing = {name for name in _TOKENS if getattr(live.tokenizer, f"{name}_token_id", None) is None}
+    if asked.corrupt is None or len(asked.corrupt) != len(asked.tokens):
+        missing.add("corrupt")
+    return tuple(name for name in NAMES if name not in missing)
+
+
 def find_baseline(live: LiveModel, asked: Asked, spec: BaselineSpec) -> Baseline:
     """Read what a user may write.
 
@@ -59,7 +73,7 @@ def find_baseline(live: LiveModel, asked: Asked, spec: BaselineSpec) -> Baseline
         return Baseline("mean embedding", mean_embedding(live))
     if isinstance(spec, str) and spec == "zero":
         return Baseline("zero", torch.zeros(_width(live, asked)))
-    if isinstance(spec, str) and spec in ("bos", "pad", "unk"):
+    if isinstance(spec, str) and spec in _TOKENS:
         return _from_token(live, spec)
     return _from_prompt(live, asked, spec)
 

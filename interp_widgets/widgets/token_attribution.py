@@ -12,6 +12,7 @@ import traitlets
 
 from interp_widgets.methods.answers import attribute_alternative, attribute_answer
 from interp_widgets.methods.attribution import METHODS, Attribution, attribute
+from interp_widgets.methods.baselines import baseline_names
 from interp_widgets.methods.deletion import ORDERS, Evidence, evidences
 from interp_widgets.methods.deletion_steps import deletion_steps, random_steps
 from interp_widgets.methods.direct_tokens import direct_by_source
@@ -97,7 +98,8 @@ class TokenAttribution(View):
         session: from `iw.open`.
         method: `"integrated_gradients"` (Sundararajan et al. 2017), `"gradient_x_input"`, `"occlusion"`, `"lrp"` or `"direct"`.
         steps: nodes of integrated gradients.
-        baseline: `"auto"` (the mean embedding), `"zero"`, `"mean"`, `"bos"`.
+        baseline: `"auto"` (the mean embedding; for occlusion the unknown token), `"mean"`, `"zero"`, `"bos"`, `"pad"`, `"unk"`,
+            `"corrupt"` (the question's corrupt prompt), or a prompt of as many tokens. The page offers those that there are.
         spans: scores of each `"token"`, or summed over a `"word"`, a `"sentence"`, a `"line"`, the matches of `pattern`
             (`"pattern"`), or the spans of `selection` (`"selection"`).
         pattern: a regular expression, such as `"[A-Z]\\w+"`.
@@ -219,7 +221,8 @@ class TokenAttribution(View):
     def _explain(self, snapshot: Snapshot, kept: Kept, stopped: Cancelled, cancelled: Cancelled) -> bool:
         """The method that was chosen, something quicker meanwhile; False when it would take long and nobody has said yes."""
         assert snapshot.question is not None
-        groups = {"groups": groups_of(self.session.model, snapshot.question.first)}
+        live, asked = self.session.model, snapshot.question.first
+        groups = {"groups": groups_of(live, asked), "baselines": list(baseline_names(live, asked))}
         start, rough = time.perf_counter(), None
         if self.method in FINER:
             try:

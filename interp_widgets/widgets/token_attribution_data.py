@@ -114,10 +114,16 @@ def compare_of(
         "lines": [
             " · ".join([found[name].line, *([evidence[name].line] if name in evidence else [])]) for name in names
         ],
+        "checks": np.array([_check(evidence.get(name)) for name in names], np.float32),
         "correlations": agreement(scores).correlations.astype(np.float32) if len(names) > 1 else None,
         "off": [{"method": name, "reason": reason} for name, reason in off.items()],
         "waiting": [{"method": name, "seconds": seconds} for name, seconds in waiting.items()],
     }
+
+
+def _check(found: Evidence | None) -> tuple[float, float, float]:
+    """How many tokens were replaced, what that cost, and what as many random ones cost; NaN where nothing was measured."""
+    return (np.nan, np.nan, np.nan) if found is None else (found.k, found.cost, found.random_cost)
 
 
 def carriers_of(parts: DirectTokens) -> Json:

@@ -11,6 +11,7 @@ export function attribution(kernel: FakeKernel): Data {
   const scale = kernel.metric() / 4.11;
   return {
     method: "integrated_gradients",
+    baselines: ["auto", "mean", "zero", "corrupt"],
     methods: ["gradient", "integrated_gradients", "occlusion", "direct"],
     tokens,
     scores: f32(

@@ -6,6 +6,8 @@ import { answerTable, matrixOf, readAnswer, seenFrom, type WholeAnswer } from ".
 import { barsOf, valueUnder } from "./bars.ts";
 import { carriedFrom } from "./carriers.ts";
 import { areaWords, changesAt, curveOf, type Deletion, goneAt, readDeletion, stepWords } from "./deletion_model.ts";
+import { checkWords } from "./methods.ts";
+import { baselineOptions, compares } from "./model.ts";
 
 const array = (data: number[], shape = [data.length]) => ({ shape, data: Float32Array.from(data) });
 const token = (text: string, id = 0) => ({ id, text, kind: "text" as const });
@@ -107,6 +109,27 @@ test("the heads that carried a token and all others add up to its sum", () => {
   expect((carried?.rest ?? 0) + (carried?.heads ?? []).reduce((sum, { value }) => sum + value, 0)).toBeCloseTo(1);
   expect(carried?.others).toBe(30);
   expect(carriedFrom(panelOf({ carriers: { note: "off, because" } }), 0)?.note).toBe("off, because");
+});
+
+test("beside each method stands what its own first tokens were worth, and nothing where that was not measured", () => {
+  const checks = array([3, 2.5, -0.5, 1, 0.25, 0, Number.NaN, Number.NaN, Number.NaN], [3, 3]);
+  expect([0, 1, 2, 3].map((row) => checkWords({ checks }, row))).toEqual([
+    "top 3 cost 2.50, random −0.50",
+    "top 1 costs 0.25, random 0.00",
+    "",
+    "",
+  ]);
+  expect(checkWords({ checks: null }, 0)).toBe("");
+});
+
+test("the menu of baselines holds what this question can be compared with, and what was given by hand", () => {
+  expect(baselineOptions(["auto", "zero"], "zero").map(({ text }) => text)).toEqual(["as fits the method", "zero"]);
+  expect(baselineOptions(["auto"], "a b").at(-1)).toEqual({ value: "a b", text: "a b" });
+  expect(baselineOptions(["auto", "constructor"], "auto").at(-1)?.text).toBe("constructor");
+  expect(["integrated_gradients", "occlusion", "lrp", "direct", "gradient_x_input"].filter(compares)).toEqual([
+    "integrated_gradients",
+    "occlusion",
+  ]);
 });
 
 test("bars stand up for the target and hang down against it, the largest in full", () => {

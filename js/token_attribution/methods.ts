@@ -19,6 +19,8 @@ export type Compared = {
   methods: string[];
   scores: NdArray;
   lines: string[];
+  /** How many of its first tokens were replaced, what that cost, and what as many random ones cost. */
+  checks: NdArray | null;
   correlations: NdArray | null;
   off: { method: string; reason: string }[];
   waiting: { method: string; seconds: number }[];
@@ -32,6 +34,7 @@ export function readCompared(panel: Panel | null): Compared | null {
     methods: listOf(data.methods).map(String),
     scores,
     lines: listOf(data.lines).map(String),
+    checks: asArray(data.checks),
     correlations: asArray(data.correlations),
     off: listOf(data.off)
       .map(fields)
@@ -48,7 +51,15 @@ export function scoresOf({ scores }: Compared, row: number): number[] {
   return Array.from({ length: width }, (_, column) => scores.data[row * width + column] ?? Number.NaN);
 }
 
-type Row = { node: HTMLElement; name: HTMLButtonElement; bars: Bars };
+/** "top 3 cost 21.43, random 10.41": the deletion test of one method; empty where nothing was replaced. */
+export function checkWords({ checks }: Pick<Compared, "checks">, row: number): string {
+  const [count, cost, random] = [0, 1, 2].map((column) => checks?.data[3 * row + column] ?? Number.NaN);
+  return cost === undefined || Number.isNaN(cost)
+    ? ""
+    : `top ${count} cost${count === 1 ? "s" : ""} ${num(cost)}, random ${num(random ?? Number.NaN)}`;
+}
+
+type Row = { node: HTMLElement; name: HTMLButtonElement; check: HTMLElement; bars: Bars };
 
 export function methodsPart(shared: Shared): HTMLElement {
   const { context, method, ours, result, by, selection, choose } = shared;
@@ -96,12 +107,13 @@ export function methodsPart(shared: Shared): HTMLElement {
       abort,
     );
     title.addEventListener("click", press);
-    const node = el("div", "iw-methods-row", {}, title, strip.node);
+    const check = el("div", "iw-honest", { "data-iw": "check" });
+    const node = el("div", "iw-methods-row", {}, title, strip.node, check);
     for (const kind of ["pointerenter", "focusin"] as const)
       node.addEventListener(kind, () => {
         pointed.value = name;
       });
-    return { node, name: title, bars: strip };
+    return { node, name: title, check, bars: strip };
   }
 
   watch(() => {
@@ -121,6 +133,7 @@ export function methodsPart(shared: Shared): HTMLElement {
     for (const [name, row] of rows) {
       setText(row.name, methodTitle(name));
       setAttributes(row.name, { "aria-pressed": String(name === method.value), "data-method": name });
+      setText(row.check, checkWords(now, now.methods.indexOf(name)));
     }
     if (now.correlations !== null) paintTable(table, now, theme.value.ramp);
     paintRest(now);

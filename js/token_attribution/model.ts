@@ -11,6 +11,8 @@ export type Traits = {
   panel: string;
   /** Which method explains; the kernel recomputes when it changes. */
   method: string;
+  /** What tokens are compared with, where the method compares. */
+  baseline: string;
   /** Whether scores stand for tokens, words, sentences, lines, matches of the pattern, or the selection. */
   spans: string;
   pattern: string;
@@ -26,6 +28,8 @@ export type Attribution = {
   scores: NdArray | null;
   scale: Diverging;
   methods: string[];
+  /** The baselines that this question may be compared with. */
+  baselines: string[];
   line: string;
   revision: number;
   /** The number of each token's word, sentence, line. */
@@ -46,6 +50,7 @@ export function readAttribution(panel: Panel | null): Attribution | null {
     scores,
     scale: diverging(Array.from(scores?.data ?? [])),
     methods: Array.isArray(data.methods) ? data.methods.map(String) : [],
+    baselines: listOf(data.baselines).map(String),
     line: text(data.line),
     revision: panel.revisions.scores ?? -1,
     groups: Object.fromEntries(["word", "sentence", "line"].map((by) => [by, asArray(fields(data.groups)[by])])),
@@ -116,6 +121,27 @@ const TITLES: Record<string, string> = {
   integrated_gradients: "Integrated",
   lrp: "LRP",
 };
+
+const BASELINES: Record<string, string> = {
+  auto: "as fits the method",
+  mean: "mean embedding",
+  zero: "zero",
+  bos: "BOS",
+  pad: "padding",
+  unk: "unknown token",
+  corrupt: "corrupt prompt",
+};
+
+/** The menu of baselines; what was given by hand is one of them. */
+export function baselineOptions(names: readonly string[], chosen: string): { value: string; text: string }[] {
+  const all = names.includes(chosen) || chosen === "" ? names : [...names, chosen];
+  return all.map((value) => ({ value, text: Object.hasOwn(BASELINES, value) ? (BASELINES[value] as string) : value }));
+}
+
+/** Whether a method compares with a baseline. */
+export function compares(method: string): boolean {
+  return method === "integrated_gradients" || method === "occlusion";
+}
 
 export function methodTitle(method: string): string {
   const known = Object.hasOwn(TITLES, method) ? TITLES[method] : undefined;

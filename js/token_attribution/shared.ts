@@ -16,6 +16,7 @@ export type Shared = {
   stale: Readable<boolean>;
   spans: Readable<readonly Span[]>;
   method: Setting<string>;
+  baseline: Setting<string>;
   by: Setting<string>;
   pattern: Setting<string>;
   selection: Setting<readonly Range[]>;
@@ -68,6 +69,7 @@ export function share(context: ViewContext<Traits>): Shared {
       return now?.scores == null ? [] : spansOf(now, now.scores.data, by.value, selection.value);
     }),
     method,
+    baseline: setting("baseline", (value) => String(value ?? "")),
     by,
     pattern: setting("pattern", (value) => String(value ?? "")),
     selection,

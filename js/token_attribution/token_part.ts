@@ -1,5 +1,6 @@
 /** The prompt with its scores: which method, which spans, the number of each, the heads that carried it. */
 
+import { choice } from "../kit/choice.ts";
 import { button, el, setText, show } from "../kit/dom.ts";
 import { alertLine } from "../kit/errors.ts";
 import { named, signed } from "../kit/format.ts";
@@ -11,16 +12,17 @@ import { tokenIndex } from "../kit/tokens.ts";
 import { alternativesPart } from "./alternatives.ts";
 import { carriersPart } from "./carriers.ts";
 import { copyButton } from "./copy.ts";
-import { type Attribution, methodTitle, tableOf } from "./model.ts";
+import { type Attribution, baselineOptions, compares, methodTitle, tableOf } from "./model.ts";
 import type { Shared } from "./shared.ts";
 import { spanTools } from "./span_tools.ts";
 import { distinct, joins, type Span, withRange } from "./spans.ts";
 
 export function tokenPart(shared: Shared): HTMLElement {
-  const { context, result, ours, stale, spans, method, by, selection, gone, choose } = shared;
+  const { context, result, ours, stale, spans, method, baseline, by, selection, gone, choose } = shared;
   const { question, theme, panel, hover, lock, watch } = context;
   const part = section("Tokens", "which of them pushed it there");
   const choices = segment("method", (value) => choose("method", value));
+  const against = choice("Baseline", (value) => choose("baseline", value));
   const form = context.parts.questionForm();
   const strip = context.parts.tokenStrip("prompt", {
     ...context.parts.stripActions(),
@@ -39,7 +41,7 @@ export function tokenPart(shared: Shared): HTMLElement {
   const tools = spanTools(shared);
   part.aside.append(form.toggle);
   part.body.append(
-    el("div", "iw-section-tools", {}, choices.node, tools.menu, copy),
+    el("div", "iw-section-tools", {}, choices.node, against.node, tools.menu, copy),
     tools.node,
     form.node,
     strip.node,
@@ -78,6 +80,9 @@ export function tokenPart(shared: Shared): HTMLElement {
       (result.value?.methods ?? []).map((value) => ({ value, text: methodTitle(value) })),
       method.value,
     );
+    const baselines = result.value?.baselines ?? [];
+    show(against.node, compares(method.value) && baselines.length > 0);
+    against.paint(baselineOptions(baselines, baseline.value), baseline.value);
   });
   watch(() => {
     strip.mark(tokenIndex(hover.value), tokenIndex(lock.value));

@@ -45,6 +45,18 @@ test("choosing a method writes the view's own trait and saves it", async () => {
   expect(buttonNamed(root("TokenAttribution"), "Occlusion").getAttribute("aria-pressed")).toBe("true");
 });
 
+test("a baseline is chosen from a menu, and only where the method compares with one", async () => {
+  const { root, models } = await openPage(["TokenAttribution"]);
+  const view = root("TokenAttribution");
+  const menu = find<HTMLSelectElement>(view, 'select[aria-label="Baseline"]');
+  expect([...menu.options].map(({ value }) => value)).toEqual(["auto", "mean", "zero", "corrupt"]);
+  menu.value = "corrupt";
+  menu.dispatchEvent(new Event("change"));
+  expect(models.TokenAttribution?.saved.at(-1)?.baseline).toBe("corrupt");
+  click(buttonNamed(view, "Gradient"));
+  expect((menu.closest("label") as HTMLElement).hidden).toBe(true);
+});
+
 test("until the chosen method has answered, the scores of the last one are half as strong", async () => {
   const { root } = await openPage(["TokenAttribution"]);
   click(buttonNamed(root("TokenAttribution"), "Gradient"));

@@ -226,8 +226,26 @@ def test_methods_stand_side_by_side_with_their_checks_and_their_rank_correlation
         np.testing.assert_allclose(table[row], result.scores, atol=1e-5)
         assert compare["lines"][row].startswith(result.line)
         assert compare["lines"][row].endswith(evidence(live, asked, result.scores).line), method
+        found = evidence(live, asked, result.scores)
+        assert bench.array("compare", "checks")[row] == pytest.approx(
+            [found.k, found.cost, found.random_cost], abs=1e-5
+        )
     ranked = agreement({method: result.scores for method, result in alone.items()})
     np.testing.assert_allclose(bench.array("compare", "correlations"), ranked.correlations, atol=1e-5)
+
+
+def test_the_page_offers_the_baselines_that_there_are_and_the_scores_follow_the_choice(bench: Bench) -> None:
+    assert bench.data["baselines"] == ["auto", "mean", "zero", "bos", "unk"]
+    bench.session.ask(PROMPT, target="w11", foil="w13", corrupt="w3 w4 w5 w6 w7 w8")
+    bench.page.calm()
+    assert bench.data["baselines"] == ["auto", "mean", "zero", "bos", "unk", "corrupt"]
+    for name, said in (("corrupt", "corrupt prompt"), ("bos", "BOS embedding")):
+        bench.view.baseline = name
+        bench.page.calm()
+        assert f"baseline {said}" in bench.data["line"]
+        asked = bench.session.question.first  # pyright: ignore[reportOptionalMemberAccess]
+        alone = attribute(bench.session.model, asked, steps=4, baseline=name)
+        np.testing.assert_allclose(bench.array("scores"), alone.scores, atol=1e-5)
 
 
 def test_each_token_names_the_heads_that_carried_it_and_what_all_others_carried(bench: Bench) -> None:
