@@ -78,7 +78,26 @@ def fifty(setting: Setting, rounds: int) -> Case:
     title = f"integrated gradients, {setting.name}, {TOKENS} tokens"
     words = "largest difference from Captum's and Inseq's scores / a millionth"
     exact = lambda: apart(setting, asked, others, "unk")  # noqa: E731
-    return Case("attribution", title, contenders, targets, rounds, work, None, exact, words)
+    flops = integrated_flops(setting, 50, TOKENS)
+    return Case("attribution", title, contenders, targets, rounds, work, flops, exact, words)
+
+
+def integrated_flops(setting: Setting, steps: int, length: int) -> float:
+    """Multiplications and additions of `steps` forwards and of their gradients with respect to what runs through them.
+
+    The last block at the read position only past its keys and values; each product is there twice, as no weight has a gradient.
+    What Inseq takes divided by the time that these need at the machine's peak is the most that it can be outrun by.
+    """
+    live = setting.live
+    total, d = 0.0, live.anatomy.d_model
+    for layer in live.anatomy.layers:
+        attention, mlp = layer.attention, layer.mlp
+        assert attention is not None
+        assert mlp is not None
+        wide, narrow = attention.n_heads * attention.d_head, attention.n_kv_heads * attention.d_head
+        at = 1 if layer is live.anatomy.layers[-1] else length
+        total += 2.0 * (length * d * 2 * narrow + at * (2 * d * wide + 2 * d * mlp.d_neurons + 2 * length * wide))
+    return 2 * steps * total
 
 
 def apart(setting: Setting, asked: Asked, others: dict[str, Callable[[], Any]], baseline: str) -> tuple[float, float]:
