@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from interp_widgets.methods.directions import Separation, direction, held_out
-from interp_widgets.model.errors import InterventionError, SiteError
+from interp_widgets.model.errors import FeatureOffError, InterventionError, SiteError
 from interp_widgets.model.interventions import Steer, finite_strength
 from interp_widgets.model.places import check_site
 from interp_widgets.model.positions import Positions
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Method = Literal["mean_difference", "pca_center", "probe"]
 Where = Literal["last", "mean"]
 Rows = npt.NDArray[np.float64]
-_STREAMS = frozenset({"embed", "resid_pre", "resid_mid", "resid_post", "attn", "mlp"})
+_STREAMS = frozenset({"embed", "resid_pre", "resid_mid", "resid_post", "attn", "mlp", "other"})
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,7 @@ def across(live: LiveModel, steer: Steer, over: str | Sequence[int] = "layers") 
     Args:
         steer: what is done; its own site is not used.
         over: `"layers"`, the stream after every block; layers as numbers, `range(4, 8)`; or `"writes"`, everything that is
-            written to the stream: the embeddings (with positions) and what every attention and MLP adds. `"project_out"`
+            written to the stream: the embeddings (with positions) and what every attention, recurrent mixer and MLP adds. `"project_out"`
             over all writes is the model with that direction taken out of its weights (Arditi et al. 2024).
 
     Raises:
@@ -279,11 +279,7 @@ def across(live: LiveModel, steer: Steer, over: str | Sequence[int] = "layers") 
     """
     n = len(live.anatomy.layers)
     if over == "writes":
-        sites = [Site("resid_pre", 0)]
-        for layer in live.anatomy.layers:
-            sites += [Site("attn", layer.index)] * (layer.attention is not None) + [Site("mlp", layer.index)] * (
-                layer.mlp is not None
-            )
+        sites = _writes(live)
     elif over == "layers" or not isinstance(over, str):
         sites = [Site("resid_post", layer) for layer in (range(n) if isinstance(over, str) else over)]
     else:
@@ -291,6 +287,24 @@ def across(live: LiveModel, steer: Steer, over: str | Sequence[int] = "layers") 
     for site in sites:
         check_site(live.anatomy, site)
     return tuple(steer.placed(site) for site in sites)
+
+
+def _writes(live: LiveModel) -> list[Site]:
+    """Everything that is added to the stream; all of it or nothing."""
+    layers = live.anatomy.layers
+    why = next((why for gap in ("writes", "stream") if (why := live.anatomy.gaps.get(gap))), None)
+    if why is None and any(layer.post_norm for layer in layers):
+        why = "each layer normalises the stream after adding to it, which can bring the direction back"
+    if why is not None:
+        raise FeatureOffError(
+            f'"writes" is off for {live.name!r}: {why}; over="layers" acts on the stream after every block.'
+        )
+    sites = [Site("resid_pre", 0)]
+    for layer in layers:
+        sites += [Site("attn", layer.index)] if layer.attention is not None else []
+        sites += [Site("other", layer.index, n) for n in range(len(layer.others))]
+        sites += [Site("mlp", layer.index)] if layer.mlp is not None else []
+    return sites
 
 
 # ---- reading and norms ------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from interp_widgets.model.probe import probe_ids
 from interp_widgets.model.question import Token
 from interp_widgets.model.receipts import Receipt, Tally
 from interp_widgets.model.run import eager, force_eager, is_compiled, logits_of, modes, row_of
+from interp_widgets.model.sites import LOCAL
 from interp_widgets.model.steps import Frame, Step, receipt
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ class Decoder:
     def _reach(self, step: Step, line: Line) -> str | None:
         at = np.flatnonzero(step.intervention.positions.mask(line.row()))
         last = len(self.live.anatomy.layers) - 1
-        local = step.site.part in ("z", "attn", "mlp", "neurons", "resid_post", "resid_mid", "mlp_in")
+        local = step.site.part in LOCAL
         if step.site.layer == last and local and at.size and at.max() < line.n_prompt - 1:
             return "in the last block only positions that predict a token matter, from the last prompt position on"
         return None

@@ -159,6 +159,7 @@ def watched(anatomy: Anatomy) -> tuple[dict[nn.Module, None], dict[nn.Module, No
                 before[layer.mlp.neurons] = None
             if layer.mlp.write is not None:
                 after[layer.mlp.write.module] = None
+        after.update(dict.fromkeys(write.module for write in layer.others))
     if anatomy.final_norm is not None:
         before[anatomy.final_norm] = None
     before[anatomy.unembed] = None

@@ -40,6 +40,9 @@ def check_site(anatomy: Anatomy, site: Site) -> None:
         _check_attention(layer, site)
     if site.part in ("mlp", "mlp_in", "neurons"):
         _check_mlp(layer, site)
+    if site.part == "other" and site.index not in range(len(layer.others)):
+        there = f"L{site.layer}.other.0 to {len(layer.others) - 1}" if layer.others else "nothing but attention and MLP"
+        raise SiteError(f"{site} does not exist: {there} is what layer {site.layer} adds to the stream.")
 
 
 def _check_attention(layer: Layer, site: Site) -> None:
@@ -170,6 +173,9 @@ def output_of(anatomy: Anatomy, site: Site) -> Write | None:
     """The module whose output `site` is; None where it is what a module is called with."""
     if site.part == "embed":
         return Write(anatomy.embed, None, 1.0)
+    if site.part == "other":
+        assert site.index is not None
+        return layer_of(anatomy, site).others[site.index]
     if site.part in ("attn", "mlp"):
         part = layer_of(anatomy, site).attention if site.part == "attn" else layer_of(anatomy, site).mlp
         assert part is not None and part.write is not None

@@ -90,8 +90,8 @@ class Run:
         where = Site.parse(site)
         if where in self.read:
             return self.read[where]
-        whole = Site(where.part, where.layer)
-        if where.index is not None and whole in self.read:
+        whole = where.whole
+        if whole in self.read:
             axis = self.read[whole]
             return axis[where.index] if where.part == "pattern" else axis[:, where.index]
         have = ", ".join(s.name for s in self.read) or "nothing"

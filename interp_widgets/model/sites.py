@@ -11,12 +11,16 @@ from interp_widgets.model.errors import SiteError
 
 Part = Literal[
     "embed", "resid_pre", "resid_mid", "resid_post", "attn", "mlp", "mlp_in", "z", "q", "k", "v", "q_unrotated",
-    "k_unrotated", "pattern", "neurons", "attn_norm", "mlp_norm", "final_norm",
+    "k_unrotated", "pattern", "neurons", "other", "attn_norm", "mlp_norm", "final_norm",
 ]  # fmt: skip
 EDITABLE: frozenset[str] = frozenset(
-    {"embed", "resid_pre", "resid_mid", "resid_post", "attn", "mlp", "mlp_in", "z", "pattern", "neurons"}
+    {"embed", "resid_pre", "resid_mid", "resid_post", "attn", "mlp", "other", "mlp_in", "z", "pattern", "neurons"}
 )
-_WITH_INDEX: frozenset[str] = frozenset({"z", "q", "k", "v", "q_unrotated", "k_unrotated", "pattern", "neurons"})
+_WITH_INDEX: frozenset[str] = frozenset(
+    {"z", "q", "k", "v", "q_unrotated", "k_unrotated", "pattern", "neurons", "other"}
+)
+LOCAL: frozenset[str] = frozenset({"z", "attn", "mlp", "other", "neurons", "resid_post", "resid_mid", "mlp_in"})
+"""What no other position of the same block reads."""
 _WITHOUT_LAYER: frozenset[str] = frozenset({"embed", "final_norm"})
 _SHORT = {
     "": "resid_post", "pre": "resid_pre", "mid": "resid_mid", "post": "resid_post", "attn": "attn", "mlp": "mlp",
@@ -43,11 +47,12 @@ class Site:
     Args:
         part: what is there: `"z"` the output of heads before the output projection `[pos, head, d_head]`, `"resid_post"`
             the stream as the next block reads it `[pos, d_model]`, `"attn"` and `"mlp"` what is added to the stream,
+            `"other"` what a recurrent mixer, cross attention or per-layer inputs add to it,
             `"neurons"` the input of the MLP's down projection, `"pattern"` attention `[head, dest, src]`, `"q"`, `"k"`,
             `"v"` as the attention function receives them (rotated), `"attn_norm"`, `"mlp_norm"`, `"final_norm"` the
             norm's scale `[pos]`.
         layer: zero-based, None for `"embed"` and `"final_norm"`.
-        index: the head or neuron, None for all of them.
+        index: the head, neuron or other write, None for all heads or neurons.
 
     Raises:
         SiteError: for a part that does not exist, a negative or missing layer, an index where there is none.
@@ -74,6 +79,8 @@ class Site:
                 raise SiteError(f"The {what} of a site is a whole number from 0, not {value!r}.")
         if self.index is not None and self.part not in _WITH_INDEX:
             raise SiteError(f"The site {self.part!r} has no heads or neurons, so the index {self.index} means nothing.")
+        if self.part == "other" and self.index is None:
+            raise SiteError('The site "other" needs to say which of them: "L0.other.0" is the first.')
 
     @classmethod
     def parse(cls, name: str | Site) -> Site:
@@ -103,17 +110,32 @@ class Site:
             return f"{here}.neurons" if self.index is None else f"{here}.mlp.{self.index}"
         if self.part in ("q_unrotated", "k_unrotated"):
             return self.lens_name
+        if self.part == "other":
+            return f"{here}.other.{self.index}"
         tail = {"resid_post": "", "resid_pre": ".pre", "resid_mid": ".mid", "mlp_in": ".mlp.in",
                 "attn_norm": ".attn.norm", "mlp_norm": ".mlp.norm"}.get(self.part, f".{self.part}")  # fmt: skip
         return here + ("" if self.index is None else f"H{self.index}") + tail
 
     @property
+    def whole(self) -> Site:
+        """The site that this one is a head or a neuron of; itself where it is none."""
+        return self if self.index is None or self.part == "other" else Site(self.part, self.layer)
+
+    @property
     def lens_name(self) -> str:
-        """The TransformerLens name; a head or neuron index is not part of it."""
+        """The TransformerLens name; a head or neuron index is not part of it.
+
+        Raises:
+            SiteError: for what TransformerLens has no name for.
+        """
         if self.part == "embed":
             return "hook_embed"
         if self.part == "final_norm":
             return "ln_final.hook_scale"
+        if self.part == "other":
+            raise SiteError(
+                f"TransformerLens has no name for {self.name}: its blocks add attention and an MLP, nothing else."
+            )
         return f"blocks.{self.layer}.{_LENS_BY_PART[self.part]}"
 
     def __str__(self) -> str:
@@ -168,6 +190,8 @@ def _parse_short(name: str) -> Site | None:
         return Site(part, layer, int(head)) if part in ("z", "q", "k", "v", "pattern") else None  # pyright: ignore[reportArgumentType]
     if re.fullmatch(r"mlp\.\d+", tail):
         return Site("neurons", layer, int(tail[4:]))
+    if re.fullmatch(r"other\.\d+", tail):
+        return Site("other", layer, int(tail[6:]))
     part = _SHORT.get(tail)
     return None if part is None else Site(part, layer)  # pyright: ignore[reportArgumentType]  (values of _SHORT are parts)
 

@@ -15,7 +15,7 @@ from interp_widgets.model.interventions import Edit, Intervention, Steer
 from interp_widgets.model.places import layer_of
 from interp_widgets.model.positions import Row
 from interp_widgets.model.receipts import Receipt, Tally
-from interp_widgets.model.sites import Site
+from interp_widgets.model.sites import LOCAL, Site
 
 Op = Callable[[torch.Tensor, "Step"], torch.Tensor]
 
@@ -228,7 +228,7 @@ def reach_of(step: Step, anatomy: Anatomy, row: Row, position: int) -> str | Non
     if at.min() > position:
         return f"it acts after position {position}, where the answer is read"
     last = len(anatomy.layers) - 1
-    local = step.site.part in ("z", "attn", "mlp", "neurons", "resid_post", "resid_mid", "mlp_in")
+    local = step.site.part in LOCAL
     if step.site.layer == last and local and position not in at:
         return f"in the last block only position {position}, where the answer is read, matters"
     return None

@@ -16,7 +16,6 @@ from interp_widgets.model.places import first_block
 from interp_widgets.model.question import Asked
 from interp_widgets.model.reading import read_answer
 from interp_widgets.model.rows import Base, Cancelled, FloatArray, Rows, base_of, read_rows, rows_of
-from interp_widgets.model.sites import Site
 from interp_widgets.model.steps import Frame, pushed
 from interp_widgets.model.sweep import Birth
 
@@ -114,15 +113,15 @@ def _batched(
     step = compile_steps(live, [steer], base.asked.tokens)[0]
     step.enter(Frame(base.batch.rows, base.batch.ids.shape[1]))
     site = steer.site
-    whole = Site(site.part, site.layer)
+    whole = site.whole
 
     def births(chunk: Sequence[_Point]) -> list[Birth]:
         vector = vectors[[p.vector for p in chunk]][:, None]
         strength = torch.tensor([p.strength for p in chunk])
 
         def edit(x: torch.Tensor) -> torch.Tensor:
-            seen = x if site.index is None else x[:, :, site.index]
-            if site.part == "neurons" and site.index is not None:
+            seen = x if whole == site else x[:, :, site.index]
+            if site.part == "neurons" and whole != site:
                 seen = seen[..., None]
             c = strength.view(-1, *[1] * (seen.dim() - 1)).to(x.device)
             new = pushed(seen, vector.to(x.device), c, steer.mode, steer.origin)
@@ -131,7 +130,7 @@ def _batched(
                 if x.shape[1] != mask.shape[1]:  # the last block may go on at the read position only
                     mask = mask[:, base.asked.position : base.asked.position + 1]
                 new = torch.where(mask.view(*mask.shape, *[1] * (seen.dim() - 2)), new, seen)
-            if site.index is None:
+            if whole == site:
                 return new
             x[:, :, site.index] = new[..., 0] if site.part == "neurons" else new
             return x
