@@ -40,6 +40,7 @@ class Units:
         length: ‖strength · v‖, signed: how many unit vectors are added.
         residual: the same in multiples of the mean residual norm at the site; None where that was not measured.
         difference: the same in multiples of the raw difference that the vector was made from.
+        of: `"difference"`; `"vector"` where it was made from no prompts, and the multiples are of the vector itself.
     """
 
     strength: float
@@ -47,9 +48,10 @@ class Units:
     residual: float | None
     difference: float
     site: str
+    of: str = "difference"
 
     def __str__(self) -> str:
-        parts = [f"{self.difference:+.2f} × difference"]
+        parts = [f"{self.difference:+.2f} × {self.of}"]
         if self.residual is not None:
             parts.append(f"{abs(self.residual):.0%} of the residual norm at {self.site}")
         return " = ".join([*parts, f"{self.length:+.3g} × unit vector"])
@@ -105,6 +107,11 @@ class SteeringVector:
         return visible_norm(self.vector.values, self.centred)
 
     @property
+    def contrastive(self) -> bool:
+        """Whether it was made from prompts, and so from a difference between them."""
+        return bool(self.prompts)
+
+    @property
     def unit(self) -> SteeringVector:
         """The same direction at visible norm 1."""
         return self.at_norm(1.0)
@@ -125,9 +132,8 @@ class SteeringVector:
         """A strength, three ways."""
         length = strength * self.norm
         residual = length / self.residual if self.residual else None
-        return Units(
-            strength, length, residual, length / self.difference if self.difference else strength, self.site.name
-        )
+        times = length / self.difference if self.difference else strength
+        return Units(strength, length, residual, times, self.site.name, "difference" if self.contrastive else "vector")
 
     def random_like(self, seed: int = 0) -> SteeringVector:
         """A random direction of the same visible norm: what any push of this size does."""
@@ -153,8 +159,9 @@ class SteeringVector:
             )
         vector = Vector(self.vector.values + sign * other.vector.values)
         name = f"{self.name} {symbol} {other.name}"
+        prompts = digest([self.prompts, other.prompts]) if self.prompts or other.prompts else ""
         return replace(
-            self, vector=vector, name=name, source=f"{self.source} {symbol} {other.source}", prompts=digest([self.prompts, other.prompts]),
+            self, vector=vector, name=name, source=f"{self.source} {symbol} {other.source}", prompts=prompts,
             difference=visible_norm(vector.values, self.centred), origin=0.0, separation=None,
         )  # fmt: skip
 

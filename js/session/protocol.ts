@@ -34,7 +34,13 @@ export type Vector = {
   name: string;
   site: string;
   norm: number;
+  /** Of the difference that it was made from; null for a vector that comes from none. */
+  difference: number | null;
+  /** At the place where it acts, 0 where that was not measured. */
   residual_norm: number;
+  /** What "clamp" sets the component along it to: `origin` at strength 0, `span` more at strength 1. */
+  origin: number;
+  span: number;
   coefficient: number;
   on: boolean;
   limit: number;

@@ -134,16 +134,34 @@ export function siteOf(first: string, last: string): string {
   return Number(to) > Number(from) ? `${first}–${last}` : first;
 }
 
-/** The same strength in three units: of the vector as stored, as a length, and against the residual stream it is added to. */
+/** What a strength does, in three units where it adds: of the difference it was made from, as a length, and against the stream. */
 export function unitsOf(vector: Vector, curve?: Response): string {
-  const length = Math.abs(vector.coefficient) * vector.norm;
+  const { coefficient: c, mode, origin, span } = vector;
   // The vector knows the norm where it was made; elsewhere it is measured with the curve.
   const norm = curve?.site === vector.site ? (curve.residual ?? vector.residual_norm) : vector.residual_norm;
   const [first, last] = endsOf(vector.site);
   const again = last === "" ? "" : `, and again after every block to ${last}`;
-  const share = norm > 0 ? ` = ${percent(length / norm)} % of the residual norm` : "";
-  const what = /diff/i.test(vector.source) ? "difference" : "vector";
-  return `${signed(vector.coefficient)} × ${what} = length ${num(length)}${share} at ${first}${again}`;
+  const where = `at ${first}${again}`;
+  const share = (length: number): string => (norm > 0 ? ` = ${percent(length / norm)} % of the residual norm` : "");
+  if (mode === "project_out") {
+    const left = c === 1 ? "taken out whole" : c === 0 ? "as it is" : `× ${num(1 - c)}`;
+    return `component along it ${left} ${where}`;
+  }
+  if (mode === "clamp") {
+    const set = origin + c * span;
+    return `component along it set to ${num(set)}${share(Math.abs(set))} ${where}`;
+  }
+  const length = Math.abs(c) * vector.norm;
+  const { difference } = vector;
+  const [times, what] = difference ? [(c * vector.norm) / difference, "difference"] : [c, "vector"];
+  const kept = mode === "keep_norm" ? ", the stream's own norm kept" : "";
+  return `${signed(times)} × ${what} = length ${num(length)}${share(length)} ${where}${kept}`;
+}
+
+/** What has to be said of positions that begin where the prompt ends; else nothing. */
+export function boundaryWords(positions: string): string {
+  if (!/^gen/.test(positions)) return "";
+  return "The first generated token is predicted at the last prompt position, so this cannot change it (prompt[-1] can).";
 }
 
 /** The values the curve runs through, for its caption: "−1.20 … 4.89". */

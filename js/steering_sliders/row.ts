@@ -7,6 +7,7 @@ import { type Slider, slider } from "../kit/slider.ts";
 import type { Vector } from "../session/protocol.ts";
 import type { ViewContext } from "../session/shell.ts";
 import {
+  boundaryWords,
   curveIsStale,
   endsOf,
   type Response,
@@ -54,6 +55,7 @@ export function vectorRow(context: ViewContext<Traits>, curves: Curves): Row {
   });
   const mode = choice("mode");
   const map = button("Map", "iw-link", { title: "the same vector at every layer and strength" });
+  const boundary = el("div", "iw-honest", { "data-iw": "boundary" });
   const alert = alertLine(() => {
     wrong.value = null;
     if (vector !== null) for (const key of keysOf(vector)) store.dismiss(key);
@@ -71,7 +73,7 @@ export function vectorRow(context: ViewContext<Traits>, curves: Curves): Row {
     typed,
     map,
   );
-  const node = el("div", "iw-row", { role: "group", "data-iw": "vector" }, one.node, settings, alert.node);
+  const node = el("div", "iw-row", { role: "group", "data-iw": "vector" }, one.node, settings, boundary, alert.node);
 
   function strength(value: number, final: boolean): void {
     if (vector === null) return;
@@ -139,6 +141,8 @@ export function vectorRow(context: ViewContext<Traits>, curves: Curves): Row {
       options(last, ["", ...after], to, (value) => (value === "" ? "only there" : `to ${value}`));
       show(last, /^L\d+$/.test(from) && after.length > 0);
       options(mode, MODES, next.mode);
+      setText(boundary, boundaryWords(next.positions));
+      show(boundary, boundary.textContent !== "");
       if (moved || positions.value !== OTHER) {
         options(positions, [...POSITIONS, OTHER], next.positions);
         show(typed, false);

@@ -1,6 +1,6 @@
 import { afterEach, expect, test, vi } from "vitest";
 import { alertsOf, buttonNamed, click, find, metricOf, openPage } from "../tests/harness.ts";
-import { curveIsStale, firstDifference, readCurves, unitsOf } from "./model.ts";
+import { boundaryWords, curveIsStale, firstDifference, readCurves, unitsOf } from "./model.ts";
 
 afterEach(() => vi.useRealTimers());
 
@@ -144,6 +144,46 @@ test("a strength is said in three units", async () => {
   expect(vector && unitsOf({ ...vector, coefficient: 0.6 })).toBe(
     "+0.60 × difference = length 4.20 = 21 % of the residual norm at L1",
   );
+});
+
+test("a strength is a multiple of the difference that a scaled vector was made from, and of the vector where there is none", async () => {
+  const { kernel } = await openPage(["SteeringSliders"]);
+  const vector = kernel.state.vectors[0];
+  if (vector === undefined) throw new Error("no vector");
+  expect(unitsOf({ ...vector, norm: 14, coefficient: 0.5 })).toContain("+1.00 × difference = length 7.00 = 35 %");
+  const made = { ...vector, difference: null, source: "unembedding of ' different'", coefficient: 0.5 };
+  expect(unitsOf(made)).toContain("+0.50 × vector = length 3.50");
+});
+
+test("modes that do not add say what they leave of the component along the vector", async () => {
+  const { kernel } = await openPage(["SteeringSliders"]);
+  const vector = kernel.state.vectors[0];
+  if (vector === undefined) throw new Error("no vector");
+  const out = { ...vector, mode: "project_out" };
+  expect(unitsOf({ ...out, coefficient: 1, site: "L0–L3" })).toBe(
+    "component along it taken out whole at L0, and again after every block to L3",
+  );
+  expect(unitsOf({ ...out, coefficient: 0.25 })).toBe("component along it × 0.75 at L1");
+  expect(unitsOf({ ...out, coefficient: 0 })).toBe("component along it as it is at L1");
+  expect(unitsOf({ ...vector, mode: "clamp", coefficient: 1 })).toBe(
+    "component along it set to 5.50 = 28 % of the residual norm at L1",
+  );
+  expect(unitsOf({ ...vector, mode: "keep_norm", coefficient: 1 })).toContain(", the stream's own norm kept");
+});
+
+test("the boundary between prompt and text is said where a vector acts on generated positions only", async () => {
+  expect([boundaryWords("content"), boundaryWords("prompt[-1]")]).toEqual(["", ""]);
+  const { root } = await openPage(["SteeringSliders"]);
+  const view = root("SteeringSliders");
+  const note = find(view, '[data-iw="boundary"]');
+  expect(note.hidden).toBe(true);
+  for (const positions of ["gen[:8]", "generated"]) {
+    const select = find<HTMLSelectElement>(view, 'select[aria-label="positions"]');
+    select.value = positions;
+    select.dispatchEvent(new Event("change"));
+    expect(note.hidden).toBe(false);
+    expect(note.textContent).toContain("first generated token is predicted at the last prompt position");
+  }
 });
 
 test("a curve whose circumstances are not remembered any more counts as old", async () => {

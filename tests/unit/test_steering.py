@@ -259,6 +259,9 @@ def test_units_are_said_three_ways(live: LiveModel) -> None:
         == f"+0.60 × difference = {units.residual:.0%} of the residual norm at L1 = {units.length:+.3g} × unit vector"
     )
     assert (vector * 2).units(0.5).difference == pytest.approx(1.0)
+    own = plain_vector(live, V, "L1", "own", "numbers of my own")
+    assert str((own - own * 0.5).units(2.0)).startswith("+2.00 × vector = ")
+    assert str((own + vector).units(2.0)).startswith("+2.00 × difference = ")
     assert vector.unit.norm == pytest.approx(1.0)
     assert vector.unit.units(vector.norm).difference == pytest.approx(1.0)
 
