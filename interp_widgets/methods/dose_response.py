@@ -223,7 +223,7 @@ def doses_of(strengths: Sequence[float]) -> list[float]:
     Raises:
         InterventionError: when there is none, or one is not a finite number.
     """
-    doses = sorted({finite_strength(_number(s)) for s in strengths})
+    doses = sorted({finite_strength(s) for s in strengths})
     if not doses:
         raise InterventionError("There is no strength to try; pass at least one number.")
     return doses
@@ -368,7 +368,3 @@ def reach(live: LiveModel, asked: Asked, steer: Steer) -> str:
             return "it acts on generated positions only, and the prompt's answer is read"
         return f"no position matches {steer.positions}"
     return reach_of(Step(steer, steer.site, op_of(steer)), live.anatomy, row, asked.position) or ""
-
-
-def _number(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value

@@ -8,6 +8,7 @@ import os
 import stat
 import tempfile
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,7 +18,7 @@ from safetensors.numpy import load as parse
 from safetensors.numpy import save as serialise
 
 from interp_widgets.methods.directions import Separation
-from interp_widgets.methods.steering import SteeringVector, check_stream
+from interp_widgets.methods.steering import SteeringVector, check_stream, is_centred_model, residual_norm
 from interp_widgets.model.errors import FileRefusedError, InterpError
 from interp_widgets.model.sites import Site
 from interp_widgets.model.vector import Vector
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 FORMAT = "interp_widgets.steering_vector"
 MAX_BYTES = 16 << 20
 MAX_HEADER = 1 << 20
+MAX_TEXT = 10_000  # characters of a name, a source or a number in words
 _FLOATS = frozenset({"F16", "F32", "F64"})
 _KNOWN = (
     (b"\x80", "a Python pickle"),
@@ -104,9 +106,13 @@ def load(path: str | os.PathLike[str], live: LiveModel | None = None, *, any_mod
     except (SafetensorError, ValueError, TypeError, KeyError) as error:
         raise FileRefusedError(f"{_named(where)} is damaged safetensors: {_first_line(error)}.") from error
     found = _vector(values, cast("dict[str, Any]", header.get("__metadata__") or {}), where)
-    if live is not None:
-        _check_model(found, live, where, any_model)
-    return found
+    if live is None:
+        return found
+    _check_model(found, live, where, any_model)
+    if found.model == live.name:
+        return found
+    # what a strength comes to is a matter of the stream that it is added to
+    return replace(found, centred=is_centred_model(live), residual=residual_norm(live, found.site))
 
 
 # ---- the file ---------------------------------------------------------------------------------------------------------
@@ -255,9 +261,9 @@ def _vector(values: np.ndarray[Any, Any], facts: dict[str, Any], where: Path) ->
         separation = json.loads(facts["separation"])
         return SteeringVector(
             Vector(values), facts["name"], Site.parse(facts["site"]), facts["model"], _whole(facts["n_layers"]),
-            facts["source"], facts["prompts"], None if facts["residual"] == "null" else _real(facts["residual"]),
-            _real(facts["difference"]), _real(facts["origin"]), json.loads(facts["centred"]) is True,
-            None if separation is None else Separation(*separation),
+            facts["source"], facts["prompts"], None if facts["residual"] == "null" else _size(facts["residual"]),
+            _size(facts["difference"]), _real(facts["origin"]), json.loads(facts["centred"]) is True,
+            None if separation is None else _separation(separation),
         )  # fmt: skip
     except FileRefusedError:
         raise
@@ -269,6 +275,10 @@ def _vector(values: np.ndarray[Any, Any], facts: dict[str, Any], where: Path) ->
 
 
 def _check_facts(facts: dict[str, Any], width: int, where: Path) -> None:
+    long = next((key for key, value in facts.items() if len(str(value)) > MAX_TEXT), None)
+    if long is not None or not facts["name"].strip():
+        what = f"a {long!r} of {len(str(facts[long])):,} characters" if long is not None else "no name"
+        raise FileRefusedError(f"{_named(where)} has {what}; a vector's name and facts are short texts.")
     if json.loads(facts["version"]) != 1 or json.loads(facts["width"]) != width:
         raise FileRefusedError(
             f"{_named(where)} contradicts itself: version {facts['version']!r}, width {facts['width']!r}."
@@ -280,6 +290,20 @@ def _real(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text} is not a finite number")
     return value
+
+
+def _size(text: str) -> float:
+    value = _real(text)
+    if value < 0:
+        raise ValueError(f"{text} is not a length")
+    return value
+
+
+def _separation(read: list[Any]) -> Separation:
+    auc, accuracy, n, folds = read
+    if not all(0 <= share <= 1 for share in (auc, accuracy)) or type(n) is not int or type(folds) is not int:
+        raise ValueError(f"{str(read)[:60]} is not a separation")
+    return Separation(float(auc), float(accuracy), n, folds)
 
 
 def _whole(text: str) -> int:
@@ -300,7 +324,10 @@ def _check_model(found: SteeringVector, live: LiveModel, where: Path, any_model:
             f"{_named(where)} was made for {found.model!r} ({found.n_layers} layers), but this is {live.name!r} ({layers} layers); "
             "pass any_model=True to use it all the same."
         )
-    check_stream(live, found.site)
+    try:
+        check_stream(live, found.site)
+    except InterpError as error:
+        raise FileRefusedError(f"{_named(where)} cannot be used: {error}") from error
 
 
 def _named(where: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Literal, get_args
 
 import torch
@@ -300,12 +301,12 @@ Intervention = Ablate | Steer | Patch | Edit
 
 
 def finite_strength(value: object) -> float:
-    """A strength that makes sense: a finite number within ±1e6, never a bool.
+    """A strength that makes sense: a finite number within ±1e6, numpy's too, never a bool.
 
     Raises:
         InterventionError: naming the value.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise InterventionError(f"A strength is a finite number, not {value!r}.")
     try:
         number = float(value)

@@ -76,6 +76,7 @@ def _as_array(values: object) -> Array:
     if isinstance(values, torch.Tensor):
         values = values.detach().to("cpu", torch.float32).numpy()
     try:
-        return np.array(cast("npt.ArrayLike", values), dtype=np.float32, order="C")
+        with np.errstate(over="ignore"):  # what is too large becomes an infinity, which is refused in a sentence
+            return np.array(cast("npt.ArrayLike", values), dtype=np.float32, order="C")
     except (TypeError, ValueError) as error:
         raise InterventionError(f"A vector is an array of numbers, not {type(values).__name__}: {error}.") from None

@@ -379,6 +379,17 @@ def test_strengths_that_make_no_sense_are_refused_before_the_model_runs(strength
         Steer("L1", V, strength)
 
 
+def test_numbers_of_numpy_are_strengths_and_what_is_too_large_for_a_vector_is_refused_in_a_sentence() -> None:
+    for strength in (np.float32(0.5), np.float64(0.5), np.int64(2), np.float16(0.5)):
+        found = Steer("L1", V, cast("Any", strength)).coefficient
+        assert (type(found), found) == (float, float(strength))
+    for strength in (np.float32("nan"), np.bool_(True)):
+        with pytest.raises(InterventionError, match="finite number"):
+            Steer("L1", V, cast("Any", strength))
+    with pytest.raises(InterventionError, match="32 values that are not finite"):
+        Steer("L1", np.full(32, 1e300))
+
+
 def test_a_push_that_overflows_is_refused_with_the_last_good_result_kept(live: LiveModel) -> None:
     half = open_model(copy.deepcopy(live.module).half(), tokenizer(), name="half")
     try:

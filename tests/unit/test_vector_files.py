@@ -21,7 +21,7 @@ from safetensors.numpy import save as serialise
 
 from interp_widgets.methods.steering import SteeringVector, steering_vector
 from interp_widgets.methods.vector_files import FORMAT, load, save
-from interp_widgets.model.errors import FileRefusedError, SiteError
+from interp_widgets.model.errors import FileRefusedError
 from interp_widgets.model.live import LiveModel, open_model
 from interp_widgets.model.vector import Vector
 from tests.unit.tiny_models import gpt2, llama, tokenizer
@@ -116,6 +116,12 @@ BAD: dict[str, tuple[Content, str]] = {
     "only the format": (lambda v, p: serialise({"vector": v.vector.values}, metadata={"format": FORMAT}), "metadata that cannot be read"),
     "a site that does not exist": (lambda v, p: serialise({"vector": v.vector.values}, metadata={**good(v), "site": "L?"}), "not a site"),
     "an infinite scale": (lambda v, p: saying(v, difference="Infinity"), "not a finite number"),
+    "a negative length": (lambda v, p: saying(v, difference="-1.0"), "is not a length"),
+    "a separation of texts": (lambda v, p: saying(v, separation='["a", "b", 1, 2]'), "metadata that cannot be read"),
+    "a separation above 1": (lambda v, p: saying(v, separation="[1.5, 1, 8, 4]"), "is not a separation"),
+    "no name": (lambda v, p: saying(v, name="  "), "has no name"),
+    "a name without end": (lambda v, p: saying(v, name="x" * 100_000), "a 'name' of 100,000 characters"),
+    "a site of another kind": (lambda v, p: saying(v, site="L1H1"), "cannot be used: L1H1 is not a place in the residual stream"),
     "another width than it says": (lambda v, p: saying(v, width="31"), "contradicts itself"),
     "a version to come": (lambda v, p: saying(v, version="2"), "contradicts itself"),
 }  # fmt: skip
@@ -213,10 +219,17 @@ def test_a_vector_for_another_model_is_refused_unless_told(
             FileRefusedError, match="made for 'tiny gpt2' .3 layers., but this is 'tiny llama'.*any_model=True"
         ):
             load(path, other)
-        assert load(path, other, any_model=True) == vector
+        moved = load(path, other, any_model=True)
+        assert (moved.vector, moved.model, moved.difference) == (vector.vector, vector.model, vector.difference)
+        # what a strength is a share of is the stream that it is added to now, and this one's norms subtract no mean
+        assert (vector.centred, moved.centred) == (True, False)
+        assert moved.residual is None
+        assert moved.residual != vector.residual
         with pytest.raises(FileRefusedError, match="has 32 numbers, but 'tiny gpt2' has a stream of width 64"):
             load(path, wide, any_model=True)
-        with pytest.raises(SiteError, match="layers 0 to 0"):
+        with pytest.raises(
+            FileRefusedError, match=r"'v\.safetensors' cannot be used: L1 does not exist.*layers 0 to 0"
+        ):
             load(path, short, any_model=True)
     finally:
         for opened in (other, wide, short):
