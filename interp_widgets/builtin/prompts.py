@@ -242,16 +242,12 @@ def _sums() -> tuple[str, ...]:
     return tuple(f"{random.randrange(59)}+{random.randrange(59)}=" for _ in range(REFERENCE_SIZE))
 
 
-_SENTIMENT = (
-    "The {what} was {a}. The",
-    "The {what} was {a}. The {other} was",
-    "The {what} was {a}. The {other} was",
-    "The {what} was {a}",
-)
+_DUE, _ADJECTIVE = "The {what} was {a}. The {other} was", "The {what} was {a}"
+_SENTIMENT = (_DUE, _ADJECTIVE, _DUE, _ADJECTIVE, _DUE, _ADJECTIVE, _DUE)
 
 
 def _sentiment_pair(random: Random, n: int) -> tuple[str, str]:
-    """Mostly read where the next word of praise or blame is due, in part at the adjective and between the sentences.
+    """Read where the next word of praise or blame is due, in four of seven pairs, and at the adjective itself in three.
 
     Where the word is due alone, the vector is so long that text breaks; at the adjective alone, it turns text too little.
     """

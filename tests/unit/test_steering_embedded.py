@@ -17,7 +17,10 @@ from interp_widgets.model.interventions import Steer
 from interp_widgets.model.live import LiveModel, open_model
 from interp_widgets.model.question import Asked, Metric
 
-OPENINGS = ["I think the film", "The food", "My", "The hotel room was", "We saw the show. The", "What a"]
+OPENINGS = [
+    "I think the film", "The food", "My", "The hotel room was", "We saw the show. The", "What a", "The trip",
+    "He said the service was", "We had soup. The soup was", "She saw the movie and", "The party was",
+]  # fmt: skip
 PRAISE = {*words.GOOD, *(verb for verb, _ in words.GOOD_ENDS)}
 BLAME = {*words.BAD, *(verb for verb, _ in words.BAD_ENDS)}
 EACH = 12
@@ -39,11 +42,11 @@ def texts(live: LiveModel, openings: list[str], steer: Steer, tokens: int) -> li
 def praise(live: LiveModel, vector: SteeringVector, strength: float) -> float:
     found = [w for t in texts(live, OPENINGS, Steer("L1", vector, strength), 20) for w in re.findall(r"[a-z]+", t)]
     good, bad = sum(w in PRAISE for w in found), sum(w in BLAME for w in found)
-    assert good + bad >= 60
+    assert good + bad >= 200
     return good / (good + bad)
 
 
-def test_sentiment_turns_sampled_text_at_plus_and_minus_1_and_breaks_it_only_beyond(live: LiveModel) -> None:
+def test_sentiment_turns_sampled_text_at_plus_and_minus_1_and_breaks_it_beyond(live: LiveModel) -> None:
     vector = steering_vector(live, *contrast("sentiment"), "L1", name="sentiment")
     assert vector.separation is not None
     assert vector.separation.accuracy >= 0.95
@@ -53,8 +56,8 @@ def test_sentiment_turns_sampled_text_at_plus_and_minus_1_and_breaks_it_only_bey
     tokens = live.tokens.encode("The room was")
     a, b = live.tokens.one("target", " great"), live.tokens.one("foil", " terrible")
     asked = Asked("The room was", tokens, Metric((a.id,), (b.id,)), (a,), (b,), len(tokens) - 1)
-    found = coherence(live, asked, vector, [-3.0, -1.0, 0.0, 1.0, 3.0])
-    assert found.breaks.tolist() == [True, False, False, False, True]
+    found = coherence(live, asked, vector, [-3.0, -2.0, -0.5, 0.0, 0.5, 2.0, 3.0])
+    assert found.breaks.tolist() == [True, True, False, False, False, True, True]
 
 
 def test_french_makes_sampled_text_french_at_its_working_strength(live: LiveModel) -> None:
