@@ -4,7 +4,7 @@
  */
 
 import { mkdirSync, readFileSync, statSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build, context } from "esbuild";
 
@@ -33,6 +33,23 @@ export function version() {
   return found;
 }
 
+/**
+ * A page has one style sheet for all views. So what a view says about looks is said of that view alone, and above what the kit says,
+ * whichever of them the page loads first.
+ */
+export const ownStyles = {
+  name: "own-styles",
+  setup({ onLoad }) {
+    onLoad({ filter: /\.css$/ }, ({ path }) => {
+      const view = basename(dirname(path));
+      if (view === "session" || !widgets.includes(view)) return undefined;
+      const widget = view.replace(/(?:^|_)(\w)/g, (_, letter) => letter.toUpperCase());
+      const rules = readFileSync(path, "utf8").replaceAll(".iw-root ", "");
+      return { contents: `.iw-root[data-widget="${widget}"] {\n${rules}\n}`, loader: "css" };
+    });
+  },
+};
+
 function options(names, extra = {}) {
   return {
     entryPoints: Object.fromEntries(names.map((name) => [name, join(root, "js", name, "index.ts")])),
@@ -45,6 +62,8 @@ function options(names, extra = {}) {
     charset: "utf8",
     legalComments: "none",
     logLevel: "warning",
+    plugins: [ownStyles],
+    supported: { nesting: false },
     define: { __IW_VERSION__: JSON.stringify(version()), "define.amd": "false" },
     ...extra,
   };

@@ -56,6 +56,20 @@ test("every style is ours alone: each selector begins with an iw- class", () => 
   }
 });
 
+test("what a view says about looks is said of that view alone: no other view on the page is changed by it", () => {
+  const classes = (file: string): string[] => read(file).match(/\.iw-[\w-]+/g) ?? [];
+  const styles = sources.filter((name) => name.endsWith(".css"));
+  const shared = new Set(styles.filter((name) => /^(kit|session)/.test(name)).flatMap(classes));
+  for (const view of widgets.filter((name: string) => styles.some((file) => file.startsWith(`${name}/`)))) {
+    if (view === "session") continue;
+    const own = styles.filter((file) => file.startsWith(`${view}/`)).flatMap(classes);
+    const built = readFileSync(join(out, `${view}.css`), "utf8");
+    for (const name of new Set(own.filter((one) => !shared.has(one))))
+      for (const [selector] of built.matchAll(new RegExp(`[^{},]*\\${name}(?![\\w-])[^{},]*(?=[,{])`, "g")))
+        expect(selector, view).toMatch(/^\.iw-root\[data-widget=\w+\] /);
+  }
+});
+
 test("the kit knows no widget by name", () => {
   for (const file of shipped.filter((name) => name.startsWith("kit"))) {
     expect(read(file), file).not.toMatch(
