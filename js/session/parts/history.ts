@@ -31,7 +31,7 @@ export function historyBar<T extends ViewTraits>({ frame, watch, state, stable }
     // The present step stays in sight when the line is too short for all. Not here: to ask where it is lays the whole page out.
     requestAnimationFrame(() => {
       const here = steps.querySelector<HTMLElement>("[aria-current]");
-      if (here !== null) steps.scrollLeft = here.offsetLeft - steps.offsetLeft - steps.clientWidth + here.offsetWidth;
+      if (here !== null) steps.scrollLeft = here.offsetLeft + here.offsetWidth + 12 - steps.clientWidth;
     });
   });
   watch(() => {
