@@ -86,8 +86,10 @@ function honestLine(question: Question | null, answer: Answer, edited: boolean):
       ? "one prompt"
       : `mean of ${plural(question.examples, "prompt")}${interval}`;
   const { rank } = answer;
-  const place = rank > 0 ? (Number.isInteger(rank) ? `rank ${rank}` : `mean rank ${num(rank, 1)}`) : "";
-  const chance = Number.isFinite(answer.target_probability) ? `target at ${percent(answer.target_probability)} %` : "";
+  const place = rank > 0 ? (Number.isInteger(rank) ? `rank\u00a0${rank}` : `mean rank\u00a0${num(rank, 1)}`) : "";
+  const chance = Number.isFinite(answer.target_probability)
+    ? `target at ${percent(answer.target_probability)}\u00a0%`
+    : "";
   const kl = edited && answer.kl !== undefined ? `KL ${num(answer.kl)} from the plain run` : "";
   return [examples, chance, place, kl].filter(Boolean).join(" · ");
 }
