@@ -66,11 +66,9 @@ export function vectorRow(context: ViewContext<Traits>, curves: Curves): Row {
     "iw-row-settings",
     {},
     el("label", "iw-inline", {}, on, "on"),
-    layer,
-    last,
-    mode,
-    positions,
-    typed,
+    el("span", "iw-inline iw-muted", {}, "layer", layer, last),
+    el("span", "iw-inline iw-muted", {}, "mode", mode),
+    el("span", "iw-inline iw-muted", {}, "positions", positions, typed),
     map,
   );
   const node = el("div", "iw-row", { role: "group", "data-iw": "vector" }, one.node, settings, boundary, alert.node);
