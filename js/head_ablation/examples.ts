@@ -18,7 +18,7 @@ export function examplesPart({ snapshot, watch, panel }: ViewContext<Traits>, se
   const strip = dots("examples", (index) => {
     settings.example.value = settings.example.peek() === index ? -1 : index;
   });
-  const words = el("div", "iw-honest iw-num", { "aria-live": "polite", "data-iw": "example" });
+  const words = el("div", "iw-honest", { "aria-live": "polite", "data-iw": "example" });
   part.aside.append(which.node);
   part.body.append(strip.node, words);
   watch(() => {

@@ -37,7 +37,7 @@ export function promptPart(context: ViewContext<Traits>, settings: Settings): HT
   const key = segment("colour of the prompt", (value) => {
     settings.places.value = value;
   });
-  const line = el("span", "iw-honest iw-num", { "data-iw": "place" });
+  const line = el("span", "iw-honest", { "data-iw": "place" });
   const node = el("div", "iw-where", {}, el("span", "iw-muted", {}, "At every token"), key.node, line);
 
   watch(() => {

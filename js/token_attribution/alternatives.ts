@@ -19,7 +19,7 @@ export function alternativesPart({
   const list = el("span", "iw-alternatives", { role: "group", "aria-label": "target" });
   const wish = `target:${panelId}`;
   const refused = alertLine(() => store.dismiss(wish));
-  const node = el("div", "", {}, el("span", "iw-muted", {}, "Explain instead "), list, refused.node);
+  const node = el("div", "", {}, el("span", "iw-section-words", {}, "Explain instead "), list, refused.node);
   list.addEventListener("click", (event) => {
     const id = (event.target as HTMLElement).closest<HTMLElement>("[data-id]")?.dataset.id;
     if (id !== undefined) intent("panel", wish, { panel: panelId, action: "target", id: Number(id) });
