@@ -60,7 +60,7 @@ function wish({ intent, panelId }: ViewContext<Traits>, action: string, args: Re
 
 function textPart(context: ViewContext<Traits>, shared: Shared): HTMLElement {
   const { watch, theme, panel, refusals, store, panelId } = context;
-  const part = section("Text", "same noise; first difference marked");
+  const part = section("Text", "same seed; first difference marked");
   const run = button("Generate");
   const list = el("div", "iw-texts");
   const none = el("div", "iw-muted", {}, "The model's own continuation and the edited one come with the first answer.");
