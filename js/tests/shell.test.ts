@@ -120,6 +120,23 @@ test("a question that is refused keeps every letter typed, says why, and can be 
   expect(kernel.state.question?.prompt).toBe("A new prompt, typed with care");
 });
 
+test("the focus goes back to where the question was opened from: else the next key is the notebook's", async () => {
+  const { root } = await openPage(["HeadAblation"]);
+  const view = root("HeadAblation");
+  const toggle = buttonNamed(view, "Edit question");
+  const press = (key: string): void => {
+    const target = find<HTMLElement>(view, '[aria-label="target"]');
+    target.focus();
+    target.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+  };
+  for (const key of ["Escape", "Enter"]) {
+    click(toggle);
+    press(key);
+    expect(find(view, ".iw-form").hidden, key).toBe(true);
+    expect(document.activeElement, key).toBe(toggle);
+  }
+});
+
 test("a message is asked as a chat where the tokenizer has a template, and comes back as it was typed", async () => {
   for (const has of [false, true]) {
     const { root, kernel } = await openPage(["HeadAblation"], {}, (made) => {

@@ -80,8 +80,14 @@ export function questionForm<T extends ViewTraits>(
 
   function close(): void {
     sent.value = false;
-    open.value = false;
+    leave();
     store.dismiss("ask");
+  }
+
+  /** Closes it, and gives the focus back: else it falls to the notebook, where the next key is a command. */
+  function leave(): void {
+    if (node.querySelector(":focus") !== null) toggle.focus();
+    open.value = false;
   }
 
   on(toggle, "click", () => {
@@ -104,12 +110,13 @@ export function questionForm<T extends ViewTraits>(
 
   watch(() => {
     const refusal = refusals.value.get("ask");
+    const asking = pending.value.has("ask");
     alert.paint(refusal?.message ?? null);
     if (refusal !== undefined && sent.peek()) open.value = true;
     // Taken in, and no objection so far: the form has done its work. Its text stays, should a refusal still come.
-    else if (sent.peek() && !pending.value.has("ask")) open.value = false;
-    ask.disabled = pending.value.has("ask");
-    setText(ask, pending.value.has("ask") ? "Asking …" : "Ask");
+    else if (sent.peek() && !asking) leave();
+    ask.disabled = asking;
+    setText(ask, asking ? "Asking …" : "Ask");
   });
   watch(() => {
     if (state.value?.model.chat) hint.before(asChat);
@@ -134,14 +141,13 @@ function textField(name: string, placeholder: string): { node: HTMLElement; inpu
     autocomplete: "off",
   });
   const seen = el("span", "iw-honest iw-num");
-  const title = name === "target" ? "Target" : "Foil";
   const preview = (): void => {
     const value = readField(input.value);
     const list = value === null ? [] : Array.isArray(value) ? value : [value];
     setText(seen, list.map((text) => named({ text })).join(" | "));
   };
   on(input, "input", preview);
-  return { node: el("div", "iw-label", {}, el("span", "", {}, `${title} `, seen), input), input, preview };
+  return { node: el("div", "iw-label", {}, el("span", "", {}, `${name} `, seen), input), input, preview };
 }
 
 /** Hover previews, a click locks, a second click on the same token lets go. */
