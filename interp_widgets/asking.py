@@ -46,7 +46,8 @@ def question_of(
         PromptError: for a prompt, target or foil that cannot be asked, with the number of the example in a set.
     """
     examples = _examples(prompt, target, foil, corrupt)
-    return Question(tuple(_asked(live, example, reading, n) for n, example in enumerate(examples)))
+    names = [f"Example {n}: " for n in range(len(examples))] if len(examples) > 1 else [""]
+    return Question(tuple(_asked(live, example, reading, name) for name, example in zip(names, examples, strict=True)))
 
 
 def aimed_at(asked: Asked, target: tuple[Token, ...]) -> Asked:
@@ -68,7 +69,7 @@ def _examples(prompt: Any, target: TokenSpec, foil: TokenSpec, corrupt: str | No
     return [_Raw(prompt, target, foil, corrupt)]
 
 
-def _asked(live: LiveModel, example: Example | _Raw, reading: Reading, n: int) -> Asked:
+def _asked(live: LiveModel, example: Example | _Raw, reading: Reading, name: str) -> Asked:
     tokens = live.tokens
     try:
         encoded = tokens.encode(example.prompt, reading.bos)
@@ -77,7 +78,7 @@ def _asked(live: LiveModel, example: Example | _Raw, reading: Reading, n: int) -
         _differ(target, foil)
         corrupt = tokens.encode(example.corrupt, reading.bos) if example.corrupt else None
     except PromptError as error:
-        raise PromptError(f"Example {n}: {error}") from None if n else error
+        raise PromptError(f"{name}{error}") from None
     shown = example.prompt if isinstance(example.prompt, str) else str(tokens.raw.decode([t.id for t in encoded]))
     said = _message(example.prompt)
     asked = Asked(shown, encoded, Metric((0,)), target, foil, where, corrupt, example.corrupt, said)
