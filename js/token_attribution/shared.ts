@@ -14,6 +14,8 @@ export type Shared = {
   /** Whether the scores are those of the prompt on screen. */
   ours: Readable<boolean>;
   stale: Readable<boolean>;
+  /** Whether the scores are another method's than the one chosen: they stand in until it has answered. */
+  instead: Readable<boolean>;
   spans: Readable<readonly Span[]>;
   method: Setting<string>;
   baseline: Setting<string>;
@@ -45,6 +47,10 @@ export function share(context: ViewContext<Traits>): Shared {
   const by = setting("spans", (value) => String(value ?? "token"));
   const selection = setting("selection", readRanges);
   const result = derive(() => readAttribution(panel.value));
+  const instead = derive(() => {
+    const now = result.value;
+    return now !== null && now.method !== "" && method.value !== "" && now.method !== method.value;
+  });
   const last = signal<number | null>(null);
   watch(() => {
     const now = tokenIndex(hover.value) ?? tokenIndex(lock.value);
@@ -59,11 +65,8 @@ export function share(context: ViewContext<Traits>): Shared {
       return now !== null && (tokens === undefined || sameTokens(now.tokens, tokens));
     }),
     // Scores of another method than the one chosen are as old as those of another state.
-    stale: derive(() => {
-      const now = result.value;
-      const other = now !== null && now.method !== "" && method.value !== "" && now.method !== method.value;
-      return other || (now?.revision ?? 0) < (snapshot.value?.revision ?? 0);
-    }),
+    stale: derive(() => instead.value || (result.value?.revision ?? 0) < (snapshot.value?.revision ?? 0)),
+    instead,
     spans: derive(() => {
       const now = result.value;
       return now?.scores == null ? [] : spansOf(now, now.scores.data, by.value, selection.value);

@@ -57,10 +57,14 @@ test("a baseline is chosen from a menu, and only where the method compares with 
   expect((menu.closest("label") as HTMLElement).hidden).toBe(true);
 });
 
-test("until the chosen method has answered, the scores of the last one are half as strong", async () => {
+test("until the chosen method has answered, the scores of the last one are half as strong and named as its own", async () => {
   const { root } = await openPage(["TokenAttribution"]);
-  click(buttonNamed(root("TokenAttribution"), "Gradient"));
-  expect(find(root("TokenAttribution"), ".iw-tokens").className).toContain("iw-stale");
+  const view = root("TokenAttribution");
+  expect(view.textContent).not.toContain("meanwhile");
+  click(buttonNamed(view, "Gradient"));
+  expect(find(view, ".iw-tokens").className).toContain("iw-stale");
+  expect(view.textContent).toContain("meanwhile Integrated");
+  expect(view.textContent).not.toContain("measured before your last change");
 });
 
 test("scores are summed over words, and the fixed line says which tokens they are", async () => {
