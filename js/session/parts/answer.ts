@@ -44,7 +44,7 @@ export function answerPart<T extends ViewTraits>({ watch, snapshot }: PartContex
         now === null
           ? "waiting for the kernel …"
           : question === null
-            ? "No question yet: session.ask(prompt, target, foil)."
+            ? "No question yet: Edit question, or session.ask(…)."
             : "",
       );
       return;
@@ -91,5 +91,5 @@ function honestLine(question: Question | null, answer: Answer, edited: boolean):
     ? `target at ${percent(answer.target_probability)}\u00a0%`
     : "";
   const kl = edited && answer.kl !== undefined ? `KL ${num(answer.kl)} from the plain run` : "";
-  return [examples, chance, place, kl].filter(Boolean).join(" · ");
+  return [examples, chance, place, kl].filter(Boolean).join("\u00a0· ");
 }
