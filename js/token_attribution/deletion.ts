@@ -35,7 +35,7 @@ export function deletionPart(shared: Shared): HTMLElement {
     value: 0,
     "aria-label": "tokens replaced",
   });
-  const result = el("div", "iw-fixed iw-fixed-on", { "aria-live": "polite", "data-iw": "deleted" });
+  const result = el("div", "iw-fixed", { "aria-live": "polite", "data-iw": "deleted" });
   const answer = context.parts.dumbbell("real answer", "as it is", "with them replaced");
   const about = honest();
   const more = longButton(context, () => "deletion");
@@ -94,6 +94,7 @@ export function deletionPart(shared: Shared): HTMLElement {
     range.style.setProperty("--iw-at", String(last > 0 ? at / last : 0));
     setAttributes(range, { "aria-valuetext": stepWords(now, at) });
     setAttributes(result, { "data-count": now.units[at] ?? 0, "data-value": now.deletion.own.data[at] ?? null });
+    result.classList.toggle("iw-fixed-on", at > 0);
     setText(result, at === 0 ? HINT : stepWords(now, at));
     const limit = Math.max(last / 2, 0.5);
     down.line.paint(curveOf(now.deletion), limit, at - last / 2, stale.value);

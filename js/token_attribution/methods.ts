@@ -116,6 +116,13 @@ export function methodsPart(shared: Shared): HTMLElement {
     return { node, name: title, check, bars: strip };
   }
 
+  /** Whoever is told first of a new method makes its row: those that watch are not told in any order. */
+  function rowOf(name: string): Row {
+    const row = rows.get(name) ?? makeRow(name);
+    rows.set(name, row);
+    return row;
+  }
+
   watch(() => {
     const now = compared.value;
     show(none, now === null);
@@ -126,8 +133,7 @@ export function methodsPart(shared: Shared): HTMLElement {
     if (now === null) return;
     const old = partIsStale(panel.value, "compare", snapshot.value?.revision ?? 0);
     for (const node of [list, table]) node.classList.toggle("iw-stale", old);
-    for (const name of now.methods) if (!rows.has(name)) rows.set(name, makeRow(name));
-    const nodes = now.methods.map((name) => (rows.get(name) as Row).node);
+    const nodes = now.methods.map((name) => rowOf(name).node);
     if (nodes.some((node, index) => list.children[index] !== node) || list.children.length !== nodes.length)
       list.replaceChildren(...nodes);
     for (const [name, row] of rows) {
@@ -145,14 +151,14 @@ export function methodsPart(shared: Shared): HTMLElement {
     const mark = at === null ? -1 : drawn.lasts.findIndex((last) => last >= at);
     now.methods.forEach((name, row) => {
       const values = drawn.values[row] ?? [];
-      rows.get(name)?.bars.paint(values, diverging(values), theme.value.ramp, mark < 0 ? null : mark);
+      rowOf(name).bars.paint(values, diverging(values), theme.value.ramp, mark < 0 ? null : mark);
     });
   });
   watch(() => {
     const now = compared.value;
     if (now === null) return;
     const row = now.methods.indexOf(pointed.value ?? method.value);
-    about.classList.toggle("iw-fixed-on", row >= 0);
+    about.classList.toggle("iw-fixed-on", pointed.value !== null);
     const at = tokenIndex(hover.value) ?? tokenIndex(lock.value);
     const name = now.methods[row];
     const score = at === null || row < 0 ? null : scoresOf(now, row)[at];

@@ -1,5 +1,8 @@
 import { expect, test } from "vitest";
+import { encode, f32 } from "../tests/encode.ts";
+import { attribution } from "../tests/fake_panels.ts";
 import { buttonNamed, click, find, head, lastIntent, openPage } from "../tests/harness.ts";
+import { HEIGHT } from "./bars.ts";
 import { methodTitle, readAttribution, spansOf, tableOf } from "./model.ts";
 
 const EMPTY = {
@@ -136,4 +139,26 @@ test("a method that nobody has named yet is shown by its own name", () => {
     "My method",
     "Constructor",
   ]);
+});
+
+test("methods that come one after another are all drawn, whoever is told of them first", async () => {
+  const { root, kernel } = await openPage(["TokenAttribution"]);
+  const methods = ["integrated_gradients", "gradient_x_input", "occlusion", "lrp", "direct"];
+  for (const count of [1, 2, 5]) {
+    const size = kernel.state.question?.tokens.length ?? 0;
+    const compare = {
+      methods: methods.slice(0, count),
+      scores: f32(
+        Array.from({ length: count * size }, (_, index) => index),
+        [count, size],
+      ),
+      lines: methods.map((name) => `line of ${name}`),
+      correlations: null,
+    };
+    const { json, buffers } = encode({ ...attribution(kernel), compare });
+    const panel = { kind: "panel", panel: "panel-TokenAttribution", status: "partial", progress: null, message: null };
+    kernel.model.receive({ ...panel, revision: kernel.revision, data: json }, buffers);
+    const pictures = [...root("TokenAttribution").querySelectorAll<HTMLCanvasElement>(".iw-bars > canvas")];
+    expect(pictures.map(({ height }) => height)).toEqual(Array(count).fill(HEIGHT));
+  }
 });
