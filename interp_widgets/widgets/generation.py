@@ -320,7 +320,7 @@ class Generation(View):
 
     def _told(self, token: GeneratedToken) -> Json:
         name = self.session.model.tokens.token
-        top = [[i, name(i).text, p] for i, p in token.top]
+        top = [[i, name(i).text, p, name(i).kind] for i, p in token.top]
         return {
             "id": token.id,
             "text": token.text,

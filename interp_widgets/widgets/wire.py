@@ -129,7 +129,13 @@ def _answer(session: Session, answer: Answer) -> Json:
         "rank": answer.rank,
         "kl": answer.kl,
         "top": [
-            {"id": t.id, "text": t.text, "probability": t.probability, "plain_probability": t.plain_probability}
+            {
+                "id": t.id,
+                "text": t.text,
+                "kind": session.model.tokens.token(t.id).kind,
+                "probability": t.probability,
+                "plain_probability": t.plain_probability,
+            }
             for t in answer.top
         ],
         "receipts": [_receipt(r) for r in answer.receipts] + idle,

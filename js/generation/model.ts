@@ -15,7 +15,7 @@ export type Traits = {
   on_change: "restart" | "from here";
 };
 
-export type Choice = [id: number, text: string, probability: number];
+export type Choice = [id: number, text: string, probability: number, kind?: string];
 export type Word = {
   id: number;
   text: string;

@@ -13,6 +13,7 @@ const word = (text: string, probability: number, other: number | null = null, id
   top: [
     [id, text, probability],
     [77, " other", 0.125],
+    [78, "<|end|>", 0.0625, "special"],
   ],
 });
 const branch = (id: number, run: Branch["run"], tokens: Word[], extra: Partial<Branch> = {}): Branch => ({
@@ -76,6 +77,7 @@ test("a click shows the alternatives, and one of them branches there", async () 
   click(wordAt(view.root, 1, 1));
   expect(view.root.textContent).toContain("Instead of ␣sang↵ (edited)");
   expect(find<HTMLButtonElement>(view.root, '.iw-choice[data-token-id="6"]').disabled).toBe(true);
+  expect(find(view.root, '.iw-choice[data-token-id="78"] > bdi').textContent).toBe("⟨end⟩");
   click(find(view.root, '.iw-choice[data-token-id="77"]'));
   expect(wishes(view)).toEqual([
     { key: "panel:panel:1:1:77", panel: "panel", action: "branch", branch: 1, at: 1, token: 77 },

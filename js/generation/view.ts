@@ -201,13 +201,14 @@ function alternatives(context: ViewContext<Traits>, { texts, chosen }: Shared): 
           el("bdi"),
           el("span", "iw-num iw-muted"),
         ),
-      (one, [id, spelled, probability]: Choice) => {
+      (one, [id, text, probability, kind]: Choice) => {
         const [bar, name, share] = one.children as unknown as [HTMLElement, HTMLElement, HTMLElement];
         bar.style.width = `${(probability / most) * 100}%`;
-        setText(name, named({ text: spelled }));
+        const shown = named({ text, kind });
+        setText(name, shown);
         setText(share, `${percent(probability)} %`);
         one.disabled = id === word.id;
-        setAttributes(one, { "data-token-id": id, "aria-label": `branch with ${named({ text: spelled })}` });
+        setAttributes(one, { "data-token-id": id, "aria-label": `branch with ${shown}` });
       },
     );
   });

@@ -59,7 +59,7 @@ export type Receipt = {
   change: number;
 };
 
-export type TopToken = { id: number; text: string; probability: number; plain_probability: number };
+export type TopToken = Token & { probability: number; plain_probability: number };
 
 export type Answer = {
   revision: number;

@@ -218,6 +218,7 @@ export class FakeKernel {
       top: top.map(([text, p], index) => ({
         id: index,
         text,
+        kind: "text",
         plain_probability: p,
         probability: moved(p, index === 0 ? shift : -shift),
       })),

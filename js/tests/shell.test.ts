@@ -236,11 +236,25 @@ test("tokens, names and errors that are markup are shown as text", async () => {
     kernel.state.error = evil;
     for (const token of kernel.state.question?.tokens ?? []) token.text = evil;
     for (const vector of kernel.state.vectors) vector.name = evil;
-    kernel.state.answer?.top.splice(0, 5, { id: 1, text: evil, probability: 0.5, plain_probability: 0.5 });
+    kernel.state.answer?.top.splice(0, 5, {
+      id: 1,
+      text: evil,
+      kind: "text",
+      probability: 0.5,
+      plain_probability: 0.5,
+    });
   });
   expect(document.body.querySelectorAll("img, script, iframe")).toHaveLength(0);
   for (const view of ["TokenAttribution", "HeadAblation", "SteeringSliders"] as const)
     expect(root(view).textContent).toContain(evil);
+});
+
+test("a special token among the likely ones looks as it does in the prompt", async () => {
+  const { root } = await openPage(["HeadAblation"], {}, (kernel) => {
+    const end = { id: 1, text: "<|endoftext|>", kind: "special" as const, probability: 0.5, plain_probability: 0.5 };
+    kernel.state.answer?.top.splice(0, 5, end);
+  });
+  expect(find(root("HeadAblation"), ".iw-dumbbell-name").textContent).toBe("⟨endoftext⟩");
 });
 
 test("a view that is removed leaves nothing behind and hears nothing more", async () => {

@@ -90,6 +90,12 @@ def test_the_other_runs_number_is_exact_for_every_token(session: iw.Session, wir
         assert [t["other"] for t in branch["tokens"]] == pytest.approx(expected, abs=1e-6)
 
 
+def test_an_alternative_says_what_kind_of_token_it_is(session: iw.Session, wire: Wire) -> None:
+    token = session.model.tokens.token
+    for branch in Page(session, wire, tokens=4).done()["branches"]:
+        assert all(kind == token(i).kind for one in branch["tokens"] for i, _, _, kind in one["top"])
+
+
 def test_a_branch_goes_on_from_its_token_under_its_own_run(session: iw.Session, wire: Wire) -> None:
     page = Page(session, wire, tokens=8)
     edited = page.done()["branches"][1]

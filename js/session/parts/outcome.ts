@@ -20,8 +20,7 @@ export function outcomePart<T extends ViewTraits>({ watch, snapshot, parts }: Vi
     const answer = now?.state.answer;
     if (now == null || answer == null) return;
     const changes = answer.top.map((one) => ({
-      id: one.id,
-      text: one.text,
+      ...one,
       before: one.plain_probability,
       after: one.probability,
     }));
