@@ -73,12 +73,15 @@ class RepairReport:
     def words(self) -> str:
         """The sum, as a sentence."""
         what = " and ".join([", ".join(self.ablated[:-1]), self.ablated[-1]] if self.ablated[:-1] else self.ablated)
-        share = "" if not np.isfinite(self.share) else f" ({self.share:z.1%} of it)"
+        share = "" if not np.isfinite(self.share) else f" ({abs(self.share):z.1%} of it)"
+        more = self.share < 0 and abs(self.repaired) > 5e-4
+        made = "nothing was made up for and {:z.3f} more was lost" if more else "{:z.3f} was made up for"
+        made = made.format(-self.repaired if more else self.repaired)
         heads, mlps = float(np.nansum(self.heads)), float(np.nansum(self.mlps))
         return (
             f"Without {what} ({self.mode}) the answer goes from {self.before:z.3f} to {self.after:z.3f}: "
-            f"{self.direct:z.3f} of direct effect was lost, {self.total:z.3f} in all, so {self.repaired:z.3f} was made "
-            f"up for{share}: {heads:+z.3f} by heads, {mlps:+z.3f} by MLPs, {self.norm:+z.3f} by the final norm"
+            f"{self.direct:z.3f} of direct effect was lost, {self.total:z.3f} in all, so {made}{share}: "
+            f"{heads:+z.3f} by heads, {mlps:+z.3f} by MLPs, {self.norm:+z.3f} by the final norm"
             + (f", {self.other:+z.3f} by the rest." if abs(self.other) > 5e-4 else ".")
         )
 

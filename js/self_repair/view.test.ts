@@ -97,7 +97,7 @@ test("the log tells what the total did", async () => {
   const steps = [...root.querySelectorAll<HTMLElement>(".iw-repair-step")];
   expect(steps.map((step) => step.textContent)).toEqual([
     "L1H0lost 1.00 of 2.00 · 50 % repaired",
-    "+ L2H3lost 2.50 of 2.00 · −25 % repaired",
+    "+ L2H3lost 2.50 of 2.00 · 25 % more",
   ]);
 });
 

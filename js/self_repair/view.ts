@@ -199,6 +199,11 @@ function paintBars(list: HTMLElement, bars: readonly Bar[]): void {
   );
 }
 
+/** Less than nothing made up for is more lost. */
+function repairedWords(share: number): string {
+  return share < 0 ? ` · ${num(-share, 0)} % more` : ` · ${num(share, 0)} % repaired`;
+}
+
 function logPart(context: ViewContext<Traits>, { account }: Shared): HTMLElement {
   const { watch, panelId, intent } = context;
   const part = section("Log", "what the total did");
@@ -232,9 +237,7 @@ function logPart(context: ViewContext<Traits>, { account }: Shared): HTMLElement
         direct.style.width = `${(Math.abs(step.direct) / most) * 100}%`;
         total.style.width = `${(Math.abs(step.total) / most) * 100}%`;
         const share =
-          Math.abs(step.direct) > 1e-9
-            ? ` · ${num(Math.round((100 * step.repaired) / step.direct) || 0, 0)} % repaired`
-            : "";
+          Math.abs(step.direct) > 1e-9 ? repairedWords(Math.round((100 * step.repaired) / step.direct) || 0) : "";
         setText(figures, `lost ${num(step.total)} of ${num(step.direct)}${share}`);
         setAttributes(row, { "data-total": step.total });
       },

@@ -39,6 +39,14 @@ def circuit(name: str) -> Generator[tuple[LiveModel, Asked, KnownCircuit]]:
         live.release()
 
 
+def test_less_than_nothing_made_up_for_is_said_as_more_lost() -> None:
+    none = np.zeros((1, 1))
+    report = RepairReport(("L0H0",), "zero", 3.0, -0.5, 2.0, 3.5, -1.5, none, none[0], 0.0, -1.5, none)
+    assert "3.500 in all, so nothing was made up for and 1.500 more was lost (75.0% of it): " in report.words
+    report = dataclasses.replace(report, after=2.5, total=0.5, repaired=1.5)
+    assert "0.500 in all, so 1.500 was made up for (75.0% of it): " in report.words
+
+
 @pytest.mark.parametrize("name", CIRCUITS)
 def test_on_the_bench_every_figure_is_its_closed_form(name: str) -> None:
     with circuit(name) as (live, asked, about):

@@ -99,6 +99,13 @@ def test_every_change_raises_the_revision_and_is_told(session: iw.Session) -> No
     assert len(told) == 3
 
 
+def test_a_refusal_names_the_example_only_where_there_are_several(session: iw.Session) -> None:
+    with pytest.raises(iw.InterpError, match=r"^The target 'w5 w6' is 2 tokens"):
+        session.ask(PROMPT, target="w5 w6")
+    with pytest.raises(iw.InterpError, match=r"^Example 1: The target 'w5 w6'"):
+        session.ask([iw.Example(PROMPT, "w5"), iw.Example(PROMPT, "w5 w6")])
+
+
 def test_a_refused_wish_changes_nothing(session: iw.Session) -> None:
     vector(session)
     session.toggle("L0H0")
@@ -282,10 +289,3 @@ def test_what_is_not_a_model_is_refused_in_a_sentence() -> None:
         iw.open(3)  # pyright: ignore[reportArgumentType]
     with pytest.raises(iw.ModelRefusedError, match="could not be loaded"):
         iw.open("no/such-model-anywhere")
-
-
-def test_a_refusal_names_the_example_only_where_there_are_several(session: iw.Session) -> None:
-    with pytest.raises(iw.InterpError, match=r"^The target 'w5 w6' is 2 tokens"):
-        session.ask(PROMPT, target="w5 w6")
-    with pytest.raises(iw.InterpError, match=r"^Example 1: The target 'w5 w6'"):
-        session.ask([iw.Example(PROMPT, "w5"), iw.Example(PROMPT, "w5 w6")])
