@@ -18,7 +18,7 @@ import { spanTools } from "./span_tools.ts";
 import { distinct, joins, type Span, withRange } from "./spans.ts";
 
 export function tokenPart(shared: Shared): HTMLElement {
-  const { context, result, ours, stale, instead, spans, method, baseline, by, selection, gone, choose } = shared;
+  const { context, result, ours, stale, spans, method, baseline, by, selection, gone, choose } = shared;
   const { question, theme, panel, hover, lock, watch } = context;
   const part = section("Tokens", "which of them pushed it there");
   const choices = segment("method", (value) => choose("method", value));
@@ -49,7 +49,7 @@ export function tokenPart(shared: Shared): HTMLElement {
     carriersPart(shared),
     key.node,
     about.node,
-    context.parts.panelNote(() => result.value !== null && stale.value && !instead.value),
+    context.parts.panelNote(() => result.value !== null && stale.value && !shared.instead.value),
     failed.node,
     alternativesPart(context),
   );
@@ -75,7 +75,7 @@ export function tokenPart(shared: Shared): HTMLElement {
   });
   watch(() => {
     about.paint([
-      ours.value && instead.value && `meanwhile ${methodTitle(result.value?.method ?? "")}`,
+      ours.value && shared.instead.value && `meanwhile ${methodTitle(result.value?.method ?? "")}`,
       ours.value && result.value?.line,
     ]);
     failed.paint(panel.value?.status === "failed" ? panel.value.message : null);

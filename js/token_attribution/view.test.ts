@@ -60,7 +60,7 @@ test("a baseline is chosen from a menu, and only where the method compares with 
   expect((menu.closest("label") as HTMLElement).hidden).toBe(true);
 });
 
-test("until the chosen method has answered, the scores of the last one are half as strong and named as its own", async () => {
+test("until the chosen method has answered, the scores of the last one are half as strong", async () => {
   const { root } = await openPage(["TokenAttribution"]);
   const view = root("TokenAttribution");
   expect(view.textContent).not.toContain("meanwhile");
