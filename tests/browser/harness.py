@@ -307,7 +307,7 @@ class Notebook:
     def screenshot(self, path: Path, selector: str | None = None) -> Path:
         """A picture of the page, or of the first element that `selector` names."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        (self.page.locator(selector).first if selector else self.page).screenshot(path=path)
+        (self.page.locator(selector).first if selector else self.page).screenshot(path=path, animations="disabled")
         return path
 
     def restart_kernel(self) -> None:
