@@ -108,6 +108,16 @@ def counts() -> tuple[int, int]:
     return passed, failed
 
 
+def share_of_faults() -> tuple[int, float]:
+    """How many tests of the fault catalogue the stages so far report, and the seconds that they took."""
+    from tests import cases
+
+    names = {test.rpartition("::")[2] for tests in cases.marks().values() for test in tests if "::" in test}
+    ran = [one for report in REPORTS.glob("*.xml") for one in ET.parse(report).getroot().iter("testcase")]
+    theirs = [one for one in ran if (one.get("name") or "").partition("[")[0] in names]
+    return len(theirs), sum(float(one.get("time") or 0) for one in theirs)
+
+
 def main() -> int:
     """Run what the command line names."""
     known = {stage.name: stage for stage in stages()}
@@ -137,8 +147,10 @@ def _run_all(chosen: list[Stage]) -> int:
     # A stage without single tests (lint, types) counts as one.
     passed += sum(not (REPORTS / f"{stage.name}.xml").exists() for stage in chosen[:done])
     failed += bool(stopped) and not failed
+    count, seconds = share_of_faults()
+    print(f"\n{count} of them are cases of the fault catalogue, and took {seconds / 60:.1f} minutes")
     print(
-        f"\n{passed} passed, {failed} failed in {minutes:.1f} minutes ({done} of {len(chosen)} stages{where})",
+        f"{passed} passed, {failed} failed in {minutes:.1f} minutes ({done} of {len(chosen)} stages{where})",
         flush=True,
     )
     return 1 if stopped else 0
