@@ -247,6 +247,26 @@ def test_a_flood_leaves_the_users_next_cell_free_and_paints_the_last_value_in_ti
     assert started <= forward + 0.5 + hiccups.allowed
 
 
+def test_a_handler_that_computes_where_it_receives_keeps_the_users_next_cell_waiting(kernel: Kernel) -> None:
+    """The negative control: an ordinary widget whose handler takes as long as a forward, flooded on the main shell."""
+    kernel.run(
+        """
+import ipywidgets, time
+class Plain(ipywidgets.Widget):
+    def __init__(self):
+        super().__init__(); self.on_msg(lambda *_: time.sleep(0.1))
+naive = Plain(); naive.send({"ready": True})
+"""
+    )
+    comm = kernel.comm(lambda state: True, "the naive widget")
+    for _ in range(30):
+        comm.send({"value": 1.0}, main=True)
+    sent = time.monotonic()
+    cell = kernel.start("print('here', flush=True)")
+    kernel.wait(lambda: cell.done, "the user's next cell")
+    assert time.monotonic() - sent > 0.1 + 0.5, "an ordinary widget does as well: the figure shows nothing"
+
+
 @pytest.mark.case("F08", "E08")
 @pytest.mark.parametrize("busy", [True, False], ids=["while a cell runs", "between cells"])
 def test_the_stop_button_stops_what_the_views_compute(page: Page, busy: bool) -> None:
