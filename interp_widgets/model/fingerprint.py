@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from interp_widgets.model.anatomy import Anatomy
+from interp_widgets.model.errors import ModelChangedError
 from interp_widgets.model.gate import after_hook, before_hook
 
 _SAMPLE = 64
@@ -42,10 +43,19 @@ class WeightProbe:
         """The part of the key that no forward moves by itself: where every parameter is, and how often it was written.
 
         Buffers and hooks are left out, for some models write buffers while they run. Read before and after every forward.
+
+        Raises:
+            ModelChangedError: when weights have no numbers any more.
         """
-        modules = [m for m in _modules(self._root) if not _offloaded(m)]
-        parameters = [p for m in modules for p in m._parameters.values() if p is not None and not p.is_meta]
-        return tuple((id(p), p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters)
+        modules = _modules(self._root)
+        resting = [m for m in modules if not _offloaded(m)]
+        parameters = [p for m in resting for p in m._parameters.values() if p is not None]
+        if len(resting) == len(modules) and any(p.is_meta for p in parameters):
+            # Torch gives numbers of a product with them on a CPU, whatever was in the memory.
+            raise ModelChangedError(
+                "Weights of the model were moved to the meta device, where they have no numbers; load them again."
+            )
+        return tuple((id(p), p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters if not p.is_meta)
 
     def _bytes(self) -> list[bytes]:
         # The views are of `.data`: no gradient to switch off, and so no mode that an interrupt could leave behind.

@@ -282,6 +282,27 @@ def test_a_text_goes_on_with_the_cache_of_one_model_only(change: Callable[[Any],
     session.close()
 
 
+@pytest.mark.case("A24", "A27")
+@pytest.mark.parametrize("part", ["transformer.h.1.mlp", ""])
+def test_weights_that_are_moved_to_the_meta_device_give_a_sentence_and_no_number_of_whatever_is_in_memory(
+    part: str,
+) -> None:
+    model = tiny_models.gpt2()
+    session = iw.open(model, tiny_models.tokenizer())
+    question = session.ask(PROMPT, "w11", "w13")
+    model.get_submodule(part).to("meta")
+    for ask in (
+        lambda: session.answer,
+        lambda: session.model.run(PROMPT),
+        lambda: attribute(session.model, question),
+        lambda: head_effects(session.model, question, mode="zero"),
+        lambda: next(session.model.generate(PROMPT)),
+    ):
+        with pytest.raises(iw.ModelChangedError, match="meta device"):
+            ask()
+    session.close()
+
+
 @pytest.mark.case("A28")
 def test_a_cell_that_trains_the_model_gives_the_page_another_answer_though_nobody_asked(bench: Bench) -> None:
     bench.page.calm()
