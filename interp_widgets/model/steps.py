@@ -175,7 +175,13 @@ def _own(x: torch.Tensor, step: Step) -> torch.Tensor:
     edit = cast("Edit", step.intervention)
     rows: list[torch.Tensor] = []
     for row in x:
-        out = edit.fn(row.clone())
+        try:
+            out = edit.fn(row.clone())
+        except Exception as error:
+            error.add_note(
+                f"raised by the edit {edit.name!r} at {edit.site.name}"
+            )  # its type and its lines stay its own
+            raise
         if not isinstance(out, torch.Tensor) or out.shape != row.shape:  # pyright: ignore[reportUnnecessaryIsInstance]
             got = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InterventionError(f"The edit {edit.name!r} at {edit.site} must return {tuple(row.shape)}, not {got}.")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from interp_widgets.model.errors import CancelledError, InterpError
+from interp_widgets.model.errors import CancelledError, ClosedError, InterpError
 from interp_widgets.session import Session, Snapshot
 from interp_widgets.widgets.panels import SENTENCE, Json, Panels
 from interp_widgets.worker import ANSWER, PANEL, Worker
@@ -130,7 +131,8 @@ class Computing:
     def _look(self, _cancelled: Cancelled) -> None:
         session = self._session()
         if session is not None:
-            session.look()
+            with contextlib.suppress(ClosedError):  # closed just now
+                session.look()
 
     def _answer(self, cancelled: Cancelled) -> None:
         session = self._session()
@@ -222,7 +224,8 @@ def of(session: Session, panel: str) -> Callable[[object], bool]:
 
 def _sentence(what: str, error: Exception) -> str:
     """What a page says of an error that nobody expected, and what to do where that is known."""
-    text = f"{what} could not be computed: {type(error).__name__}: {error}"[:SENTENCE]
+    where = "".join(f" ({note})" for note in getattr(error, "__notes__", ())[:1])
+    text = f"{what} could not be computed{where}: {type(error).__name__}: {error}"[:SENTENCE]
     if "device-side assert" in text or "CUDA error" in text or "illegal memory access" in text:
         return f"{text.rstrip('.')}. The GPU has lost its state: restart the kernel; nothing that runs on it can be trusted any more."
     if isinstance(error, MemoryError) or "out of memory" in text:

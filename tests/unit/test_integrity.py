@@ -44,6 +44,10 @@ def test_own_code_that_raises_at_a_layer_shows_its_error_and_no_number(bench: Be
     bench.session.set(iw.Edit("L1", fail, name="mine"))
     bench.page.wait(lambda: bench.page.state.get("error"), "the error")
     assert "own code gave up" in bench.page.state["error"]
+    assert "the edit 'mine' at L1" in bench.page.state["error"], "of several, which one it was is not said"
+    with pytest.raises(ZeroDivisionError) as caught:
+        _ = bench.session.answer
+    assert (caught.traceback[-1].name, caught.value.__notes__) == ("fail", ["raised by the edit 'mine' at L1"])
     assert bench.page.state["answer"] is None, "a result is shown as if it were good"
     assert bench.page.state["busy"] is False
     bench.session.clear()
