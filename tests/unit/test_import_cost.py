@@ -32,6 +32,7 @@ def measured(environment: dict[str, str]) -> list[float]:
 
 
 @pytest.mark.case("L09")
+@pytest.mark.timeout(400)
 def test_importing_costs_less_than_a_tenth_of_torchs_own_import_and_touches_nothing(tmp_path: Path) -> None:
     # as installed: with the bytecode of every module on the disk, which the first run writes
     environment = os.environ | {"PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": ""}

@@ -58,6 +58,7 @@ def beside(work: Callable[[], None]) -> Generator[None]:
 
 
 @pytest.mark.case("F01", "F02", "F03")
+@pytest.mark.timeout(400)
 def test_three_views_and_the_users_unlocked_loop_never_see_each_other(bench: Bench) -> None:
     ids = torch.tensor([[5, 9, 12, 7]])
     plain = forward(bench.model, ids)
