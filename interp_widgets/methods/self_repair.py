@@ -104,10 +104,13 @@ class RepairReport:
         return pd.DataFrame(rows, columns=["part", "change"]).dropna().reset_index(drop=True)
 
 
+Part = str | Site | Ablate
+
+
 def self_repair(
     live: LiveModel,
     question: Question | Asked,
-    ablated: str | Site | Sequence[str | Site],
+    ablated: Part | Sequence[Part],
     mode: AblateMode = "mean",
     interventions: Sequence[Intervention] = (),
     *,
@@ -119,7 +122,8 @@ def self_repair(
     Args:
         live: the model.
         question: one example, or a set of them (means are given).
-        ablated: heads (`"L1H0"`), layers of heads (`"L1.heads"`) and MLPs (`"L1.mlp"`).
+        ablated: heads (`"L1H0"`), layers of heads (`"L1.heads"`) and MLPs (`"L1.mlp"`); an `Ablate` of one is taken as it is
+            written.
         mode: how they are ablated.
         interventions: what else is on, before and after; interventions at the ablated parts themselves are left out.
         reference: for mean and resample ablation.
@@ -133,34 +137,51 @@ def self_repair(
         >>> print(self_repair(live, session.question, ["L1H0"], "zero").words)  # doctest: +SKIP
         Without L1H0 (zero) the answer goes from 42.426 to 47.068: 42.426 of direct effect was lost, …
     """
-    parts = _parts(live, [ablated] if isinstance(ablated, (str, Site)) else list(ablated))
-    others = [i for i in interventions if i.site not in parts]
-    off = [*others, *(Ablate(site, mode, reference) for site in parts)]
+    named = [ablated] if isinstance(ablated, (str, Site, Ablate)) else list(ablated)
+    ablations = _ablations(live, named, mode, Reference.of(reference))
+    parts = [a.site for a in ablations]
+    others = [rest for i in interventions for rest in _without(live, i, parts)]
     examples = question.examples if isinstance(question, Question) else (question,)
-    found = [_one(live, asked, parts, mode, others, off, cancelled) for asked in examples]
+    how = " and ".join(dict.fromkeys(a.mode for a in ablations))
+    found = [_one(live, asked, parts, how, others, [*others, *ablations], cancelled) for asked in examples]
     return found[0] if len(found) == 1 else _mean(found)
 
 
-def _parts(live: LiveModel, names: Sequence[str | Site]) -> tuple[Site, ...]:
-    sites: list[Site] = []
-    for name in names:
-        site = Site.parse(name)
-        if site.part not in ("z", "mlp"):
+def _ablations(live: LiveModel, named: Sequence[Part], mode: AblateMode, reference: Reference | None) -> list[Ablate]:
+    """One for each part, each part once."""
+    found: dict[Site, Ablate] = {}
+    for name in named:
+        where = name.site if isinstance(name, Ablate) else Site.parse(name)
+        if where.part not in ("z", "mlp") or (isinstance(name, Ablate) and name.edge is not None):
             raise InterventionError(
-                f"Self-repair is measured for heads and MLPs, such as L1H0 or L1.mlp, not for {site.name}."
+                f"Self-repair is measured for heads and MLPs, such as L1H0 or L1.mlp, not for {where.name}."
             )
-        attention = (
-            live.anatomy.layers[site.layer].attention
-            if site.layer is not None and site.part == "z" and site.layer < len(live.anatomy.layers)
-            else None
-        )
-        each = (
-            [Site("z", site.layer, h) for h in range(attention.n_heads)] if attention and site.index is None else [site]
-        )
-        sites += [s for s in each if s not in sites]
-    if not sites:
+        one = name if isinstance(name, Ablate) else Ablate(where, mode, reference)
+        for site in _each(live, one.site):
+            found.setdefault(site, replace(one, site=site, reference=one.reference or reference))
+    if not found:
         raise InterventionError("Nothing is to be ablated; name at least one head or MLP, such as L1H0.")
-    return tuple(sites)
+    return list(found.values())
+
+
+def _each(live: LiveModel, site: Site) -> list[Site]:
+    """The heads of a layer one by one; anything else is one."""
+    if site.part != "z" or site.index is not None or site.layer is None or site.layer >= len(live.anatomy.layers):
+        return [site]
+    attention = live.anatomy.layers[site.layer].attention
+    return [site] if attention is None else [Site("z", site.layer, h) for h in range(attention.n_heads)]
+
+
+def _without(live: LiveModel, intervention: Intervention, parts: Sequence[Site]) -> list[Intervention]:
+    """What is left of an intervention without those parts; of the ablation of a whole layer, that of its other heads."""
+    if intervention.site in parts:
+        return []
+    heads = _each(live, intervention.site)
+    if len(heads) < 2 or not set(heads) & set(parts):
+        return [intervention]
+    if not isinstance(intervention, Ablate):
+        return [] if set(heads) <= set(parts) else [intervention]
+    return [replace(intervention, site=site) for site in heads if site not in parts]
 
 
 def _one(

@@ -12,6 +12,7 @@ from interp_widgets.methods.head_card import HeadCard, Written
 from interp_widgets.methods.head_table import READINGS, HeadEffects
 from interp_widgets.model.live import LiveModel
 from interp_widgets.model.question import Question
+from interp_widgets.model.reference import Reference
 from interp_widgets.session import Snapshot
 from interp_widgets.widgets.wire import Json, token_of
 
@@ -31,7 +32,11 @@ SCORES = {
 
 def reference_words(snapshot: Snapshot, mode: str | None = None) -> str:
     """What stands beside the numbers: the reference's name, size, and how it is taken; of the session's mode, or of `mode`."""
-    reference, how = snapshot.reference, mode or snapshot.mode
+    return words_of(snapshot.reference, mode or snapshot.mode)
+
+
+def words_of(reference: Reference | None, how: str) -> str:
+    """The same of one reference."""
     if reference is None or how == "zero":
         return ""
     if how == "resample":

@@ -15,7 +15,7 @@ from interp_widgets.session import Session, Snapshot
 from interp_widgets.widgets.base import View
 from interp_widgets.widgets.brief import brief
 from interp_widgets.widgets.guard import bundle
-from interp_widgets.widgets.head_tables import reference_words
+from interp_widgets.widgets.head_tables import words_of
 from interp_widgets.widgets.wire import Json
 
 ROUNDS = 8
@@ -100,16 +100,17 @@ class SelfRepair(View):
         report = self_repair(
             self.session.model,
             snapshot.question,
-            [i.site for i in ablations],
+            ablations,
             one_mode(ablations),
             snapshot.interventions,
-            reference=ablations[0].reference or snapshot.reference,
+            reference=snapshot.reference,
             cancelled=cancelled,
         )
         self._report = report
         if not self._log or self._log[-1].ablated != report.ablated:
             self._log.append(step_of(report, self._log[-1] if self._log else None))
-        self.publish(snapshot, "done", told(report, snapshot, self._log), 1.0)
+        used = dict.fromkeys(words_of(a.reference or snapshot.reference, report.mode) for a in ablations)
+        self.publish(snapshot, "done", told(report, " and ".join(used), self._log), 1.0)
         if self._rounds:
             self._next_round()
 
@@ -153,12 +154,12 @@ def step_of(report: RepairReport, before: Step | None) -> Step:
     return Step(report.ablated, f"+ {label}" if kept else label, report.direct, report.total, report.repaired)
 
 
-def told(report: RepairReport, snapshot: Snapshot, log: list[Step]) -> Json:
+def told(report: RepairReport, reference: str, log: list[Step]) -> Json:
     """A report as the browser is told it."""
     return {
         "ablated": list(report.ablated),
         "mode": report.mode,
-        "reference": reference_words(snapshot, report.mode),
+        "reference": reference,
         "before": report.before,
         "after": report.after,
         "direct": report.direct,

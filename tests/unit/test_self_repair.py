@@ -148,6 +148,36 @@ def test_all_heads_of_a_layer_and_the_same_head_twice_are_understood() -> None:
         assert once.direct == twice.direct
 
 
+def test_a_layer_that_is_off_as_a_whole_is_accounted_for_as_its_heads() -> None:
+    with opened(tiny_models.gpt2()) as live:
+        asked = ask(live)
+        whole, heads = Ablate("L1.heads", mode="zero"), [Ablate(f"L1H{h}", mode="zero") for h in range(4)]
+        expected = self_repair(live, asked, "L1.heads", "zero")
+        assert abs(expected.total) > 1e-3
+        for on in ([whole], heads):
+            report = self_repair(live, asked, "L1.heads", "zero", on)
+            assert (report.before, report.direct) == (expected.before, expected.direct)
+            assert report.total == pytest.approx(expected.total, abs=1e-5)
+        one = self_repair(live, asked, "L1H2", "zero", [whole])
+        others = self_repair(live, asked, "L1H2", "zero", [a for a in heads if a.site.index != 2])
+        assert (one.before, one.after) == (others.before, others.after), "the other heads of the layer stay off"
+        assert one.direct == others.direct
+
+
+def test_ablations_are_taken_as_they_are_written_each_with_its_own_reference() -> None:
+    with opened(tiny_models.gpt2()) as live:
+        asked = ask(live)
+        on = [Ablate("L0H1", "mean", ["w3 w4"]), Ablate("L1H2", "mean", ["w20 w21 w22"])]
+        report = self_repair(live, asked, on, interventions=on)
+        plain, edited = (float(asked.metric.of(live.answer(asked, i).logits[None])[0]) for i in ((), on))
+        assert report.before == pytest.approx(plain, abs=1e-5)
+        assert report.after == pytest.approx(edited, abs=1e-5)
+        same = self_repair(live, asked, ["L0H1", "L1H2"], reference=["w3 w4"])
+        assert abs(same.after - edited) > 1e-4, "with one reference for both it is another answer"
+        with pytest.raises(InterventionError, match="heads and MLPs"):
+            self_repair(live, asked, Ablate("L1H0", "edge", edge=(3, 1)))
+
+
 @pytest.mark.parametrize("parts", [[], "L1", "embed"])
 def test_what_cannot_be_measured_is_refused_in_a_sentence(parts: str | list[str]) -> None:
     with (
