@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from interp_widgets.model.errors import InterventionError
@@ -86,6 +86,24 @@ class Moment:
         """Drop the entries of these keys."""
         return replace(self, entries=tuple(e for e in self.entries if e.key not in keys), label=label, draft="")
 
+    def switched_on(self, sites: Sequence[Site], heads: Sequence[int], label: str) -> Moment:
+        """Drop the ablations of these sites; of one that holds a whole layer's heads, the other heads stay ablated.
+
+        Args:
+            heads: how many heads each layer has.
+        """
+        wanted = {one for site in sites for one in (site, *_heads_of(site, heads))}
+        kept: list[Entry] = []
+        for e in self.entries:
+            whole = e.intervention
+            if not isinstance(whole, Ablate) or whole.edge is not None or whole.site not in wanted | _layers_of(wanted):
+                kept.append(e)
+            elif whole.site not in wanted:
+                each = [replace(e, intervention=replace(whole, site=one)) for one in _heads_of(whole.site, heads)]
+                own = {other.key for other in self.entries}
+                kept += [one for one in each if one.intervention.site not in wanted and one.key not in own]
+        return replace(self, entries=tuple(kept), label=label, draft="")
+
     def entry(self, key: str) -> Entry | None:
         """The entry of this key."""
         return next((e for e in self.entries if e.key == key), None)
@@ -95,9 +113,22 @@ class Moment:
         return tuple(e for e in self.entries if e.key == key)
 
     def ablated(self, site: Site) -> Ablate | None:
-        """The ablation of this whole site, if it is on; cut edges leave the site on."""
+        """The ablation of this whole site, or of the layer of heads that it is one of, if it is on; cut edges leave it on."""
         on = [e.intervention for e in self.entries if e.on]
-        return next((a for a in on if isinstance(a, Ablate) and a.site == site and a.edge is None), None)
+        sites = {site} | _layers_of({site})
+        return next((a for a in on if isinstance(a, Ablate) and a.site in sites and a.edge is None), None)
+
+
+def _heads_of(site: Site, heads: Sequence[int]) -> tuple[Site, ...]:
+    """The heads that a layer of heads stands for."""
+    if site.part != "z" or site.index is not None or site.layer is None or site.layer >= len(heads):
+        return ()
+    return tuple(Site("z", site.layer, head) for head in range(heads[site.layer]))
+
+
+def _layers_of(sites: Collection[Site]) -> set[Site]:
+    """The layers of heads that these heads are in."""
+    return {Site("z", site.layer) for site in sites if site.part == "z"}
 
 
 @dataclass

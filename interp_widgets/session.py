@@ -190,7 +190,10 @@ class Session:
 
         def switched(moment: Moment) -> Moment:
             if not off:
-                return moment.without([Entry(a).key for a in ablations], f"{names} on")
+                heads = [
+                    0 if layer.attention is None else layer.attention.n_heads for layer in self._live.anatomy.layers
+                ]
+                return moment.switched_on([a.site for a in ablations], heads, f"{names} on")
             for ablation in ablations:
                 at = "" if str(where) == "all" else f" at {where}"
                 moment = moment.with_entry(Entry(ablation), f"{names} off{at}")

@@ -432,6 +432,30 @@ def test_all_heads_of_a_layer_off_is_answered(bench: Bench) -> None:
     assert np.isfinite(bench.array(view, "effects")).all()
 
 
+def test_a_click_on_a_head_of_a_layer_that_is_off_as_a_whole_brings_back_what_its_cell_promised(bench: Bench) -> None:
+    view = shown(bench, mode="zero")
+    bench.session.toggle("L1.heads", mode="zero")
+    bench.page.calm()
+    before, promised = bench.page.metric, bench.array(view, "effects")[1, 2]
+    assert before is not None
+    bench.page.ablate("L1H2", off=False)
+    bench.page.calm()
+    assert bench.page.metric == pytest.approx(before + promised, abs=1e-4)
+    assert [i["site"] for i in bench.page.state["interventions"]] == ["L1H0", "L1H1", "L1H3"]
+
+    def cut(_module: Any, args: Any) -> Any:
+        x = args[0].clone().unflatten(-1, (HEADS, -1))
+        x[:, :, [0, 1, 3]] = 0
+        return (x.flatten(-2),)
+
+    handle = bench.script.projection(1).register_forward_pre_hook(cut)
+    assert bench.page.metric == pytest.approx(bench.metric(bench.script.logits(bench.script.ids)), abs=1e-4)
+    handle.remove()
+    bench.page.wish("undo", "undo")
+    bench.page.calm()
+    assert bench.page.metric == before
+
+
 @ONE
 def test_the_same_head_twice_is_refused_in_a_sentence(bench: Bench) -> None:
     bench.page.ablate("L0H0")

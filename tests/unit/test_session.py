@@ -289,3 +289,21 @@ def test_what_is_not_a_model_is_refused_in_a_sentence() -> None:
         iw.open(3)  # pyright: ignore[reportArgumentType]
     with pytest.raises(iw.ModelRefusedError, match="could not be loaded"):
         iw.open("no/such-model-anywhere")
+
+
+def test_a_layer_of_heads_and_its_heads_are_switched_on_and_off_as_one_thing(session: iw.Session) -> None:
+    def off() -> list[str]:
+        return [i.site.name for i in session.interventions]
+
+    heads = len(session.model.run(session.question.first.prompt, read=["L1.heads"])["L1.heads"][0])  # pyright: ignore[reportOptionalMemberAccess]
+    session.set(iw.Ablate("L1.heads", "zero"), iw.Ablate("L0H1", "zero"), iw.Ablate("L1H0", "zero"))
+    session.toggle("L1H2")
+    assert off() == [*(f"L1H{h}" for h in range(1, heads) if h != 2), "L0H1", "L1H0"]
+    assert all(i.mode == "zero" for i in session.interventions if isinstance(i, iw.Ablate))
+    session.switch(["L1.heads"], off=False)
+    assert off() == ["L0H1"]
+    session.undo()
+    session.undo()
+    assert off() == ["L1.heads", "L0H1", "L1H0"]
+    session.toggle("L1.heads")
+    assert off() == ["L0H1"]
