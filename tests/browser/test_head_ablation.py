@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import statistics
 from collections.abc import Iterator
 
 import pytest
 
-from tests.browser.harness import Chromium, Lab, Notebook
+from tests.browser.harness import PICTURES, Chromium, Lab, Notebook
 from tests.browser.yardstick import MODEL, Yardstick
 
 CELL = """
@@ -98,6 +99,10 @@ SWEEPING = """() => {
 }"""
 
 
+OFF = """() => [...document.querySelectorAll('.iw-root[data-widget="HeadAblation"] .iw-cell[aria-pressed="true"]')]
+  .map((cell) => cell.getAttribute('aria-label'))"""
+
+
 def opened(lab: Lab, chromium: Chromium, layers: int, heads: int, width: int, tokens: int) -> Iterator[Notebook]:
     cell = CELL.format(layers=layers, heads=heads, width=width, tokens=tokens)
     with chromium.open(lab, [cell], width=1400, height=1800) as notebook:
@@ -174,6 +179,55 @@ def test_a_card_colour_and_chosen_tokens_work_with_a_real_kernel(lab: Lab, chrom
         receipt = root.locator('[data-iw="receipt"]').filter(has_text="L1H3")
         receipt.get_by_text("1 pos").wait_for(timeout=30_000)
         assert receipt.get_attribute("data-state") == "acted"
+
+
+def test_a_drag_selects_a_rectangle_headers_take_a_layer_or_an_index_and_only_these_are_kept(
+    lab: Lab, chromium: Chromium
+) -> None:
+    def off(notebook: Notebook) -> set[str]:
+        notebook.calm()
+        shown = set(notebook.page.evaluate(OFF))
+        assert shown == set(ast.literal_eval(notebook.value("[i.site.name for i in session.interventions]")))
+        assert notebook.metric("HeadAblation") == pytest.approx(
+            float(notebook.value("session.answer.metric")), abs=1e-9
+        )
+        return shown
+
+    for notebook in opened(lab, chromium, 4, 4, 32, 16):
+        root, mouse = notebook.page.locator('.iw-root[data-widget="HeadAblation"]'), notebook.page.mouse
+        cells = [root.locator(f'button[aria-label="{site}"]') for site in ("L1H1", "L2H3")]
+        cells[0].scroll_into_view_if_needed()
+        (x0, y0), (x1, y1) = (
+            (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+            for box in (c.bounding_box() for c in cells)
+            if box
+        )
+        mouse.move(x0, y0)
+        mouse.down()
+        mouse.move(x1, y1, steps=8)
+        mouse.up()
+        selection = root.get_by_role("group", name="selection")
+        assert "6 heads selected" in selection.inner_text()
+        assert notebook.value("session.interventions") == "()", "a drag switches nothing by itself"
+        rectangle = {f"L{layer}H{head}" for layer in (1, 2) for head in (1, 2, 3)}
+        selection.get_by_role("button", name="Switch off").click()
+        assert off(notebook) == rectangle
+        selection.get_by_role("button", name="Keep only these").click()
+        every = {f"L{layer}H{head}" for layer in range(4) for head in range(4)}
+        assert off(notebook) == every - rectangle
+        selection.get_by_role("button", name="Done").click()
+        root.get_by_role("button", name="Clear").click()
+        root.get_by_role("button", name="all heads of layer 2").click()
+        assert off(notebook) == {f"L2H{head}" for head in range(4)}
+        root.get_by_role("button", name="head 3 of every layer").click()
+        assert off(notebook) == {f"L2H{head}" for head in range(4)} | {f"L{layer}H3" for layer in range(4)}
+        root.get_by_role("button", name="all heads of layer 2").click()
+        assert off(notebook) == {"L0H3", "L1H3", "L3H3"}
+        root.get_by_role("button", name="L0.mlp").click()
+        assert off(notebook) == {"L0H3", "L1H3", "L3H3", "L0.mlp"}
+        for theme in ("light", "dark"):
+            notebook.theme(theme)
+            notebook.screenshot(PICTURES / f"head_ablation-gestures-{theme}.png", '[data-widget="HeadAblation"]')
 
 
 def test_48_by_64_heads_and_512_tokens_stay_usable(lab: Lab, chromium: Chromium) -> None:
