@@ -65,6 +65,7 @@ from interp_widgets.session import Session
 from interp_widgets.version import __version__
 
 if TYPE_CHECKING:
+    from interp_widgets import interop as interop
     from interp_widgets.widgets.attention_patterns import AttentionPatterns
     from interp_widgets.widgets.generation import Generation
     from interp_widgets.widgets.head_ablation import HeadAblation
@@ -145,7 +146,9 @@ _VIEWS = {
 if not TYPE_CHECKING:  # a checker reads the imports above, and still names an attribute that does not exist
 
     def __getattr__(name: str) -> Any:
-        """A view's class, loaded when it is first named: views are half of what importing the package would cost."""
+        """A view's class, or `interop`, loaded when it is first named: views are half of what importing the package would cost."""
+        if name == "interop":
+            return import_module(f"{__name__}.interop")
         if name not in _VIEWS:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         view = globals()[name] = getattr(import_module(f"{__name__}.widgets.{_VIEWS[name]}"), name)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import re
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -129,6 +131,17 @@ def test_tokens_keep_their_text_whatever_it_is_and_cannot_break_the_page() -> No
 def test_what_does_not_fit_together_is_refused_in_a_sentence(call: Any, words: str) -> None:
     with pytest.raises(iw.InterpError, match=words):
         call()
+
+
+def test_importing_the_package_is_enough_to_name_it() -> None:
+    code = (
+        "import sys, interp_widgets as iw; assert 'interp_widgets.interop' not in sys.modules;"
+        "print(iw.interop.circuitsvis.attention.attention_heads.__name__, iw.interop.saes.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["attention_heads", "interp_widgets.interop.saes"]
+    with pytest.raises(AttributeError, match="no attribute 'bertviz'"):
+        _ = iw.interop.bertviz  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_one_head_and_its_pattern_need_no_names() -> None:
