@@ -127,7 +127,7 @@ def _check(found: Evidence | None) -> tuple[float, float, float]:
 
 
 def carriers_of(parts: DirectTokens) -> Json:
-    """For each token the heads that carried most from it straight to the answer, and what all others carried together."""
+    """For each token the heads that carried most from it straight to the answer, what all others did, and each layer."""
     table = parts.sources.reshape(-1, len(parts.tokens))
     most = np.argsort(-np.abs(table), axis=0, kind="stable")[:CARRIERS].T
     values = np.take_along_axis(table.T, most, axis=1)
@@ -137,6 +137,7 @@ def carriers_of(parts: DirectTokens) -> Json:
         "heads": (most % heads).astype(np.int32),
         "values": values.astype(np.float32),
         "sums": parts.by_token.astype(np.float32),
+        "layer_sums": parts.sources.sum(1).T.astype(np.float32),
         "count": len(table),
         "note": parts.label,
     }

@@ -9,21 +9,36 @@ import { fields, numberOf, text } from "./model.ts";
 import type { Shared } from "./shared.ts";
 
 export type Carrier = { site: string; value: number };
-export type Carried = { heads: Carrier[]; rest: number; others: number; note: string };
+export type Carried = { heads: Carrier[]; rest: number; others: number; layers: number[]; note: string };
+const LAYERS = 12;
 
 /** The heads that carried most from a token, and what all others carried together. */
 export function carriedFrom(panel: Panel | null, token: number): Carried | null {
   const data = fields(panel?.data.carriers);
   const [layers, heads, values, sums] = [data.layers, data.heads, data.values, data.sums].map(asArray);
   if (layers == null || heads == null || values == null || sums == null)
-    return text(data.note) === "" ? null : { heads: [], rest: 0, others: 0, note: text(data.note) };
+    return text(data.note) === "" ? null : { heads: [], rest: 0, others: 0, layers: [], note: text(data.note) };
   const count = values.shape[1] ?? 0;
   const found = Array.from({ length: count }, (_, n) => ({
     site: `L${layers.data[token * count + n]}H${heads.data[token * count + n]}`,
     value: values.data[token * count + n] ?? Number.NaN,
   }));
   const rest = (sums.data[token] ?? 0) - found.reduce((sum, { value }) => sum + value, 0);
-  return { heads: found, rest, others: numberOf(data.count) - count, note: text(data.note) };
+  const table = asArray(data.layer_sums);
+  const width = table?.shape[1] ?? 0;
+  const by = Array.from({ length: width }, (_, layer) => table?.data[token * width + layer] ?? Number.NaN);
+  return { heads: found, rest, others: numberOf(data.count) - count, layers: by, note: text(data.note) };
+}
+
+/** "L0 +0.02 · L1 +0.57": what each layer's heads carried together; of many layers those that carried most. */
+export function layerWords(sums: readonly number[]): string {
+  const most = sums
+    .map((value, layer) => ({ value, layer }))
+    .toSorted((a, b) => Math.abs(b.value) - Math.abs(a.value))
+    .slice(0, LAYERS)
+    .toSorted((a, b) => a.layer - b.layer)
+    .map(({ value, layer }) => `L${layer} ${signed(value)}`);
+  return most.length === 0 ? "" : `By layer ${most.join(" · ")}${sums.length > LAYERS ? " · the others less" : ""}`;
 }
 
 export function carriersPart({ context, result, token }: Shared): HTMLElement {
@@ -31,7 +46,8 @@ export function carriersPart({ context, result, token }: Shared): HTMLElement {
   const list = el("span", "iw-alternatives", { role: "group", "aria-label": "heads that carried it" });
   const before = el("span", "iw-muted");
   const after = el("span", "iw-muted");
-  const node = el("div", "iw-carriers", { "data-iw": "carriers" }, before, list, after);
+  const layers = el("span", "iw-muted iw-num", { "data-iw": "layers" });
+  const node = el("div", "iw-carriers", { "data-iw": "carriers" }, before, list, after, layers);
   const siteOf = (event: Event): string | undefined =>
     (event.target as HTMLElement).closest<HTMLElement>("[data-site]")?.dataset.site;
   list.addEventListener("click", (event) => {
@@ -55,6 +71,7 @@ export function carriersPart({ context, result, token }: Shared): HTMLElement {
     if (carried === null || name === undefined) {
       setText(before, "Choose a token to see which heads carried it straight to the answer.");
       setText(after, "");
+      setText(layers, "");
       list.replaceChildren();
       return;
     }
@@ -76,6 +93,7 @@ export function carriersPart({ context, result, token }: Shared): HTMLElement {
         });
       },
     );
+    setText(layers, layerWords(carried.layers));
     setText(after, carried.others > 0 ? ` ${plural(carried.others, "other head")} ${signed(carried.rest)}` : "");
   });
   return node;

@@ -4,7 +4,7 @@ import { diverging } from "../kit/scale.ts";
 import type { Panel } from "../session/panels.ts";
 import { answerTable, matrixOf, readAnswer, seenFrom, type WholeAnswer } from "./answer_model.ts";
 import { barsOf, valueUnder } from "./bars.ts";
-import { carriedFrom } from "./carriers.ts";
+import { carriedFrom, layerWords } from "./carriers.ts";
 import { areaWords, changesAt, curveOf, type Deletion, goneAt, readDeletion, stepWords } from "./deletion_model.ts";
 import { checkWords } from "./methods.ts";
 import { baselineOptions, compares } from "./model.ts";
@@ -101,6 +101,7 @@ test("the heads that carried a token and all others add up to its sum", () => {
     heads: array([4, 5, 6, 7], [2, 2]),
     values: array([2, -1, 0.5, 0.25], [2, 2]),
     sums: array([1.5, 1]),
+    layer_sums: array([0.5, 1, 0, 0, 0.25, 0.75], [2, 3]),
     count: 32,
     note: "direct",
   };
@@ -108,6 +109,12 @@ test("the heads that carried a token and all others add up to its sum", () => {
   expect(carried?.heads.map(({ site }) => site)).toEqual(["L2H6", "L3H7"]);
   expect((carried?.rest ?? 0) + (carried?.heads ?? []).reduce((sum, { value }) => sum + value, 0)).toBeCloseTo(1);
   expect(carried?.others).toBe(30);
+  expect(layerWords(carried?.layers ?? [])).toBe("By layer L0 +0.00 · L1 +0.25 · L2 +0.75");
+  const many = Array.from({ length: 14 }, (_, layer) => (layer === 7 ? -9 : layer));
+  expect(layerWords(many)).toBe(
+    `By layer ${[2, 3, 4, 5, 6].map((n) => `L${n} +${n}.00`).join(" · ")} · L7 −9.00 · ${[8, 9, 10, 11, 12, 13].map((n) => `L${n} +${n}.00`).join(" · ")} · the others less`,
+  );
+  expect(layerWords([])).toBe("");
   expect(carriedFrom(panelOf({ carriers: { note: "off, because" } }), 0)?.note).toBe("off, because");
 });
 

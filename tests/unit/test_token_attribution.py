@@ -258,6 +258,9 @@ def test_each_token_names_the_heads_that_carried_it_and_what_all_others_carried(
         assert [name for name, _ in named] == [name for name, _ in expected]
         assert [v for _, v in named] == pytest.approx([v for _, v in expected], abs=1e-6)
     np.testing.assert_allclose(sums, parts.by_token, atol=1e-6)
+    layer_sums = bench.array("carriers", "layer_sums")
+    np.testing.assert_allclose(layer_sums, parts.sources.sum(1).T, atol=1e-6)
+    np.testing.assert_allclose(layer_sums.sum(1), sums, atol=1e-5)
 
 
 def test_a_whole_answer_is_written_and_every_token_of_it_explained(bench: Bench) -> None:
