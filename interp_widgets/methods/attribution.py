@@ -79,7 +79,8 @@ class Attribution:
         if self.complete:
             parts.append(f"sums to {said(self.sum)} ± {remainder(abs(self.error) + self.floor)} (arithmetic check)")
         else:
-            parts.append(f"sums to {said(self.sum)} where the answer is {said(self.total)} (no promise)")
+            whole = "the answer is" if self.baseline == "none" else "all of them together cost"
+            parts.append(f"sums to {said(self.sum)} where {whole} {said(self.total)} (no promise)")
         return " · ".join(parts) + (f" · {self.note}" if self.note else "")
 
     def to_pandas(self) -> Any:

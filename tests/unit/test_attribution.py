@@ -18,7 +18,7 @@ from interp_widgets.methods.explained import explained, numbers
 from interp_widgets.methods.gradients import integrated_gradients
 from interp_widgets.methods.occlusion import occlusion, occlusion_packed
 from interp_widgets.methods.row_memory import graph_bytes
-from interp_widgets.methods.words import remainder, signed
+from interp_widgets.methods.words import remainder, said, signed
 from interp_widgets.model.errors import CancelledError, FeatureOffError, InterpError, PromptError
 from interp_widgets.model.interventions import Ablate, Steer
 from interp_widgets.model.live import LiveModel, open_model
@@ -129,6 +129,15 @@ def test_occlusion_is_the_metric_minus_the_metric_of_the_prompt_with_that_token_
         changed = asked(live, " ".join([*words[:i], "<unk>", *words[i + 1 :]]))
         metric = float(question.metric.of(live.answer(changed).logits[None]))
         assert a.scores[i] == pytest.approx(a.metric - metric, abs=1e-5)
+
+
+def test_what_the_sum_is_held_to_is_named_for_what_it_is(gpt2: LiveModel) -> None:
+    """The answer, or where tokens are compared with a baseline, what it loses when all of them are replaced."""
+    for method in METHODS:
+        a = attribute(gpt2, asked(gpt2), method=method)
+        assert (f"where the answer is {said(a.metric)} (no" in a.line) == (a.baseline == "none")
+        cost = said(a.metric - a.baseline_metric)
+        assert (f"where all of them together cost {cost} (no" in a.line) == (method == "occlusion")
 
 
 def test_gradient_x_input_is_the_slope_along_the_embeddings(live: LiveModel) -> None:
