@@ -223,10 +223,11 @@ def explained_answer(
     """The log-probability of each output, `[row, output]`, read at the position before it."""
     tokens = (*prompt, *outputs[:-1])
     first = len(prompt) - 1
-    ids = torch.tensor([t.id for t in outputs])
+    ids = [t.id for t in outputs]
 
     def score(logits: torch.Tensor) -> torch.Tensor:
-        at = ids.to(logits.device).view(1, -1, 1).expand(logits.shape[0], -1, 1)
+        # Made here: a tensor that was made in the caller's inference mode has no place in a graph.
+        at = torch.tensor(ids, device=logits.device).view(1, -1, 1).expand(logits.shape[0], -1, 1)
         return logits.log_softmax(-1).gather(2, at)[:, :, 0]
 
     return Explained(live, tokens, tuple(range(first, first + len(outputs))), score, tuple(interventions), len(prompt))
@@ -330,10 +331,10 @@ class _Task:
 
 def _one_output_each(what: Explained, outputs: Sequence[Token], at: Sequence[int]) -> Explained:
     """The same run, where row r reads the log-probability of output `at[r]` alone."""
-    ids = torch.tensor([outputs[o].id for o in at])
+    ids = [outputs[o].id for o in at]
 
     def score(logits: torch.Tensor) -> torch.Tensor:
-        return logits[:, 0].log_softmax(-1).gather(1, ids.to(logits.device)[:, None])[:, 0]
+        return logits[:, 0].log_softmax(-1).gather(1, torch.tensor(ids, device=logits.device)[:, None])[:, 0]
 
     return replace(what, score=score, each=tuple(what.positions[o] for o in at))
 

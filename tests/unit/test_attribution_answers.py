@@ -16,6 +16,7 @@ from interp_widgets.model.interventions import Ablate, Steer
 from interp_widgets.model.live import LiveModel, open_model
 from interp_widgets.model.question import Asked, Metric
 from tests.unit.attribution_models import FAMILIES, asked, model, tokenizer
+from tests.unit.test_attribution import same, snapshot
 
 ANSWER = "w20 w21 w22"
 
@@ -47,6 +48,25 @@ def test_each_row_is_the_attribution_of_that_output_alone(live: LiveModel, metho
         np.testing.assert_allclose(table.scores[o, :n], expected.scores, atol=2e-5)
         assert (table.scores[o, n:] == 0).all()
         assert table.metrics[o] == pytest.approx(expected.metric, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("around", ["no_grad", "inference_mode", "train"])
+@pytest.mark.case("A17", "A18")
+def test_in_whatever_mode_a_user_asks_the_table_is_the_same_and_the_model_is_left_as_it_was(
+    method: str, around: str
+) -> None:
+    built = model("llama")  # without dropout, so that training mode is no reason to refuse
+    live = open_model(built, tokenizer())
+    expected = attribute_answer(live, asked(live), ANSWER, method=method, steps=4)
+    built.train(around == "train")
+    entered = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}.get(around, torch.enable_grad)
+    with entered():
+        before = snapshot(built)
+        table = attribute_answer(live, asked(live), ANSWER, method=method, steps=4)
+        assert same(before, snapshot(built))
+    np.testing.assert_array_equal(table.scores, expected.scores)
+    live.release()
 
 
 def test_rows_are_complete_and_the_answers_log_probability_is_their_sum(live: LiveModel) -> None:
