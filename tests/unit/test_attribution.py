@@ -11,13 +11,12 @@ import pytest
 import torch
 
 from interp_widgets.builtin.known import known
-from interp_widgets.methods import row_memory
 from interp_widgets.methods.attribution import METHODS, attribute
 from interp_widgets.methods.baselines import find_baseline, neutral
 from interp_widgets.methods.explained import explained, numbers
 from interp_widgets.methods.gradients import integrated_gradients
 from interp_widgets.methods.occlusion import occlusion, occlusion_packed
-from interp_widgets.methods.row_memory import graph_bytes
+from interp_widgets.methods.row_memory import graph_bytes, row_bytes
 from interp_widgets.methods.words import remainder, said, signed
 from interp_widgets.model.errors import CancelledError, FeatureOffError, InterpError, PromptError
 from interp_widgets.model.interventions import Ablate, Steer
@@ -304,7 +303,7 @@ def test_no_batch_saves_more_than_the_budget(name: str) -> None:
         batches.append({})
 
     for rows in (2, 3, 5):
-        budget = rows * row_memory.row_bytes(what) + 1
+        budget = rows * row_bytes(what) + 1
         batches.clear()
         next_batch()
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
