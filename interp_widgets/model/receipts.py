@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 
 from interp_widgets.model.interventions import Intervention
@@ -63,7 +64,7 @@ class Tally:
             self.positions += int(mask.sum())
         else:
             self.positions += before.shape[0] * before.shape[1]
-        sums = _squares(before.detach().double().flatten(), after.detach().double().flatten())
+        sums = _squares(before.detach(), after.detach())
         self.before, self.after, self.change = self.before + sums[0], self.after + sums[1], self.change + sums[2]
 
     @classmethod
@@ -83,10 +84,12 @@ class Tally:
 
 
 def _squares(x: torch.Tensor, y: torch.Tensor) -> tuple[float, float, float]:
-    """‖x‖², ‖y‖², ‖y − x‖² of float64 vectors; one wait for a GPU, and on a CPU no more than three dot products."""
-    change = y - x
-    if x.device.type == "cpu":
-        a, b, d = x.numpy(), y.numpy(), change.numpy()
+    """‖x‖², ‖y‖², ‖y − x‖² in float64; one wait for a GPU, and on a CPU no call of torch that one token would notice."""
+    if x.device.type == "cpu" and x.dtype == y.dtype and x.dtype in (torch.float32, torch.float64):
+        a, b = (v.numpy().reshape(-1).astype(np.float64) for v in (x, y))
+        d = b - a
         return float(a @ a), float(b @ b), float(d @ d)
+    x, y = x.double().flatten(), y.double().flatten()
+    change = y - x
     found = torch.stack([x.dot(x), y.dot(y), change.dot(change)]).tolist()
     return found[0], found[1], found[2]

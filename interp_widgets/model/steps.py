@@ -112,6 +112,10 @@ class Step:
             return x
         if self.rows is None:
             return self._edited(x)
+        if self.rows == tuple(range(self.rows[0], self.rows[-1] + 1)):  # a slice: no index to make, and no copy to take
+            new = x.clone()
+            new[self.rows[0] : self.rows[-1] + 1] = self._edited(x[self.rows[0] : self.rows[-1] + 1])
+            return new
         at = torch.tensor(self.rows, device=x.device)
         return x.index_copy(0, at, self._edited(x[at]))
 
