@@ -172,8 +172,10 @@ def _of_answer(
 ) -> DoseResponse:
     """The metric and the KL of the prompt's answer, from one batched run of the blocks after the site."""
     (steer,) = steers
-    norm = visible_length(live, steer)
-    found = track(live, asked, around, steer, doses, controls=randoms, seed=seed, norm=norm, cancelled=cancelled)
+    norm, centred = visible_length(live, steer), _hides_ones(live, steer)
+    found = track(
+        live, asked, around, steer, doses, controls=randoms, seed=seed, norm=norm, centred=centred, cancelled=cancelled
+    )
     rows = found.rows
     without = [other for other in around if other is not steer]
     now = float(asked.metric.of(live.answer(asked, without, cancelled).logits[None])[0])
@@ -240,8 +242,13 @@ def beside(interventions: Sequence[Intervention], *steers: Steer) -> list[Interv
 
 def visible_length(live: LiveModel, steer: Steer) -> float:
     """The norm of a push as far as the model can see it."""
+    return visible_norm(steer.vector.values, _hides_ones(live, steer))
+
+
+def _hides_ones(live: LiveModel, steer: Steer) -> bool:
+    """Whether what reads a push does not see its component along ones."""
     stream = steer.vector.shape == (live.anatomy.d_model,) and steer.site.part not in ("z", "neurons")
-    return visible_norm(steer.vector.values, stream and is_centred_model(live))
+    return stream and is_centred_model(live)
 
 
 # ---- a vector that acts on generated text only -----------------------------------------------------------------------
@@ -282,6 +289,7 @@ def _edits(
     """What is on in every row: the vector at every strength, then random ones of its norm."""
     first = steers[0].vector.values
     drawn = np.random.default_rng(seed).standard_normal((randoms, *first.shape))
+    drawn -= drawn.mean(-1, keepdims=True) if _hides_ones(live, steers[0]) else 0.0
     sizes = np.linalg.norm(drawn.reshape(randoms, first.size), axis=-1).reshape(-1, *[1] * first.ndim)
     others = (drawn * (visible_length(live, steers[0]) / sizes)).astype(np.float32)
     return [pushed_beside(around, steers, values, c) for values in (None, *others) for c in doses]

@@ -54,6 +54,7 @@ def track(
     controls: int = 0,
     seed: int = 0,
     norm: float | None = None,
+    centred: bool = False,
     cancelled: Cancelled | None = None,
 ) -> Track:
     """The answer at every strength of `steer`, in one batch from its block on.
@@ -67,6 +68,7 @@ def track(
         controls: how many random vectors of the same norm are run at the same strengths.
         seed: of those vectors.
         norm: of those vectors, when it is not the vector's own.
+        centred: give them no component along ones, which norms that subtract the mean do not see.
         cancelled: asked between blocks.
 
     Raises:
@@ -81,7 +83,7 @@ def track(
         place = next((i for i, other in enumerate(interventions) if other == steer), len(interventions))
     before, others = list(interventions[:place]), [*interventions[:place], *interventions[place + 1 :]]
     base = base_of(live, asked, others, cancelled)
-    vectors = _vectors(live, steer, controls, seed, norm)
+    vectors = _vectors(live, steer, controls, seed, norm, centred)
     points = [_Point(v, float(s)) for v in range(controls + 1) for s in strengths]
     moving = [p for p in points if p.strength != 0.0 or steer.mode == "clamp"]
     if steer.site.part == "pattern":
@@ -92,11 +94,14 @@ def track(
     return _assemble(base, strengths, points, dict(zip(moving, found, strict=True)))
 
 
-def _vectors(live: LiveModel, steer: Steer, controls: int, seed: int, norm: float | None) -> torch.Tensor:
+def _vectors(
+    live: LiveModel, steer: Steer, controls: int, seed: int, norm: float | None, centred: bool
+) -> torch.Tensor:
     """The vector itself, then random ones of one norm, `[vector, ...]`, float32."""
     own = torch.from_numpy(steer.vector.values.copy()).float()
     generator = torch.Generator().manual_seed(seed)
     random = torch.randn(controls, *own.shape, generator=generator)
+    random = random - random.mean(-1, keepdim=True) if centred else random
     lengths = random.flatten(1).norm(dim=1).view(-1, *[1] * own.dim()).clamp_min(1e-30)
     return torch.cat([own[None], random / lengths * (own.norm() if norm is None else norm)]).to(live.device)
 

@@ -108,6 +108,11 @@ def test_random_vectors_of_equal_norm_stand_beside_it(live: LiveModel, asked: As
         curve.random_metric, dose_response(live, asked, vector, [-1.0, 0.0, 2.0], seed=4).random_metric
     )
     assert np.isnan(dose_response(live, asked, vector, [1.0], randoms=0).random_low).all()
+    # their norm is the vector's where the model can see it: none of it lies along ones under norms that subtract the mean
+    drawn = torch.randn(8, 32, generator=torch.Generator().manual_seed(4))
+    drawn = drawn - drawn.mean(-1, keepdim=True) if vector.centred else drawn
+    own = drawn[5] / drawn[5].norm() * vector.norm
+    assert curve.random_metric[5, 2] == pytest.approx(metric(live, asked, Steer("L1", own, 2.0)), abs=1e-4)
     # a vector that is longer only where the model cannot see it has no longer controls
     if live.anatomy.final_norm is not None and vector.centred:
         shifted = dose_response(live, asked, Steer("L1", V + 100.0), [2.0], seed=4)
