@@ -22,6 +22,15 @@ test("everything drawn lies inside the picture", () => {
   }
 });
 
+test("a second quantity runs from the bottom to the top on a scale of its own, and is not drawn where it is nothing", () => {
+  const { second, range, py } = curveGeometry({ ...data, second: [2, 0, 0.5] }, 1, 288);
+  const heights = [...second.matchAll(/,([\d.]+)/g)].map(([, y]) => Number(y));
+  expect(heights).toEqual([5, HEIGHT - 5, HEIGHT - 5 - (HEIGHT - 10) / 4].map((y) => Number(y.toFixed(1))));
+  expect([range, py(4)]).toEqual([[-1, 4], 5]);
+  expect(curveGeometry({ ...data, second: [0, 0, 0] }, 1, 288).second).toBe("");
+  expect(curveGeometry(data, 1, 288).second).toBe("");
+});
+
 test("a point that is not a number leaves a gap and spoils nothing else", () => {
   const { line, range } = curveGeometry({ ...data, y: [0, Number.NaN, 4], low: null, high: null }, 1, 288);
   expect(line.match(/M/g)).toHaveLength(2);

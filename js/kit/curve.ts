@@ -10,6 +10,8 @@ export type CurveData = {
   y: ArrayLike<number>;
   low: ArrayLike<number> | null;
   high: ArrayLike<number> | null;
+  /** A second quantity from 0 up, on a scale of its own: drawn dashed, from the bottom to the top. */
+  second?: ArrayLike<number> | null;
   /** At which strengths the text falls apart (1), and by what measure, in a sentence; null while that is not known. */
   breaks: ArrayLike<number> | null;
   criterion?: string;
@@ -24,6 +26,7 @@ const BOTTOM = HEIGHT - 5;
 export type CurveGeometry = {
   line: string;
   band: string;
+  second: string;
   range: [number, number];
   zero: number | null;
   /** Where text breaks; `label`: the height at which the word does not meet the curve. */
@@ -41,6 +44,7 @@ export function curveGeometry(data: CurveData, limit: number, width: number): Cu
   return {
     line: path(data.x, data.y, px, py),
     band: band(data, px, py),
+    second: second(data, px),
     range,
     zero: range[0] < 0 && range[1] > 0 ? py(0) : null,
     broken: brokenRegions(data, px, py, width),
@@ -73,6 +77,17 @@ function band({ x, low, high }: CurveData, px: Axis, py: Axis): string {
   const upper = path(x, high, px, py);
   const lower = path(pick(x), pick(low), px, py);
   return upper === "" || lower === "" ? "" : `${upper}L${lower.slice(1)}Z`;
+}
+
+function second({ x, second: values }: CurveData, px: Axis): string {
+  const most = highest(values ?? []);
+  if (!values || !(most > 0)) return "";
+  return path(x, values, px, (value) => BOTTOM - fraction([0, most], value) * (BOTTOM - TOP));
+}
+
+/** The largest of the values that are finite; 0 where there is none above it. */
+export function highest(values: ArrayLike<number>): number {
+  return Math.max(0, ...Array.from(values).filter(Number.isFinite));
 }
 
 /** Runs of broken strengths; each reaches halfway to its neighbours, the outermost to the edge. */
@@ -124,9 +139,10 @@ export function curve(abort: AbortSignal): Curve {
   const area = svg("path", { class: "iw-curve-band" });
   const base = svg("line", { class: "iw-curve-zero", x1: 0 });
   const line = svg("path", { class: "iw-curve-line" });
+  const dashed = svg("path", { class: "iw-curve-second" });
   const dot = svg("circle", { class: "iw-curve-dot", r: 3.5 });
   const node = svg("svg", { class: "iw-curve", role: "img" });
-  node.append(shade, area, base, line, dot);
+  node.append(shade, area, base, dashed, line, dot);
   let drawn: { data: CurveData | null; limit: number; width: number } | null = null;
   let geometry: CurveGeometry | null = null;
   let width = 288;
@@ -139,6 +155,7 @@ export function curve(abort: AbortSignal): Curve {
     setAttributes(node, { viewBox: `0 0 ${width} ${HEIGHT}` });
     setAttributes(line, { d: geometry?.line ?? "" });
     setAttributes(area, { d: geometry?.band ?? "" });
+    setAttributes(dashed, { d: geometry?.second ?? "" });
     const zero = geometry?.zero ?? null;
     setAttributes(base, { x2: width, y1: zero ?? 0, y2: zero ?? 0, visibility: zero === null ? "hidden" : null });
     shade.replaceChildren(...(geometry?.broken ?? []).map((one) => region(one, data?.criterion ?? "")));

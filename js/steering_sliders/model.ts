@@ -49,6 +49,7 @@ export function readCurves(panel: Panel | null): Map<string, Response> {
       x: x.data,
       y: y.data,
       kl: asArray(one.kl),
+      second: asArray(one.kl)?.data ?? null,
       low: asArray(one.random_low)?.data ?? null,
       high: asArray(one.random_high)?.data ?? null,
       breaks: asArray(one.breaks)?.data ?? null,

@@ -1,5 +1,6 @@
 /** One vector: its strength over its curve, and its settings. */
 
+import { highest } from "../kit/curve.ts";
 import { button, el, reconcile, setAttributes, setText, show } from "../kit/dom.ts";
 import { alertLine } from "../kit/errors.ts";
 import { num } from "../kit/format.ts";
@@ -175,6 +176,7 @@ function captionOf(label: string, vector: Vector, curve: Response | undefined): 
   return [
     `${curve.label || label} ${spanOf(curve)}`,
     reading(curve, vector.coefficient),
+    highest(curve.second ?? []) > 0 ? `dashed: KL, to ${num(highest(curve.second ?? []))}` : "",
     curve.randoms > 0 ? `grey: ${curve.randoms} random, equal norm` : "",
   ]
     .filter(Boolean)

@@ -138,6 +138,13 @@ test("a vector may be called __proto__", () => {
   expect([...curves.keys()]).toEqual(["__proto__"]);
 });
 
+test("the KL is drawn beside the metric, and the caption says how far it goes", async () => {
+  const { root } = await openPage(["SteeringSliders"]);
+  const row = find(root("SteeringSliders"), '[data-iw="vector"]');
+  expect(find(row, ".iw-curve-second").getAttribute("d")).toMatch(/^M[\d.]+,[\d.]+L/);
+  expect(row.textContent).toMatch(/dashed: KL, to \d/);
+});
+
 test("a strength is said in three units", async () => {
   const { kernel } = await openPage(["SteeringSliders"]);
   const vector = kernel.state.vectors[0];
