@@ -13,7 +13,7 @@ from typing import Any, Literal
 from interp_widgets.answer import Answer, compute_answer, reference_for, with_references
 from interp_widgets.asking import Reading, TokenSpec, aimed_at, question_of
 from interp_widgets.code import to_json, to_session_code, to_torch_code
-from interp_widgets.methods.steering import SteeringVector
+from interp_widgets.methods.steering import SteeringVector, place_name, writes
 from interp_widgets.model.applied import applied
 from interp_widgets.model.compile import check_edge, compile_steps
 from interp_widgets.model.errors import ClosedError, InterventionError, PromptError
@@ -26,7 +26,7 @@ from interp_widgets.model.question import Example, MetricFn, Prompt, Question, T
 from interp_widgets.model.receipts import Receipt
 from interp_widgets.model.reference import Reference
 from interp_widgets.model.run import row_of
-from interp_widgets.model.sites import Site, span, span_name
+from interp_widgets.model.sites import Site, span
 from interp_widgets.moment import Entry, History, Moment, once
 from interp_widgets.worker import retire_worker, worker_of
 
@@ -269,7 +269,8 @@ class Session:
         """Change how a named vector acts, its strength kept.
 
         Args:
-            site: one site, or a range of layers: `"L2–L5"` adds to the stream after each of these blocks.
+            site: one site, or a range of layers: `"L2–L5"` adds to the stream after each of these blocks; `"writes"` acts on
+                everything that is added to it.
 
         Raises:
             SiteError: for a layer that does not exist. InterventionError: for what makes no sense here; nothing is changed then.
@@ -279,8 +280,8 @@ class Session:
         with self._lock:
             group = self.steering(name)
             (first, is_on), *_ = group
-            if site is not None and site != span_name([steer.site for steer, _ in group]):
-                steers = [first.placed(where) for where in span(site)]
+            if site is not None and site != place_name(self._live, [steer.site for steer, _ in group]):
+                steers = [first.placed(where) for where in (writes(self._live) if site == "writes" else span(site))]
             else:
                 steers = [steer for steer, _ in group]
             shown = is_on if on is None else on

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -19,7 +20,7 @@ from interp_widgets.model.places import check_site
 from interp_widgets.model.positions import Positions
 from interp_widgets.model.reads import is_centred
 from interp_widgets.model.run import row_of
-from interp_widgets.model.sites import Site
+from interp_widgets.model.sites import Site, span_name
 from interp_widgets.model.vector import Vector
 
 if TYPE_CHECKING:
@@ -286,7 +287,7 @@ def across(live: LiveModel, steer: Steer, over: str | Sequence[int] = "layers") 
     """
     n = len(live.anatomy.layers)
     if over == "writes":
-        sites = _writes(live)
+        sites = writes(live)
     elif over == "layers" or not isinstance(over, str):
         sites = [Site("resid_post", layer) for layer in (range(n) if isinstance(over, str) else over)]
     else:
@@ -296,8 +297,12 @@ def across(live: LiveModel, steer: Steer, over: str | Sequence[int] = "layers") 
     return tuple(steer.placed(site) for site in sites)
 
 
-def _writes(live: LiveModel) -> list[Site]:
-    """Everything that is added to the stream; all of it or nothing."""
+def writes(live: LiveModel) -> list[Site]:
+    """Everything that is added to the stream; all of it or nothing.
+
+    Raises:
+        FeatureOffError: where not every write was found.
+    """
     layers = live.anatomy.layers
     why = next((why for gap in ("writes", "stream") if (why := live.anatomy.gaps.get(gap))), None)
     if why is None and any(layer.post_norm for layer in layers):
@@ -312,6 +317,15 @@ def _writes(live: LiveModel) -> list[Site]:
         sites += [Site("other", layer.index, n) for n in range(len(layer.others))]
         sites += [Site("mlp", layer.index)] if layer.mlp is not None else []
     return sites
+
+
+def place_name(live: LiveModel, sites: Sequence[Site]) -> str:
+    """Where a vector acts, in a name: a site, a range of layers, `"writes"`, or the names of several."""
+    if len(sites) > 1 and sites[0] == Site("resid_pre", 0):
+        with suppress(FeatureOffError):
+            if list(sites) == writes(live):
+                return "writes"
+    return span_name(sites)
 
 
 # ---- reading and norms ------------------------------------------------------------------------------------------------

@@ -10,12 +10,11 @@ import numpy as np
 from interp_widgets.methods.coherence import SAMPLES, TOKENS, Coherence, coherence
 from interp_widgets.methods.continuations import seconds_for
 from interp_widgets.methods.dose_response import STRENGTHS, DoseResponse, beside, dose_response
-from interp_widgets.methods.steering import residual_norm
+from interp_widgets.methods.steering import place_name, residual_norm
 from interp_widgets.methods.strength_map import StrengthMap, strength_map
 from interp_widgets.model.interventions import Intervention, Steer
 from interp_widgets.model.live import LiveModel
 from interp_widgets.model.question import Asked
-from interp_widgets.model.sites import span_name
 from interp_widgets.session import Session, Snapshot
 from interp_widgets.widgets.wire import Json
 
@@ -31,6 +30,7 @@ class Aim:
         steers: one for every layer of its range.
         around: what is on, this push in its place among it when it is on too.
         weights: the fingerprint of the model.
+        site: where it acts, in a name.
         residual: the mean residual norm where the vector was made; None where it acts elsewhere.
     """
 
@@ -39,6 +39,7 @@ class Aim:
     examples: tuple[Asked, ...]
     around: tuple[Intervention, ...]
     weights: Hashable
+    site: str
     residual: float | None = None
 
     @property
@@ -55,11 +56,6 @@ class Aim:
         return self.steers[0] if len(self.steers) == 1 else self.steers
 
     @property
-    def site(self) -> str:
-        """Where it acts, in a name."""
-        return span_name([steer.site for steer in self.steers])
-
-    @property
     def others(self) -> list[Intervention]:
         """What is on beside it."""
         return [i for i in beside(self.around, *self.steers) if not any(i is steer for steer in self.steers)]
@@ -73,7 +69,8 @@ def aims(session: Session, snapshot: Snapshot) -> list[Aim]:
     for name, vector in session.vectors.items():
         steers = tuple(steer.at(1.0) for steer, _ in session.steering(name))
         here = vector.residual if steers[0].site == vector.site else None
-        found.append(Aim(name, steers, snapshot.question.examples, snapshot.interventions, weights, here))
+        where = place_name(session.model, [steer.site for steer in steers])
+        found.append(Aim(name, steers, snapshot.question.examples, snapshot.interventions, weights, where, here))
     return found
 
 

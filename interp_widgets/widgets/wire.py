@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from interp_widgets.answer import Answer
+from interp_widgets.methods.steering import place_name
 from interp_widgets.model.interventions import Ablate, Edit, Intervention, Steer
 from interp_widgets.model.live import LiveModel
 from interp_widgets.model.question import Question, Token
 from interp_widgets.model.receipts import Receipt
-from interp_widgets.model.sites import span_name
 from interp_widgets.moment import Entry
 from interp_widgets.session import Session
 from interp_widgets.version import __version__
@@ -94,7 +94,7 @@ def _vector(session: Session, name: str) -> Json:
     steer, on = group[0]
     return {
         "name": name,
-        "site": span_name([s.site for s, _ in group]),
+        "site": place_name(session.model, [s.site for s, _ in group]),
         "norm": vector.norm,
         "difference": vector.difference if vector.contrastive else None,
         "residual_norm": vector.residual if vector.residual and steer.site == vector.site else 0.0,

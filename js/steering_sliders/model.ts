@@ -139,10 +139,12 @@ export function siteOf(first: string, last: string): string {
 export function unitsOf(vector: Vector, curve?: Response): string {
   const { coefficient: c, mode, origin, span } = vector;
   // The vector knows the norm where it was made; elsewhere it is measured with the curve.
-  const norm = curve?.site === vector.site ? (curve.residual ?? vector.residual_norm) : vector.residual_norm;
+  const here = curve?.site === vector.site ? (curve.residual ?? vector.residual_norm) : vector.residual_norm;
+  const everywhere = vector.site === "writes";
+  const norm = everywhere ? 0 : here; // what is written has no one norm
   const [first, last] = endsOf(vector.site);
   const again = last === "" ? "" : `, and again after every block to ${last}`;
-  const where = `at ${first}${again}`;
+  const where = everywhere ? "at every write" : `at ${first}${again}`;
   const share = (length: number): string => (norm > 0 ? ` = ${percent(length / norm)} % of the residual norm` : "");
   if (mode === "project_out") {
     const left = c === 1 ? "taken out whole" : c === 0 ? "as it is" : `× ${num(1 - c)}`;

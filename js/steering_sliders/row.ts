@@ -23,6 +23,7 @@ import {
 const POSITIONS = ["content", "all", "prompt", "generated", "prompt[-1]", "gen[:8]"];
 const MODES = ["add", "project_out", "clamp", "keep_norm"];
 const OTHER = "other…";
+const WRITES = "writes";
 
 export type Row = { node: HTMLElement; paint(vector: Vector): void };
 export type Curves = { readonly value: Map<string, Response> };
@@ -135,8 +136,8 @@ export function vectorRow(context: ViewContext<Traits>, curves: Curves): Row {
       on.checked = next.on;
       const count = now?.model.layers ?? 0;
       const [from, to] = endsOf(next.site);
-      options(layer, layersOf(count), from);
-      const after = layersOf(count).slice(1 + layersOf(count).indexOf(from));
+      options(layer, [...layersOf(count), WRITES], from, (value) => (value === WRITES ? "every write" : value));
+      const after = from === WRITES ? [] : layersOf(count).slice(1 + layersOf(count).indexOf(from));
       options(last, ["", ...after], to, (value) => (value === "" ? "only there" : `to ${value}`));
       show(last, /^L\d+$/.test(from) && after.length > 0);
       options(mode, MODES, next.mode);

@@ -178,6 +178,19 @@ test("modes that do not add say what they leave of the component along the vecto
   expect(unitsOf({ ...vector, mode: "keep_norm", coefficient: 1 })).toContain(", the stream's own norm kept");
 });
 
+test("a vector can be taken out of every write, and then there is no last layer to choose", async () => {
+  const { root, kernel } = await openPage(["SteeringSliders"]);
+  const view = root("SteeringSliders");
+  const layer = find<HTMLSelectElement>(view, 'select[aria-label="layer"]');
+  expect(layer.options[layer.options.length - 1]?.textContent).toBe("every write");
+  layer.value = "writes";
+  layer.dispatchEvent(new Event("change"));
+  expect(kernel.handled.at(-1)?.args).toMatchObject({ name: "sentiment", site: "writes" });
+  const last = find<HTMLSelectElement>(view, 'select[aria-label="last layer"]');
+  expect([...last.options].map((option) => option.value)).toEqual([""]);
+  expect(find(view, '[data-iw="vector"]').textContent).toContain("at every write");
+});
+
 test("the boundary between prompt and text is said where a vector acts on generated positions only", async () => {
   expect([boundaryWords("content"), boundaryWords("prompt[-1]")]).toEqual(["", ""]);
   const { root } = await openPage(["SteeringSliders"]);

@@ -94,9 +94,9 @@ def test_a_written_token_says_of_what_kind_it_is(bench: Bench) -> None:
 # ---- a range of layers --------------------------------------------------------------------------------------------------
 
 
-def place(bench: Bench, site: str) -> int:
-    """Choose where the vector acts, as its row does."""
-    args = {"name": "push", "on": True, "site": site, "positions": "content", "mode": "add"}
+def place(bench: Bench, site: str, mode: str = "add", positions: str = "content") -> int:
+    """Choose where and how the vector acts, as its row does."""
+    args = {"name": "push", "on": True, "site": site, "positions": positions, "mode": mode}
     return bench.page.wish("vector", "vector:push", **args)
 
 
@@ -134,6 +134,32 @@ def test_a_slider_over_a_range_of_layers_moves_all_of_them_as_one(bench: Bench) 
     place(bench, "L2")
     bench.page.calm()
     assert [(i.site.name, i.coefficient) for i in bench.session.interventions if isinstance(i, Steer)] == [("L2", 0.8)]
+
+
+def test_a_slider_over_every_write_is_the_push_at_every_write_and_goes_back_to_one_place(bench: Bench) -> None:
+    live, vector = bench.session.model, bench.session.vectors["push"]
+    bench.page.drag(1.0, final=True)
+    bench.page.calm()
+    place(bench, "writes", "project_out")
+    bench.page.calm()
+    wanted = across(live, Steer("L1", vector, 1.0, "project_out", name="push"), "writes")
+    assert bench.session.interventions == wanted
+    assert bench.page.state["vectors"][0]["site"] == "writes"
+    assert bench.session.question is not None
+    asked = bench.session.question.first
+    right = float(asked.metric.of(live.answer(asked, wanted).logits[None])[0])
+    assert bench.page.metric == pytest.approx(right, abs=1e-6)
+    told = curve(bench)
+    assert (told["site"], told["old"]) == ("writes", False)
+    np.testing.assert_allclose(told["metric"], dose_response(live, asked, wanted).metric, atol=1e-5)
+    place(bench, "writes", "project_out", "all")
+    bench.page.calm()
+    assert bench.session.interventions == tuple(steer.placed(positions="all") for steer in wanted)
+    place(bench, "L2")
+    bench.page.calm()
+    assert [(i.site.name, i.label) for i in bench.session.interventions if isinstance(i, Steer)] == [
+        ("L2", "steer L2, push × 1")
+    ]
 
 
 def test_what_python_put_on_several_places_stays_there_when_the_slider_moves(bench: Bench) -> None:
