@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
@@ -25,17 +27,19 @@ class WeightProbe:
         self._root = anatomy.root
         self._key: tuple[tuple[int, int], ...] = ()
         self._views: list[torch.Tensor] = []
+        self._modules: list[nn.Module] = []
+        self._children: list[tuple[Mapping[str, nn.Module | None], tuple[nn.Module | None, ...]]] = []
 
     def read(self) -> Fingerprint:
         """The present key."""
-        modules = _modules(self._root)
+        modules = self._all()
         resting = [m for m in modules if not _offloaded(m)]
         tensors = [t for m in resting for table in (m._parameters, m._buffers) for t in table.values() if t is not None]
         here = tuple((id(t), t.data_ptr() if not t.is_meta else 0) for t in tensors)
         if here != self._key:
             self._key = here
             self._views = [_sample(t) for t in tensors if type(t.data) is torch.Tensor and not t.is_meta]
-        versions = tuple(0 if t.is_inference() else t._version for t in tensors)
+        versions = tuple(map(_version, tensors))
         numbers = b"".join(self._bytes())
         return here, versions, hash(numbers), _hooks(modules), self._root.training
 
@@ -47,15 +51,23 @@ class WeightProbe:
         Raises:
             ModelChangedError: when weights have no numbers any more.
         """
-        modules = _modules(self._root)
-        resting = [m for m in modules if not _offloaded(m)]
+        modules = self._all()
+        resting = [m for m in modules if "_hf_hook" not in m.__dict__ or not _offloaded(m)]
         parameters = [p for m in resting for p in m._parameters.values() if p is not None]
-        if len(resting) == len(modules) and any(p.is_meta for p in parameters):
+        where = tuple(map(torch.Tensor.data_ptr, parameters))
+        if 0 in where and len(resting) == len(modules) and any(p.is_meta for p in parameters):
             # Torch gives numbers of a product with them on a CPU, whatever was in the memory.
             raise ModelChangedError(
                 "Weights of the model were moved to the meta device, where they have no numbers; load them again."
             )
-        return tuple((id(p), p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters if not p.is_meta)
+        return tuple(map(id, parameters)), where, tuple(map(_version, parameters))
+
+    def _all(self) -> list[nn.Module]:
+        """Every module once: walked anew only when a module somewhere has other children, for it is asked twice a forward."""
+        if not self._children or any(tuple(now.values()) != then for now, then in self._children):
+            self._modules = _modules(self._root)
+            self._children = [(m._modules, tuple(m._modules.values())) for m in self._modules]
+        return self._modules
 
     def _bytes(self) -> list[bytes]:
         # The views are of `.data`: no gradient to switch off, and so no mode that an interrupt could leave behind.
@@ -63,6 +75,10 @@ class WeightProbe:
         for view in self._views:
             by_kind.setdefault((view.dtype, view.device), []).append(view if view.dim() == 1 else view.reshape(-1))
         return [torch.cat(v).contiguous().view(torch.uint8).cpu().numpy().tobytes() for v in by_kind.values()]
+
+
+def _version(tensor: torch.Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _offloaded(module: nn.Module) -> bool:
