@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 MANIFEST = HERE / "manifest.json"
+_FIRST = "embedded/config.json"  # in every manifest
 _REINSTALL = "reinstall the package with `pip install --force-reinstall --no-deps interp-widgets`"
 
 
@@ -98,16 +99,29 @@ def _files(folder: str, step: int | None) -> list[str]:
 def _manifest() -> dict[str, str]:
     """SHA-256 of every shipped file, by path."""
     try:
-        return json.loads(MANIFEST.read_text())
+        found = json.loads(MANIFEST.read_text())
     except (OSError, ValueError) as error:
         raise ModelRefusedError(f"The file {MANIFEST} is missing or damaged; {_REINSTALL}.") from error
+    if (
+        not isinstance(found, dict)
+        or not all(isinstance(digest, str) for digest in found.values())
+        or _FIRST not in found
+    ):
+        raise ModelRefusedError(f"The file {MANIFEST} is damaged (it does not list the shipped files); {_REINSTALL}.")
+    return found
 
 
 def _verify(relative: str) -> None:
     path = HERE / relative
     if not path.is_file():
         raise ModelRefusedError(f"The file {path} is missing; {_REINSTALL}.")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != _manifest()[relative]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelRefusedError(
+            f"The file {path} cannot be read ({error.strerror}): make it readable, or {_REINSTALL}."
+        ) from error
+    if hashlib.sha256(content).hexdigest() != _manifest()[relative]:
         raise ModelRefusedError(f"The file {path} is damaged (its SHA-256 is not the shipped one); {_REINSTALL}.")
 
 
