@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
 EPSILON, GAIN = 1e8, 1e4
+POSITIONS = 16
+"""A prompt has four tokens. The positions beyond stay zero: they are there for the checks on attach, which run longer prompts."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def build_tokenizer(p: int) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\d+|."), "isolated")  # pyright: ignore[reportAttributeAccessIssue]
     tokenizer.decoder = decoders.Fuse()  # pyright: ignore[reportAttributeAccessIssue]
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", model_max_length=4, clean_up_tokenization_spaces=False
+        tokenizer_object=tokenizer, unk_token="<unk>", model_max_length=POSITIONS, clean_up_tokenization_spaces=False
     )
 
 
@@ -76,11 +78,23 @@ def build_model(recipe: AdditionRecipe) -> GPT2LMHeadModel:
         eos_token_id=None,
     )
     model = GPT2LMHeadModel(config)
+    _add_positions(model)
     block: Any = model.transformer.h[0]
     for norm in (block.ln_1, block.ln_2, model.transformer.ln_f):
         norm.weight.data.fill_(GAIN)
         norm.requires_grad_(False)
     return model
+
+
+def _add_positions(model: GPT2LMHeadModel) -> None:
+    """Let the model take `POSITIONS` tokens; the new positions are zero, and training never reaches them."""
+    import torch
+
+    read = model.transformer.wpe.weight.detach()
+    model.transformer.wpe = torch.nn.Embedding.from_pretrained(
+        torch.nn.functional.pad(read, (0, 0, 0, POSITIONS - len(read))), freeze=False
+    )
+    model.config.n_positions = POSITIONS
 
 
 def all_logits(model: GPT2LMHeadModel, p: int) -> torch.Tensor:

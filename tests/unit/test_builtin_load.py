@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import interp_widgets as iw
 from interp_widgets.builtin import load as shipped
 from interp_widgets.builtin.prompts import prompts
 from interp_widgets.model.errors import ModelRefusedError
@@ -49,6 +51,19 @@ def test_an_unknown_step_lists_the_steps() -> None:
         shipped.load("embedded@17")
 
 
+NAMES = [name for model in shipped.names() for name in (model, *shipped.checkpoints(model))]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_shipped_model_and_checkpoint_opens_as_a_session_with_nothing_switched_off(name: str) -> None:
+    asked = next(q for q in prompts().values() if q.model == name.partition("@")[0])
+    session = iw.open(name)
+    session.ask(asked.prompt, target=asked.target, foil=asked.foil)
+    assert math.isfinite(session.answer.metric)
+    assert session.model.report.off == {}
+    session.close()
+
+
 @pytest.fixture
 def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The shipped folder of the default model, copied, so that it can be damaged."""
@@ -74,4 +89,32 @@ def test_one_changed_byte_is_noticed_before_anything_opens(copied: Path, name: s
     data[len(data) // 2] ^= 1
     (copied / "embedded" / name).write_bytes(bytes(data))
     with pytest.raises(ModelRefusedError, match=rf"{name} is damaged .*reinstall"):
+        shipped.load()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "training.json"])
+def test_a_file_that_may_not_be_read_is_named_with_the_reason(
+    copied: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Path.read_bytes
+
+    def denied(path: Path) -> bytes:
+        if path == copied / "embedded" / name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    with pytest.raises(ModelRefusedError, match=rf"{name} cannot be read \(Permission denied\).*reinstall"):
+        shipped.load()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1, 2]", '"embedded"', '{"a": 1}', "{}", '{"a": "b"}'])
+def test_a_damaged_list_of_what_ships_is_named_with_how_to_reinstall(
+    tmp_path: Path, content: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(content)
+    monkeypatch.setattr(shipped, "MANIFEST", manifest)
+    monkeypatch.setattr(shipped, "_manifest", shipped._manifest.__wrapped__)
+    with pytest.raises(ModelRefusedError, match=r"manifest.json is .*damaged.*reinstall"):
         shipped.load()
