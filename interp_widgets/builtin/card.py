@@ -61,9 +61,10 @@ nothing else. They are teaching instruments, not assistants.
 
 Words: *accuracy* = share of prompts whose right answers together are likelier than all wrong ones listed, and, in families
 without wrong ones (capitals, languages, translation, antonyms), whose likeliest token is right. *Fillings held out*: words or
-pairs that training never combined; *templates held out*: wordings that it never saw; where a dash stands, the split makes no
-sense (a fact that is held out everywhere cannot be known; there, "fillings" are facts never seen in that wording), or what
-it holds out was not kept out of training in truth.
+pairs that no template of the family was filled with in training (a distracting sentence or another family may name both of a
+pair); *templates held out*: wordings that it never saw; where a dash stands, the split makes no sense (a fact that is held out
+everywhere cannot be known; there, "fillings" are facts never seen in that wording), or what it holds out was not kept out of
+training in truth.
 *Direct effect* = what a head writes on the logit difference right answer - wrong answer through the final norm, its scale as
 in the run. *Ablation* figures are the logit difference lost when the head's output is replaced at every position, by its
 mean over the named reference set or by zero. Heads are `LlayerHhead`, from 0.

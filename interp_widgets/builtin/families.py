@@ -580,6 +580,7 @@ FAMILIES: tuple[Family, ...] = (
         ),
         _reviews,
         openers=0.15,
+        splits=("templates",),  # a third adjective may make a pair of those held out
     ),
     Family(
         "translation",
