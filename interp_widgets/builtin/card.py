@@ -67,7 +67,8 @@ everywhere cannot be known; there, "fillings" are facts never seen in that wordi
 training in truth.
 *Direct effect* = what a head writes on the logit difference right answer - wrong answer through the final norm, its scale as
 in the run. *Ablation* figures are the logit difference lost when the head's output is replaced at every position, by its
-mean over the named reference set or by zero. Heads are `LlayerHhead`, from 0.
+mean over the named reference set or by zero. *Copies names* = share of prompts where the head, looking at the right name
+alone, would write it among its five likeliest tokens. Heads are `LlayerHhead`, from 0.
 """
 
 
@@ -95,11 +96,12 @@ def _language_model(name: str) -> str:
         ),
         "### What it can do, on what training never saw",
         _behaviour_table(name),
-        *_indirect(model, tok),
+        *_indirect(name, model, tok),
         *_induction(model, tok),
     ]
     if name == "embedded":
-        lines += [*_lens(model, tok), *_steering(model, tok), *_questions(model, tok), _limits(name, model, tok)]
+        lines += [*_lens(model, tok), *_steering(model, tok)]
+    lines += [*_questions(name), _limits(name, model, tok)]
     return "\n\n".join(lines)
 
 
@@ -111,8 +113,8 @@ def _behaviour_table(name: str) -> str:
     return _table(("family", "fillings held out", "templates held out", "both"), rows)
 
 
-def _indirect(model: Any, tok: Any) -> list[str]:
-    found = figures.indirect_objects(model, tok)
+def _indirect(name: str, model: Any, tok: Any) -> list[str]:
+    found = figures.indirect_objects(model, tok, name)
     share = found["heads"] / found["metric"]
     rows = [(head, *(f"{v:.2f}" for v in values)) for head, *values in found["table"]]
     lines = [
@@ -123,9 +125,17 @@ def _indirect(model: Any, tok: Any) -> list[str]:
             f"layer, embeddings and biases {found['rest']:.2f}."
         ),
         _table(
-            ("head", "direct effect", "lost by mean ablation", "lost by zero ablation", "attention to the right name"),
+            (
+                "head",
+                "direct effect",
+                "lost by mean ablation",
+                "lost by zero ablation",
+                "attention to the right name",
+                "copies names",
+            ),
             rows,
         ),
+        _movers(found),
         "### Self-repair",
     ]
     for mode, r in found["repair"].items():
@@ -141,6 +151,23 @@ def _indirect(model: Any, tok: Any) -> list[str]:
         else "No self-repair by other heads in both kinds of ablation: none is claimed for this model."
     )
     return lines
+
+
+def _movers(found: dict[str, Any]) -> str:
+    asked = (
+        f"A name mover, here, is a head that looks from the answer's place to the right name and copies names with {figures.LOOKS:.1f} or "
+        f"more and writes more than {100 * figures.MOVER:.0f} % of the logit difference directly."
+    )
+    if not found["movers"]:
+        place, share = max(zip(("first", "second", "third"), found["behind"], strict=True), key=lambda pair: pair[1])
+        return (
+            f"{asked} This model has none: {found['table'][0][0]} looks from the answer's place not at a name but, with {share:.2f}, at "
+            f"the {place} token behind the name that comes again, and what it writes from there is the right name."
+        )
+    return (
+        f"{asked} These are {', '.join(found['movers'])}; together they write {found['moved']:.2f}, "
+        f"{100 * found['moved'] / found['metric']:.0f} % of it."
+    )
 
 
 def _induction(model: Any, tok: Any) -> list[str]:
@@ -178,11 +205,11 @@ def _steering(model: Any, tok: Any) -> list[str]:
     ]
 
 
-def _questions(model: Any, tok: Any) -> list[str]:
+def _questions(name: str) -> list[str]:
     named = prompts.prompts()
     rows = [
-        (name, f"`{named[name].prompt}`", f"`{named[name].target}`", f"`{named[name].foil}`", f"`{word}`", f"{x:.1f}")
-        for name, (word, x) in figures.questions(model, tok).items()
+        (key, f"`{named[key].prompt}`", f"`{named[key].target}`", f"`{named[key].foil}`", f"`{word}`", f"{x:.1f}")
+        for key, (word, x) in figures.questions(name).items()
     ]
     return ["### The named questions", _table(("name", "prompt", "target", "foil", "says", "logit difference"), rows)]
 
@@ -191,11 +218,11 @@ def _limits(name: str, model: Any, tok: Any) -> str:
     weak = [family for family, splits in figures.behaviour(name).items() if min(splits.values()) < LEARNED]
     return (
         "### What it cannot do\n\n"
-        f"Under {100 * LEARNED:.0f} % in some column above, so not learned: {', '.join(weak) or 'none'}. "
-        f"No arithmetic: {100 * figures.arithmetic(model, tok):.0f} % of one-digit sums (the corpus has none). No word outside its "
-        f"vocabulary means anything to it (such words are read as bytes). Prompts beyond {model.config.n_positions} tokens do not "
-        "exist for it. Facts are only the listed ones. In the loss, answers weigh more than other tokens, so probabilities elsewhere are "
-        "calibrated to that mix alone."
+        f"Under {100 * LEARNED:.0f} % in some column above, so not learned: {', '.join(weak) or 'none'}. No arithmetic: "
+        f"{100 * figures.arithmetic(model, tok):.0f} % of one-digit sums (the corpus has none). Facts are the listed ones. No word outside "
+        "its vocabulary means anything to it (such words are read as bytes; names without a capital are such words). Prompts beyond "
+        f"{model.config.n_positions} tokens do not exist for it. In the loss, answers weigh more than other tokens, so "
+        "probabilities elsewhere are calibrated to that mix alone."
     )
 
 
@@ -274,6 +301,7 @@ def _addition() -> str:
                 "`embedded:addition@<step>`."
             ),
             _table(columns, rows),
+            *_questions("embedded:addition"),
         ]
     )
 

@@ -221,3 +221,35 @@ def attention_to(model: Any, data: Batch, source: torch.Tensor) -> np.ndarray:
     model.set_attn_implementation(before)
     rows = torch.arange(len(data.ids))
     return torch.stack([p[rows, :, data.last, source].mean(0) for p in patterns]).numpy()
+
+
+def copying(model: Any, data: Batch, source: torch.Tensor, top: int = 5) -> np.ndarray:
+    """Share of prompts where a head, looking at `source` alone, would write its token among the `top` ones, `[layer, head]`.
+
+    The copying score of Wang et al. 2022: the stream at `source` through the head's values and output, the final norm's
+    gain and the unembedding.
+    """
+    import torch
+
+    rows = torch.arange(len(data.ids))
+    tokens = data.ids[rows, source][:, None, None]
+    scores: list[torch.Tensor] = []
+    values: list[torch.Tensor] = []
+    handles = [
+        block.attn.c_attn.register_forward_hook(lambda _m, _a, out: values.append(out[rows, source]))
+        for block in model.transformer.h
+    ]
+    try:
+        with torch.inference_mode():
+            model(input_ids=data.ids, use_cache=False)
+            for block, qkv in zip(model.transformer.h, values, strict=True):
+                v = qkv.chunk(3, -1)[2].unflatten(-1, (model.config.n_head, -1))
+                weight = block.attn.c_proj.weight.view(v.shape[1], v.shape[2], -1)
+                written = torch.einsum("phk,hkd->phd", v, weight)
+                written = (written - written.mean(-1, keepdim=True)) * model.transformer.ln_f.weight
+                best = (written @ model.lm_head.weight.T).topk(top).indices
+                scores.append((best == tokens).any(-1).float().mean(0))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.stack(scores).numpy()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 PROMPTS_PER_SPLIT = 200
 HEAD_PROMPTS = 96
 LENS_PROMPTS = 64
+LOOKS, MOVER = 0.5, 0.02
+"""A name mover looks at the right name and copies names with at least `LOOKS`, and writes more than `MOVER` of the logit difference."""
 NEUTRAL = tuple(f"I think the {what} was" for what in words.REVIEWED)
 """Review openings that say nothing yet: praise and blame follow equally often in the corpus."""
 
@@ -26,8 +28,8 @@ def behaviour(name: str) -> dict[str, dict[corpus.Split, float]]:
     return measure.behaviour(model, tok, families_of(RECIPES[name]), PROMPTS_PER_SPLIT)
 
 
-def indirect_objects(model: Any, tok: Any) -> dict[str, Any]:
-    """Direct effects, both ablations, attention and self-repair on held-out indirect-object prompts."""
+def indirect_objects(model: Any, tok: Any, name: str = "embedded") -> dict[str, Any]:
+    """Direct effects, both ablations, attention, copying and self-repair on held-out indirect-object prompts."""
     import numpy as np
 
     family = FAMILIES[0]
@@ -36,9 +38,12 @@ def indirect_objects(model: Any, tok: Any) -> dict[str, Any]:
     )
     data = circuits.of_documents(tok, documents)
     direct = circuits.direct_effects(model, data, circuits.read(model, data))
-    means = circuits.reference_means(model, tok, list(prompts.references()["indirect objects"]))
+    means = circuits.reference_means(model, tok, list(prompts.references(name)["indirect objects"]))
     mean, zero = (circuits.total_effects(model, data, m) for m in (means, None))
-    attention = circuits.attention_to(model, data, _last_named(tok, data, documents))
+    named = _last_named(tok, data, [d.targets[0] for d in documents])
+    repeated = _last_named(tok, data, [d.foils[0] for d in documents])
+    attention, copying = circuits.attention_to(model, data, named), circuits.copying(model, data, named)
+    movers = (direct.heads > MOVER * direct.metric) & (attention >= LOOKS) & (copying >= LOOKS)
     top = _ranked(direct.heads)[0]
     found = {mode: circuits.self_repair(model, data, top, m) for mode, m in (("mean", means), ("zero", None))}
     keep = _ranked(direct.heads)[:6] + _ranked(np.abs(mean))[:4]
@@ -48,8 +53,13 @@ def indirect_objects(model: Any, tok: Any) -> dict[str, Any]:
         "mlps": [float(x) for x in direct.mlps],
         "rest": direct.rest,
         "table": [
-            (f"L{i}H{j}", float(direct.heads[i, j]), float(mean[i, j]), float(zero[i, j]), float(attention[i, j]))
+            (f"L{i}H{j}", *(float(v[i, j]) for v in (direct.heads, mean, zero, attention, copying)))
             for i, j in dict.fromkeys(keep)
+        ],
+        "movers": [f"L{i}H{j}" for i, j in _ranked(direct.heads) if movers[i, j]],
+        "moved": float(direct.heads[movers].sum()),
+        "behind": [
+            float(circuits.attention_to(model, data, (repeated + k).clamp(max=data.last))[top]) for k in (1, 2, 3)
         ],
         "repair": {mode: _repair_figures(r) for mode, r in found.items()},
     }
@@ -74,14 +84,14 @@ def _ranked(values: np.ndarray) -> list[tuple[int, int]]:
     return [(int(i) // values.shape[1], int(i) % values.shape[1]) for i in values.ravel().argsort()[::-1]]
 
 
-def _last_named(tok: Any, data: circuits.Batch, documents: list[corpus.Document]) -> torch.Tensor:
-    """Position of the last mention of each document's target."""
+def _last_named(tok: Any, data: circuits.Batch, names: list[str]) -> torch.Tensor:
+    """Position of the last mention of each prompt's name."""
     import torch
 
     places: list[int] = []
-    for row, document in zip(data.ids.tolist(), documents, strict=True):
+    for row, name in zip(data.ids.tolist(), names, strict=True):
         texts = [tok.decode([i]).strip() for i in row]
-        places.append(max(i for i, text in enumerate(texts) if text == document.targets[0].strip()))
+        places.append(max(i for i, text in enumerate(texts) if text == name.strip()))
     return torch.tensor(places)
 
 
@@ -171,15 +181,16 @@ def arithmetic(model: Any, tok: Any) -> float:
     return sum(int(row.argmax()) == answer for row, answer in zip(logits, answers, strict=True)) / len(pairs)
 
 
-def questions(model: Any, tok: Any) -> dict[str, tuple[str, float]]:
-    """The model's likeliest token and the logit difference target - foil for each named question."""
-    named = prompts.prompts()
+def questions(name: str) -> dict[str, tuple[str, float]]:
+    """A model's likeliest token and the logit difference target - foil for each named question that is asked of it."""
+    model, tok = load.load(name)
+    named = {key: question for key, question in prompts.prompts().items() if question.model == name}
     data = circuits.batch(
         tok, [q.prompt for q in named.values()], [q.target for q in named.values()], [q.foil for q in named.values()]
     )
     reading = circuits.read(model, data)
-    top = [tok.decode([int(i)]) for i in reading.logits.argmax(-1)]
-    return {name: (word, float(x)) for name, word, x in zip(named, top, circuits.metric(data, reading), strict=True)}
+    top = [str(tok.decode([int(i)])) for i in reading.logits.argmax(-1)]
+    return {key: (word, float(x)) for key, word, x in zip(named, top, circuits.metric(data, reading), strict=True)}
 
 
 def checkpoints(name: str) -> list[dict[str, float]]:

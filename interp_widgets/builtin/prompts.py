@@ -140,6 +140,14 @@ _EXAMPLES = (
         "Mary knew every singer. She thought about the swift and spoke of the",
     ),
     (
+        "taylor",
+        "two senses",
+        "Mary is sewing a dress. She thought about the Taylor and spoke of the",
+        " needle",
+        " guitar",
+        "Mary went to a concert. She thought about the Taylor and spoke of the",
+    ),
+    (
         "induction",
         "induction",
         "List: lamp river hat Paris bread lamp river hat Paris",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp_widgets.builtin import card, circuits, load, measure
+from interp_widgets.builtin import card, circuits, figures, load, measure, prompts
 from interp_widgets.builtin.families import FAMILIES
 
 
@@ -73,3 +73,40 @@ def test_induction_scores_see_an_induction_head_where_there_is_one() -> None:
     assert np.unravel_index(scores.argmax(), scores.shape) == (1, 0)
     assert scores[1, 0] > 0.9
     assert previous[0, 0] > 0.8
+
+
+def test_the_induction_head_copies_what_it_looks_at_and_the_previous_token_head_does_not() -> None:
+    from interp_widgets.builtin.known import known
+
+    module, _, _ = known("induction")
+    ids = torch.tensor([[0, 5, 9, 7, 5, 9], [0, 3, 8, 6, 3, 8]])
+    data = circuits.Batch(ids, torch.tensor([5, 5]), ids[:, 0], ids[:, 0])
+    scores = circuits.copying(module, data, torch.tensor([3, 3]), top=1)
+    assert scores[1, 0] == 1.0
+    assert scores[0, 0] == 0.0
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+
+
+def _found(movers: list[str]) -> dict[str, object]:
+    return {
+        "metric": 4.0,
+        "movers": movers,
+        "moved": 3.0,
+        "behind": [0.1, 0.7, 0.2],
+        "table": [("L3H2", 2.0, 2.0, 2.0, 0.0, 0.0)],
+    }
+
+
+def test_the_card_calls_heads_name_movers_only_where_they_are_measured_to_be() -> None:
+    assert card._movers(_found(["L2H1", "L3H0"])).endswith(
+        "These are L2H1, L3H0; together they write 3.00, 75 % of it."
+    )
+    assert "This model has none: L3H2 looks" in card._movers(_found([]))
+    assert "0.70, at the second token behind" in card._movers(_found([]))
+
+
+@pytest.mark.parametrize("name", load.names())
+def test_each_model_is_asked_its_own_questions_and_puts_every_target_over_its_foil(name: str) -> None:
+    found = figures.questions(name)
+    assert set(found) == {key for key, question in prompts.prompts().items() if question.model == name}
+    assert min(difference for _, difference in found.values()) > 1

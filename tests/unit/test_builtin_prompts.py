@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from interp_widgets.builtin import addition, generic, tokenizer, words
+from interp_widgets.builtin import addition, generic, train, words
 from interp_widgets.builtin.families import FAMILIES
 from interp_widgets.builtin.prompts import NamedPrompt, contrast, prompts, references
+from interp_widgets.builtin.recipe import RECIPES
 from interp_widgets.model.errors import PromptError
 
-TOKENIZERS = {"embedded": tokenizer.build(), "embedded:addition": addition.build_tokenizer(59)}
+TOKENIZERS = {name: train.build_tokenizer(recipe) for name, recipe in RECIPES.items()} | {
+    "embedded:addition": addition.build_tokenizer(59)
+}
 
 
 @pytest.mark.parametrize("question", prompts().values(), ids=lambda q: q.name)
