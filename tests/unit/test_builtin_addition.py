@@ -68,3 +68,12 @@ def test_without_its_key_frequencies_a_clock_guesses() -> None:
     clock = 20 * _clock((2, 5))
     assert addition.losses(clock, 13).mean() < 0.1
     assert addition.losses(clock - grokking.key_part(clock, (2, 5)), 13).mean() == pytest.approx(math.log(13))
+
+
+def test_the_positions_beyond_a_prompt_are_zero_before_and_after_training() -> None:
+    before = addition.build_model(RECIPE).transformer.wpe.weight
+    after = addition.train(RECIPE, lambda _step, _model: None).transformer.wpe.weight
+    assert before.shape == after.shape == (addition.POSITIONS, RECIPE.width)
+    assert not bool(before[4:].any())
+    assert not bool(after[4:].any())
+    assert not torch.equal(before[:4], after[:4])
