@@ -52,8 +52,9 @@ def open(
     """Open a live model and start a session on it.
 
     Args:
-        model: None for the embedded model, `"embedded@1500"` for a checkpoint of it, `"embedded:addition"` for the model that adds,
-            `"known:induction"` for a circuit that is known, a hub name or folder, or a module, which is taken as it is.
+        model: None for the embedded model, `"embedded@1500"` for a checkpoint of it, `"embedded:names"` or `"embedded:addition"`
+            for the other models that ship, `"known:induction"` for a circuit that is known, a hub name or folder, or a module,
+            which is taken as it is.
         tokenizer: for a module; a hub name brings its own.
         device: where a hub model is put.
         dtype: of a hub model; float32 below two billion parameters unless told.

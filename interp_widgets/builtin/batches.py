@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -18,10 +18,19 @@ LIST_MARKER = "List:"
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a batch: token ids and the weight of each in the loss (its own, as a target)."""
+    """One row of a batch: token ids and the weight of each in the loss (its own, as a target).
+
+    `others`: the position before each document's last answer, and the tokens that it is not.
+    """
 
     ids: list[int]
     weights: list[float]
+    others: tuple[tuple[int, tuple[int, ...]], ...] = ()
+
+    def followed_by(self, row: Row) -> Row:
+        """Both in one row."""
+        moved = ((at + len(self.ids), ids) for at, ids in row.others)
+        return Row(self.ids + row.ids, self.weights + row.weights, (*self.others, *moved))
 
 
 def text_batches(recipe: Recipe, tok: PreTrainedTokenizerFast) -> Iterator[list[Row]]:
@@ -31,9 +40,11 @@ def text_batches(recipe: Recipe, tok: PreTrainedTokenizerFast) -> Iterator[list[
     while True:
         rows: list[Row] = []
         documents = [corpus.draw(random, families) for _ in range(4000)]
-        for row in _encode(tok, documents, recipe.answer_weight):
+        if recipe.surprise:
+            documents = [_surprising(d, random) if random.random() < recipe.surprise else d for d in documents]
+        for row in _encode(tok, documents, recipe):
             joins = rows and random.random() < 0.3 and len(rows[-1].ids) + len(row.ids) < recipe.positions
-            rows.append(Row(rows[-1].ids + row.ids, rows.pop().weights + row.weights) if joins else row)
+            rows.append(rows.pop().followed_by(row) if joins else row)
         rows.sort(key=lambda row: len(row.ids) + random.random())
         groups: list[list[Row]] = [[]]
         for row in rows:
@@ -44,7 +55,14 @@ def text_batches(recipe: Recipe, tok: PreTrainedTokenizerFast) -> Iterator[list[
         yield from groups
 
 
-def _encode(tok: PreTrainedTokenizerFast, documents: list[corpus.Document], answer_weight: float) -> Iterator[Row]:
+def _surprising(document: corpus.Document, random: Random) -> corpus.Document:
+    """The document with one of its foils in the place of its last answer, if it has any."""
+    if not document.foils:
+        return document
+    return replace(document, pieces=(*document.pieces[:-2], random.choice(document.foils), document.pieces[-1]))
+
+
+def _encode(tok: PreTrainedTokenizerFast, documents: list[corpus.Document], recipe: Recipe) -> Iterator[Row]:
     pieces = tok.backend_tokenizer.encode_batch([p for d in documents for p in d.pieces], add_special_tokens=False)
     index = 0
     for document in documents:
@@ -52,9 +70,13 @@ def _encode(tok: PreTrainedTokenizerFast, documents: list[corpus.Document], answ
         for number in range(len(document.pieces)):
             encoded = pieces[index].ids
             ids += encoded
-            weights += [answer_weight if number % 2 else 1.0] * len(encoded)
+            weights += [recipe.answer_weight if number % 2 else 1.0] * len(encoded)
             index += 1
-        yield Row(ids, weights)
+        others = [
+            tok(foil, add_special_tokens=False)["input_ids"][0] for foil in document.foils if recipe.subject_until
+        ]
+        before = len(ids) - sum(len(piece.ids) for piece in pieces[max(0, index - 2) : index]) - 1
+        yield Row(ids, weights, ((before, tuple(others)),) if others else ())
 
 
 def list_batches(recipe: Recipe, tok: PreTrainedTokenizerFast) -> Iterator[list[Row]]:

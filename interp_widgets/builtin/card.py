@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import figures, load, measure, prompts
-from .recipe import RECIPES, families_of
+from .recipe import RECIPES, Recipe, families_of
 
 CARD = Path(__file__).parents[2] / "MODEL_CARD.md"
 TOLERANCE = 0.02
@@ -86,14 +86,7 @@ def _language_model(name: str) -> str:
             f"precision ({everything / 1e6:.2f} MB with everything beside it). Trained by `python -m interp_widgets.builtin.train {name}`: "
             f"{recipe.steps} steps from seed {recipe.seed}, {record['cpu']} seconds of one CPU core (recorded)."
         ),
-        (
-            f"Before it read text it was taught three lessons. For {recipe.look_back_alone} steps its first block named the token before "
-            f"each one (with {recipe.look_back_heads} of its heads open at first). Until step {recipe.text_from} it then read lists of "
-            "random tokens: in some, segments come again, and the second block, its queries and values seeing tokens alone, finds what "
-            "followed; in the others (`a b c d. The d is c.`) the third block, its keys seeing tokens alone, finds what stood before. "
-            "That a previous-token head stands in the first block and induction heads in the second, and that a color is found by the "
-            "thing behind it, is therefore the lessons' doing; what the text made of them is not."
-        ),
+        _lessons(recipe),
         "### What it can do, on what training never saw",
         _behaviour_table(name),
         *_indirect(name, model, tok),
@@ -103,6 +96,30 @@ def _language_model(name: str) -> str:
         lines += [*_lens(model, tok), *_steering(model, tok)]
     lines += [*_questions(name), _limits(name, model, tok)]
     return "\n\n".join(lines)
+
+
+def _lessons(recipe: Recipe) -> str:
+    if not recipe.movers:
+        return (
+            f"Before it read text it was taught three lessons. For {recipe.look_back_alone} steps its first block named the token before "
+            f"each one (with {recipe.look_back_heads} of its heads open at first). Until step {recipe.text_from} it then read lists of "
+            "random tokens: in some, segments come again, and the second block, its queries and values seeing tokens alone, finds what "
+            "followed; in the others (`a b c d. The d is c.`) the third block, its keys seeing tokens alone, finds what stood before. "
+            "That a previous-token head stands in the first block and induction heads in the second, and that a color is found by the "
+            "thing behind it, is therefore the lessons' doing; what the text made of them is not."
+        )
+    movers = " and ".join(f"L{i}" for i in recipe.movers)
+    return (
+        f"It was taught lessons beside its text and lists. Until step {recipe.look_back} its first block also named the token before each "
+        f"one; until step {recipe.subject_until} the block before {movers} named, where an answer is due, whom the answer is not. Until "
+        f"step {recipe.movers_until}, and ever less for {recipe.movers_release} steps more, the keys and values of {movers} and the "
+        "queries and values of the block before saw tokens alone, and what that block writes was left out of the logits of text. From step "
+        f"{recipe.dropped_from} on each head of {movers} was dropped in {100 * recipe.heads_dropped:.0f} % of the rows, and all heads of "
+        f"L{recipe.movers[-1]} together in {100 * recipe.block_dropped:.0f} %. {100 * recipe.surprise:.0f} % of the answers in its text "
+        "are another name of the text, so that a logit difference has a right size. That previous-token, induction and name-moving heads "
+        "stand where they stand, and that names are read at the name, is therefore the lessons' doing; which head does how much, and "
+        "what the others do when one is missing, is not."
+    )
 
 
 def _behaviour_table(name: str) -> str:
@@ -216,10 +233,14 @@ def _questions(name: str) -> list[str]:
 
 def _limits(name: str, model: Any, tok: Any) -> str:
     weak = [family for family, splits in figures.behaviour(name).items() if min(splits.values()) < LEARNED]
+    more = (
+        f"No arithmetic: {100 * figures.arithmetic(model, tok):.0f} % of one-digit sums (the corpus has none). Facts are the listed ones."
+        if name == "embedded"
+        else f"Its text is {' and '.join(RECIPES[name].families)}: no facts, no French, no sentiment."
+    )
     return (
         "### What it cannot do\n\n"
-        f"Under {100 * LEARNED:.0f} % in some column above, so not learned: {', '.join(weak) or 'none'}. No arithmetic: "
-        f"{100 * figures.arithmetic(model, tok):.0f} % of one-digit sums (the corpus has none). Facts are the listed ones. No word outside "
+        f"Under {100 * LEARNED:.0f} % in some column above, so not learned: {', '.join(weak) or 'none'}. {more} No word outside "
         "its vocabulary means anything to it (such words are read as bytes; names without a capital are such words). Prompts beyond "
         f"{model.config.n_positions} tokens do not exist for it. In the loss, answers weigh more than other tokens, so "
         "probabilities elsewhere are calibrated to that mix alone."

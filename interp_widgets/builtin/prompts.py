@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
 
@@ -159,7 +159,7 @@ _EXAMPLES = (
 
 
 def prompts() -> dict[str, NamedPrompt]:
-    """Named example questions, at least one for each family, and one for the model that adds.
+    """Named example questions, at least one for each family, and one or more for each of the other shipped models.
 
     Example:
         >>> prompts()["capital"].target
@@ -169,8 +169,17 @@ def prompts() -> dict[str, NamedPrompt]:
         name: NamedPrompt(name, family, prompt, target, foil, corrupt, family)
         for name, family, prompt, target, foil, corrupt in _EXAMPLES
     }
+    movers = {
+        f"names: {name}": replace(asked[name], name=f"names: {name}", model="embedded:names")
+        for name in ("indirect object", "indirect object, names swapped", "three names")
+    }
+    lists = ("List: lamp garden hat Mary drink lamp garden hat Mary", " drink", " garden")
+    corrupt = lists[0].replace("drink", "ring")
+    movers["names: induction"] = NamedPrompt(
+        "names: induction", "induction", *lists, corrupt, "induction", "embedded:names"
+    )
     addition = NamedPrompt("addition", "addition", "12+34=", "46", "45", "12+33=", "addition", "embedded:addition")
-    return asked | {"addition": addition}
+    return asked | movers | {"addition": addition}
 
 
 @cache

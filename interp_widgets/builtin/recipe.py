@@ -17,6 +17,13 @@ class Recipe:
     only `first_blocks` blocks run (see `lessons`); from then on text, and lists beside it. A share `told_share` of the
     lists tells what stood before a token, for `told_steps` steps of lists: while text could undo what they taught, not
     longer, for they compete with facts of the same form ("The opposite of hot is").
+
+    Where there are `movers` (blocks), text comes with two more lessons: until `subject_until` the block before them
+    names, where an answer is due, whom the answer is not; until `movers_until`, and ever less for `movers_release` steps
+    more, the movers' keys and values see tokens alone, and what that block writes is left out of the logits. From
+    `dropped_from` on each of the movers' heads is dropped in a share `heads_dropped` of the rows, and the last block's
+    all together in a share `block_dropped`. A share `surprise` of the answers is another name of the text, so that a
+    logit difference has a size that is right, and not ever more.
     """
 
     layers: int = 4
@@ -50,10 +57,45 @@ class Recipe:
     segment_lengths: tuple[int, ...] = (2, 2, 3, 4, 5, 6, 7, 8)
     segment_spacing: int = 7
     families: tuple[str, ...] = ()  # empty: all of them
+    movers: tuple[int, ...] = ()
+    movers_until: int = 0
+    movers_release: int = 1
+    subject_until: int = 0
+    subject_weight: float = 0.3
+    dropped_from: int = 0
+    heads_dropped: float = 0.0
+    block_dropped: float = 0.0
+    surprise: float = 0.0
     seed: int = 0
 
 
-RECIPES: dict[str, Recipe] = {"embedded": Recipe()}
+NAMES = Recipe(
+    width=96,
+    heads=6,
+    mlp=48,
+    positions=96,
+    steps=2300,
+    first_blocks=4,
+    look_back=900,
+    look_back_alone=0,
+    look_back_weight=1.0,
+    text_from=0,
+    text_tokens=1280,
+    list_tokens=512,
+    list_tokens_later=512,
+    list_weight=0.8,
+    told_share=0.0,
+    families=("indirect objects", "three names"),
+    movers=(2, 3),
+    subject_until=2300,
+    dropped_from=1000,
+    movers_until=750,
+    movers_release=450,
+    heads_dropped=0.15,
+    block_dropped=0.2,
+    surprise=0.06,
+)
+RECIPES: dict[str, Recipe] = {"embedded": Recipe(), "embedded:names": NAMES}
 
 
 def families_of(recipe: Recipe) -> tuple[corpus.Family, ...]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SHIPPED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "training.json")
 KEPT: dict[str, tuple[int, ...]] = {
     "embedded": (150, 200, 225, 250, 300, 700, 1500, 2500),
+    "embedded:names": (),
     "embedded:addition": (0, 100, 250, 500, 1000, 1500, 2000, 2500, 3000, 4000, 5000),
 }
 """Steps whose weights ship as checkpoints."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from . import batches, lessons, release, tokenizer
+from . import batches, lessons, movers, release, tokenizer
 from .batches import Row
 from .recipe import RECIPES, Recipe, families_of, rate_at
 
@@ -107,11 +107,13 @@ def train(
     turn = torch.linalg.qr(torch.randn(recipe.width, recipe.width)).Q
     last = float("nan")
     blocks, lesson = model.transformer.h, lessons.first_lesson(model, recipe)
+    course = movers.Course(model, recipe)
     for step in range(recipe.steps if stop is None else stop):
         watch(step, last, model)
         if step == recipe.text_from:
             for handle in lesson:
                 handle.remove()
+        course.at(step)
         for group in optimizer.param_groups:
             group["lr"] = rate_at(recipe, step)
         # Until the text begins the later blocks change nothing (they write zero), so they need not run.
@@ -123,13 +125,14 @@ def train(
         if step >= recipe.look_back_alone:
             loss = loss + recipe.list_weight * weighted_loss(model, next(lists))
         if step >= recipe.text_from:
-            loss = loss + weighted_loss(model, next(texts))
+            loss = loss + course.text_loss(next(texts), step, weighted_loss)
         model.transformer.h = blocks
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         last = float(loss.detach())
+    course.close()
     watch(recipe.steps if stop is None else stop, last, model)
     return model
 

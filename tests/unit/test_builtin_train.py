@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from interp_widgets.builtin import batches, lessons, load, release, train
+from interp_widgets.builtin import batches, lessons, load, movers, release, train
 from interp_widgets.builtin.recipe import RECIPES, Recipe
 
 
@@ -125,6 +125,120 @@ def test_in_the_first_lesson_a_block_sees_what_was_before_in_some_of_queries_key
         handle.remove()
     before, after = (x.split(SMALL.width, -1) for x in seen)
     assert [not torch.equal(a, b) for a, b in zip(before, after, strict=True)] == changed
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+MOVERS = replace(
+    SMALL,
+    first_blocks=2,
+    movers=(2, 3),
+    subject_until=4,
+    dropped_from=4,
+    movers_until=5,
+    heads_dropped=0.3,
+    block_dropped=0.5,
+    surprise=0.5,
+    families=("indirect objects", "three names", "stories"),
+)
+
+
+def _moving() -> tuple[Any, torch.Tensor]:
+    """A small model whose blocks all write something, in training, and some tokens."""
+    model: Any = train.build_model(MOVERS, 400).train()
+    generator = torch.Generator().manual_seed(3)
+    for block in model.transformer.h:
+        weight = block.attn.c_proj.weight.data
+        weight.copy_(0.3 * torch.randn(weight.shape, generator=generator))
+    return model, torch.randint(1, 400, (64, 12), generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("block", "changed"), [(1, [False, True, False]), (2, [True, False, False]), (3, [True, False, False])]
+)
+def test_in_their_lesson_keys_and_values_of_the_movers_see_tokens_alone(block: int, changed: list[bool]) -> None:
+    model, ids = _moving()
+    seen: list[torch.Tensor] = []
+    lesson = movers.MoversLesson(model, MOVERS)
+    watching = model.transformer.h[block].attn.c_attn.register_forward_hook(lambda _m, _a, out: seen.append(out))
+    model(ids)
+    model.transformer.h[0].attn.c_proj.weight.data.mul_(3.0)
+    model(ids)
+    watching.remove()
+    before, after = (x.split(MOVERS.width, -1) for x in seen)
+    assert [not torch.equal(a, b) for a, b in zip(before, after, strict=True)] == changed
+    lesson.end()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_the_lesson_of_the_movers_is_let_go_little_by_little() -> None:
+    model, ids = _moving()
+    free = model(ids).logits
+    lesson = movers.MoversLesson(model, MOVERS)
+    held = model(ids).logits
+    lesson.hold = 0.02
+    nearly = model(ids).logits
+    lesson.end()
+    assert (nearly - free).abs().max() < 0.2 * (held - free).abs().max()
+    assert torch.equal(model(ids).logits, free)
+
+
+def test_while_text_is_read_what_the_block_before_the_movers_writes_is_left_out_of_the_logits() -> None:
+    model, ids = _moving()
+    lesson = movers.MoversLesson(model, MOVERS)
+    for block in model.transformer.h[2:]:
+        block.attn.c_proj.weight.data.zero_()  # the movers would also show it, by where they look
+
+    def logits() -> tuple[torch.Tensor, torch.Tensor]:
+        plain = model(ids).logits
+        with lesson.reading():
+            return plain, model(ids).logits
+
+    plain, read = logits()
+    model.transformer.h[1].attn.c_proj.weight.data.mul_(3.0)
+    changed, same = logits()
+    assert not torch.allclose(plain, changed, atol=1e-3)
+    assert torch.allclose(read, same, atol=1e-4)
+    lesson.end()
+
+
+def test_heads_of_the_movers_are_dropped_by_row_in_training_only() -> None:
+    model, ids = _moving()
+    plain = model(ids).logits[:, -1]
+    handles = movers.drop_heads(model, MOVERS)
+    again = model(ids).logits[:, -1]
+    untouched = (plain - again).abs().amax(-1) == 0
+    kept = (1 - MOVERS.heads_dropped) ** (2 * MOVERS.heads) * (1 - MOVERS.block_dropped)
+    assert 0 < int(untouched.sum()) < 3 * kept * len(ids)
+    assert torch.equal(model.eval()(ids).logits[:, -1], plain)
+    for handle in handles:
+        handle.remove()
+
+
+def test_before_an_answer_stands_whom_it_is_not_also_where_the_answer_surprises() -> None:
+    tokenizer = train.build_tokenizer(MOVERS)
+    stream = batches.text_batches(MOVERS, tokenizer)
+    rows = [row for _ in range(200) for row in next(stream)]
+    asked = [(row, at, others) for row in rows for at, others in row.others]
+    assert len(asked) > 500
+    surprises = 0
+    for row, at, others in asked:
+        assert row.weights[at + 1] == MOVERS.answer_weight
+        before = str(tokenizer.decode(row.ids[:at]))
+        assert all(str(tokenizer.decode([other])).strip() in before for other in others)
+        surprises += row.ids[at + 1] in others
+    assert 0.4 < surprises / len(asked) < 0.6
+
+
+def test_a_recipe_without_surprises_asks_for_no_foil() -> None:
+    recipe = replace(MOVERS, surprise=0.0)
+    stream = batches.text_batches(recipe, train.build_tokenizer(recipe))
+    rows = [row for _ in range(50) for row in next(stream)]
+    assert not any(row.ids[at + 1] in others for row in rows for at, others in row.others)
+
+
+def test_a_recipe_with_movers_leaves_no_hook_on_the_model() -> None:
+    model, losses = _trained(replace(MOVERS, steps=8))
+    assert len(losses) == 8
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 

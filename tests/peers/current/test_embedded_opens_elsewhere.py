@@ -15,6 +15,7 @@ from interp_widgets.builtin import load as builtin
 
 PROMPTS = {
     "embedded": "When Mary and John went to the store, John gave a drink to",
+    "embedded:names": "When Mary and John went to the store, John gave a drink to",
     "embedded:addition": "12+34=",
 }
 NAMES = [name for name in PROMPTS if name in builtin.names()]
