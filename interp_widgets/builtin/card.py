@@ -215,7 +215,7 @@ def _steering(model: Any, tok: Any) -> list[str]:
     return [
         "### Steering after L1, at all positions but BOS, by differences of means (sentiment read at the last position, French at all)",
         "Of the probability of the next word, the share of praise among praise and blame after neutral openings such as "
-        + '"I think the film was": '
+        '"I think the film was": '
         + ", ".join(f"{v:.2f} at strength {k:g}" for k, v in found["praise"].items())
         + '. Share of French words in greedy continuations of "The dog" and its like: '
         + ", ".join(f"{v:.2f} at strength {k:g}" for k, v in found["french"].items())
