@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+import pytest
 
 import interp_widgets as iw
 from interp_widgets.widgets.base import View
@@ -128,3 +130,25 @@ def open_page(wire: Wire, session: iw.Session, client: str = "page") -> Page:
     page = Page(session, wire.of(mirror_of(session)), client)
     page.hello()
     return page
+
+
+class Said(NamedTuple):
+    """One thing that a view said."""
+
+    panel: str
+    status: str
+    data: Json
+    message: str
+
+
+def record(monkeypatch: pytest.MonkeyPatch, session: iw.Session) -> list[Said]:
+    """What the views say from now on, as they say it: of what one view says in quick succession a page gets the sum."""
+    mirror, told = mirror_of(session), list[Said]()
+    publish = mirror.publish
+
+    def kept(panel: str, revision: int, status: str, data: Json | None, progress: float, message: str) -> None:
+        told.append(Said(panel, status, data or {}, message))
+        publish(panel, revision, status, data, progress, message)
+
+    monkeypatch.setattr(mirror, "publish", kept)
+    return told

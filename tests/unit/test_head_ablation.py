@@ -17,7 +17,7 @@ from interp_widgets.methods import head_effects as sweeps
 from interp_widgets.widgets import head_ablation as module
 from tests.unit import tiny_models
 from tests.unit.comm import Json, Sent, Wire
-from tests.unit.page import PROMPT, REFERENCE, Page, open_page
+from tests.unit.page import PROMPT, REFERENCE, Page, open_page, record
 
 CORRUPT = "w5 w9 w13 w5 w31 w8"
 LAYERS, HEADS = 3, 4
@@ -331,11 +331,11 @@ def test_a_long_sweep_asks_and_shows_direct_effects_until_it_is_told_to(
 @DEEP
 def test_a_sweep_of_some_seconds_says_so_and_goes_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     slow(monkeypatch, ask=math.inf)
+    told = record(monkeypatch, bench.session)
     view = shown(bench, mode="zero")
-    said = [s.content["message"] for s in bench.page.of("panel") if s.content["panel"] == view.panel]
     assert bench.page.panel(view)["status"] == "done"
-    assert any(words.startswith("All 24 heads take about") for words in said)
-    assert said[-1] == ""
+    assert any(said.message.startswith("All 24 heads take about") for said in told)
+    assert bench.page.panel(view)["message"] == ""
 
 
 @DEEP

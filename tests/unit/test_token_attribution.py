@@ -19,7 +19,7 @@ from interp_widgets.methods.direct_tokens import direct_by_source
 from interp_widgets.widgets import token_attribution as module
 from tests.unit import tiny_models
 from tests.unit.comm import Json, Wire
-from tests.unit.page import PROMPT, REFERENCE, Page, open_page
+from tests.unit.page import PROMPT, REFERENCE, Page, open_page, record
 
 
 @dataclass
@@ -357,15 +357,14 @@ def test_what_would_take_long_beside_a_quick_method_waits_for_a_yes_too(
     assert {one["method"] for one in bench.data["compare"]["waiting"]} >= {"integrated_gradients", "occlusion"}
 
 
-def test_the_other_views_come_before_the_checks(bench: Bench) -> None:
+def test_the_other_views_come_before_the_checks(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     heads = iw.HeadAblation(bench.session, mode="zero")
     bench.page.calm()
-    seen = len(bench.page.of("panel"))
+    told = record(monkeypatch, bench.session)
     bench.page.ablate("L0H1")
     bench.page.calm()
-    news = [s.content for s in bench.page.of("panel")[seen:]]
-    done = next(i for i, n in enumerate(news) if n["panel"] == heads.panel and n["status"] == "done")
-    deletion = next(i for i, n in enumerate(news) if "deletion" in (n["data"] or {}))
+    done = next(i for i, said in enumerate(told) if said.panel == heads.panel and said.status == "done")
+    deletion = next(i for i, said in enumerate(told) if "deletion" in said.data)
     assert done < deletion
 
 
