@@ -27,6 +27,7 @@ class WeightProbe:
         self._root = anatomy.root
         self._key: tuple[tuple[int, int], ...] = ()
         self._views: list[torch.Tensor] = []
+        self._last: Fingerprint = ()
         self._modules: list[nn.Module] = []
         self._children: list[tuple[Mapping[str, nn.Module | None], tuple[nn.Module | None, ...]]] = []
 
@@ -41,7 +42,10 @@ class WeightProbe:
             self._views = [_sample(t) for t in tensors if type(t.data) is torch.Tensor and not t.is_meta]
         versions = tuple(map(_version, tensors))
         numbers = b"".join(self._bytes())
-        return here, versions, hash(numbers), _hooks(modules), self._root.training
+        key = (here, versions, hash(numbers), _hooks(modules), self._root.training)
+        if key != self._last:
+            self._last = key
+        return self._last  # the same object for the same model: hundreds of answers are kept by it
 
     def weights(self) -> Fingerprint:
         """The part of the key that no forward moves by itself: where every parameter is, and how often it was written.
