@@ -14,10 +14,11 @@ from tests.browser.harness import PICTURES, Chromium, Lab, Notebook
 
 TOUR = Path(__file__).resolve().parents[2] / "examples" / "tour.ipynb"
 
+# On a copy: what the views compute meanwhile, on the model itself, would call these hooks too.
 PLAIN_HOOK = """
-import json, torch
+import copy, json, torch
+module = copy.deepcopy(session.model.module)
 def plain_hook(layer, head, values):
-    module = session.model.module
     width = module.config.n_embd // module.config.n_head
     def hook(_module, args):
         x = args[0].clone()
@@ -32,7 +33,6 @@ def plain_hook(layer, head, values):
     return float(logits[session.question.first.target[0].id] - logits[session.question.first.foil[0].id])
 def reference_mean(layer, head):
     rows = []
-    module = session.model.module
     width = module.config.n_embd // module.config.n_head
     for prompt in session.reference.prompts:
         seen = []
