@@ -247,7 +247,7 @@ def stop_all() -> None:
 
 
 def look_all() -> None:
-    """See of every session whether its model has changed: a cell has ended."""
+    """See of every session whether its page shows what there is: a cell has ended."""
     for mirror in list(_OPEN):
         mirror.look()
 

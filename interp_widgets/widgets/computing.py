@@ -95,7 +95,7 @@ class Computing:
             self._worker.submit((id(session), "panel", panel, *part), job, priority)
 
     def look(self) -> None:
-        """Wish to see whether the model has changed since the answer was computed, while nothing runs on it."""
+        """Wish to see, while nothing runs on it, whether the model has changed, or a cell has an answer that the page has not."""
         session = self._session()
         if session is not None and self._panels:
             self._worker.submit((id(session), "look"), self._look, PANEL)
@@ -130,9 +130,12 @@ class Computing:
 
     def _look(self, _cancelled: Cancelled) -> None:
         session = self._session()
-        if session is not None:
-            with contextlib.suppress(ClosedError):  # closed just now
-                session.look()
+        if session is None:
+            return
+        with contextlib.suppress(ClosedError):  # closed just now
+            if not session.look() and self.error and session.peek() is not None:
+                self.error = None  # stopped on its way to the page, and asked for in a cell since
+                self._publish()
 
     def _answer(self, cancelled: Cancelled) -> None:
         session = self._session()

@@ -69,6 +69,8 @@ MORE = ["iw.TokenAttribution(session, steps=8)", "iw.SteeringSliders(session, to
 LIVE = """() => { const roots = [...document.querySelectorAll('.iw-root')];
   return roots.length >= 3 && roots.every((n) => ['live', 'busy'].includes(n.dataset.connection)); }"""
 CALM = "() => [...document.querySelectorAll('.iw-root')].every((n) => n.getAttribute('aria-busy') === 'false')"
+SAME = """() => [...document.querySelectorAll('.iw-root [data-iw=metric]')]
+  .every((n) => Math.abs(Number(n.dataset.value) - %r) < 1e-9)"""
 DRAG = """async ([label, values]) => {
     const input = document.querySelector(`input[type=range][aria-label="${label}"]`);
     if (!input || input.matches(':disabled')) return;
@@ -221,6 +223,8 @@ class Soak:
         assert seen["grad"]
         assert seen["threads"] <= 2, f"{seen['threads']} threads of ours"
         self.notebook.wait(CALM, "calm views", 60)
+        # What an interrupt kept from the page is shown once the cell that asked for it has ended.
+        self.notebook.wait(SAME % seen["metric"], "the kernel's number in every view", 2)
         shown = self.notebook.page.evaluate(
             """() => [...document.querySelectorAll('.iw-root')].map((n) => [n.querySelector('[data-iw=metric]')?.dataset.value,
               [...n.querySelectorAll('button.iw-cell[aria-pressed=true]')].map((b) => b.getAttribute('aria-label')).sort()])"""

@@ -222,6 +222,21 @@ def test_an_interrupt_says_in_every_view_that_it_was_stopped_and_the_next_change
     bench.session.clear()
 
 
+@pytest.mark.case("E08", "D11")
+def test_an_answer_that_was_interrupted_is_shown_once_a_cell_has_asked_for_it(bench: Bench) -> None:
+    with bench.session.model.lock:
+        bench.session.toggle("L2H1", mode="zero")
+        channel.stop_all()
+    bench.page.wait(lambda: "interrupted" in str(bench.page.state["error"]), "the word")
+    assert bench.page.state["answer"] is None
+    metric = bench.session.answer.metric
+    channel.look_all()  # as after every cell
+    bench.page.wait(lambda: bench.page.state["answer"] is not None, "the answer")
+    assert (bench.page.metric, bench.page.state["error"]) == (metric, None)
+    assert metric == pytest.approx(bench.zeroed(2, 1), abs=1e-4)
+    bench.session.clear()
+
+
 @pytest.mark.case("E06", "E08")
 def test_a_plain_text_that_was_cut_short_is_never_kept_as_the_whole(bench: Bench) -> None:
     page = bench.page
