@@ -1,7 +1,7 @@
 """Times on a machine that does other things too.
 
 with Hiccups() as hiccups:
-late = measure()
+    late = measure()
 assert late <= 0.05 + hiccups.allowed
 """
 

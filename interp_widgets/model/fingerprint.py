@@ -43,9 +43,10 @@ class WeightProbe:
         versions = tuple(map(_version, tensors))
         numbers = b"".join(self._bytes())
         key = (here, versions, hash(numbers), _hooks(modules), self._root.training)
-        if key != self._last:
-            self._last = key
-        return self._last  # the same object for the same model: hundreds of answers are kept by it
+        if key == (last := self._last):
+            return last  # the same object for the same model: hundreds of answers are kept by it
+        self._last = key
+        return key
 
     def weights(self) -> Fingerprint:
         """The part of the key that no forward moves by itself: where every parameter is, and how often it was written.
