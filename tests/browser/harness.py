@@ -117,10 +117,11 @@ class Lab:
         """The kernels that run now, as the server lists them."""
         return self._api("kernels")
 
-    def shut_down_kernels(self) -> None:
-        """End every kernel."""
-        for kernel in self.kernels():
-            self._api(f"kernels/{kernel['id']}", "DELETE")
+    def end(self, path: str) -> None:
+        """End the kernel of one notebook."""
+        for session in self._api("sessions"):
+            if session["path"] == path:
+                self._api(f"sessions/{session['id']}", "DELETE")
 
     def _api(self, path: str, method: str = "GET") -> Any:
         request = urllib.request.Request(f"{self.url}/api/{path}", method=method)
@@ -373,7 +374,7 @@ class Chromium:
                 notebook.assert_clean()
         finally:
             context.close()
-            lab.shut_down_kernels()
+            lab.end(path)
 
 
 @contextmanager

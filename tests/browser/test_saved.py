@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,13 @@ session.toggle("L1H2", mode="zero")
 ]
 LIMIT = 50_000
 PICTURES = os.environ.get("IW_PICTURES")
+
+
+@pytest.fixture(scope="module")
+def opened(lab: Lab, chromium: Chromium) -> Iterator[Notebook]:
+    with chromium.open(lab, CELLS, width=1200, height=2400) as notebook:
+        shown(notebook)
+        yield notebook
 
 
 def shown(notebook: Notebook) -> None:
@@ -73,30 +81,28 @@ def private(saved: Json) -> bool:
 
 
 @pytest.mark.case("K01", "H08")
-def test_a_saved_notebook_grows_by_little_and_holds_nothing_of_what_was_asked(lab: Lab, chromium: Chromium) -> None:
-    with chromium.open(lab, CELLS, width=1200, height=2400) as notebook:
-        shown(notebook)
-        bare = notebook.save()
-        notebook.command("@jupyter-widgets/jupyterlab-manager:saveWidgetState")  # the user asks for it: menu Settings
-        try:
-            full = notebook.save()
-        finally:
-            notebook.command("@jupyter-widgets/jupyterlab-manager:saveWidgetState")
-        grown = (size(bare) - size(empty(bare))) / 3
-        beside = (size(without_bundles(full)) - size(empty(full))) / 3
-        bundles = (size(full) - size(without_bundles(full))) / 3
-        print(
-            f"saved: {grown / 1e3:.1f} kB a widget; with widget state {beside / 1e3:.1f} kB beside {bundles / 1e3:.0f} kB of code"
-        )
-        assert states(bare) == {}
-        assert len(states(full)) >= 4, "the state was not saved: the test shows nothing"
-        assert grown <= LIMIT
-        assert beside <= LIMIT
-        assert not private(bare)
-        assert not private(full)
-        plain = [out["data"]["text/plain"] for cell in bare["cells"] for out in cell["outputs"] if "data" in out]
-        assert len(plain) == 3
-        assert all("run this cell" in "".join(text) for text in plain)
+def test_a_saved_notebook_grows_by_little_and_holds_nothing_of_what_was_asked(opened: Notebook) -> None:
+    bare = opened.save()
+    opened.command("@jupyter-widgets/jupyterlab-manager:saveWidgetState")  # the user asks for it: menu Settings
+    try:
+        full = opened.save()
+    finally:
+        opened.command("@jupyter-widgets/jupyterlab-manager:saveWidgetState")
+    grown = (size(bare) - size(empty(bare))) / 3
+    beside = (size(without_bundles(full)) - size(empty(full))) / 3
+    bundles = (size(full) - size(without_bundles(full))) / 3
+    print(
+        f"saved: {grown / 1e3:.1f} kB a widget; with widget state {beside / 1e3:.1f} kB beside {bundles / 1e3:.0f} kB of code"
+    )
+    assert states(bare) == {}
+    assert len(states(full)) >= 4, "the state was not saved: the test shows nothing"
+    assert grown <= LIMIT
+    assert beside <= LIMIT
+    assert not private(bare)
+    assert not private(full)
+    plain = [out["data"]["text/plain"] for cell in bare["cells"] for out in cell["outputs"] if "data" in out]
+    assert len(plain) == 3
+    assert all("run this cell" in "".join(text) for text in plain)
 
 
 def test_a_widget_that_keeps_its_prompt_in_a_trait_saves_it(lab: Lab, chromium: Chromium) -> None:
@@ -116,33 +122,27 @@ def test_a_widget_that_keeps_its_prompt_in_a_trait_saves_it(lab: Lab, chromium: 
 
 @pytest.mark.case("H05")
 @pytest.mark.timeout(400)
-def test_a_notebook_that_is_opened_again_with_its_saved_views_says_that_they_are_not_live(
-    lab: Lab, chromium: Chromium
-) -> None:
-    with chromium.open(lab, CELLS, width=1200, height=2400) as notebook:
-        shown(notebook)
-        notebook.command("@jupyter-widgets/jupyterlab-manager:saveWidgetState")
-        try:
-            notebook.save()
-            lab.shut_down_kernels()
-            notebook.reload()
-            notebook.wait(
-                """() => { const roots = [...document.querySelectorAll('.iw-root')];
-                  return roots.length === 3 && roots.every((n) => n.dataset.connection === 'saved'
-                    && n.querySelector('[data-status]').innerText.includes('Run its cells')
-                    && n.getAttribute('aria-busy') === 'false'
-                    && n.querySelector('[data-status]').checkVisibility()
-                    && [...n.querySelectorAll('button, input, select, textarea')].every((c) => !c.checkVisibility())); }""",
-                "three views that say they were saved",
-                30,
-            )
-            if PICTURES:
-                notebook.screenshot(Path(PICTURES) / "saved.png")
-        finally:
-            notebook.command("@jupyter-widgets/jupyterlab-manager:saveWidgetState")
-        shown(notebook)
-        notebook.wait(LIVE, "live views once their cells have run again", 60)
-        # What the kernel that was shut down is still asked, JupyterLab logs by itself.
-        notebook.witness.errors[:] = [
-            e for e in notebook.witness.errors if "404" not in e and "Comm not found" not in e
-        ]
+def test_a_notebook_that_is_opened_again_with_its_saved_views_says_that_they_are_not_live(opened: Notebook) -> None:
+    opened.command("@jupyter-widgets/jupyterlab-manager:saveWidgetState")
+    try:
+        opened.save()
+        opened.lab.end(opened.path)
+        opened.reload()
+        opened.wait(
+            """() => { const roots = [...document.querySelectorAll('.iw-root')];
+              return roots.length === 3 && roots.every((n) => n.dataset.connection === 'saved'
+                && n.querySelector('[data-status]').innerText.includes('Run its cells')
+                && n.getAttribute('aria-busy') === 'false'
+                && n.querySelector('[data-status]').checkVisibility()
+                && [...n.querySelectorAll('button, input, select, textarea')].every((c) => !c.checkVisibility())); }""",
+            "three views that say they were saved",
+            30,
+        )
+        if PICTURES:
+            opened.screenshot(Path(PICTURES) / "saved.png")
+    finally:
+        opened.command("@jupyter-widgets/jupyterlab-manager:saveWidgetState")
+    shown(opened)
+    opened.wait(LIVE, "live views once their cells have run again", 60)
+    # What the kernel that was shut down is still asked, JupyterLab logs by itself.
+    opened.witness.errors[:] = [e for e in opened.witness.errors if "404" not in e and "Comm not found" not in e]

@@ -232,19 +232,19 @@ def test_a_page_that_is_looked_at_is_beaten_for_twice_a_second_and_a_hidden_one_
         shown.page.wait_for_timeout(seconds * 1000)
         return shown.page.evaluate("() => window.iwCount")
 
-    shown.page.wait_for_timeout(1500)
-    seen = counted(4)
-    assert 4 <= seen["beats"] <= 9
+    shown.page.wait_for_timeout(800)
+    seen = counted(3)
+    assert 3 <= seen["beats"] <= 7
     assert seen["asked"] == seen["others"] == seen["busy"] == 0, seen
     shown.page.evaluate(HIDE, True)
-    shown.page.wait_for_timeout(1500)
-    hidden = counted(3)
+    shown.page.wait_for_timeout(1100)
+    hidden = counted(2)
     assert hidden == {"beats": 0, "others": 0, "asked": 0, "busy": 0}
     assert shown.page.evaluate(LIVE), "a hidden page calls its kernel dead"
     shown.page.evaluate(HIDE, False)
-    shown.page.wait_for_timeout(1500)
-    assert counted(3)["beats"] >= 3
-    print(f"pulse: {seen['beats']} beats in 4 s, nothing asked; hidden: nothing")
+    shown.page.wait_for_timeout(800)
+    assert counted(2)["beats"] >= 2
+    print(f"pulse: {seen['beats']} beats in 3 s, nothing asked; hidden: nothing")
 
 
 ENDS = {

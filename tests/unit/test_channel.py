@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import interp_widgets as iw
-from interp_widgets.widgets import channel, pages
+from interp_widgets.widgets import channel, outbox, pages
 from interp_widgets.widgets.channel import mirror_of
 from interp_widgets.worker import worker_of
 from tests.timing import Hiccups
@@ -56,20 +56,21 @@ def flood(send: Callable[[int], object], n: int, hertz: float) -> float:
 @pytest.mark.case("E01")
 @pytest.mark.timeout(120)
 def test_of_a_thousand_events_at_100_hz_the_last_is_painted_two_forwards_after_it(bench: Bench) -> None:
-    page, slow = bench.page, Slow(FORWARD)
+    page, slow = bench.page, Slow(0.0)
     for view in (bench.tokens, bench.sliders, bench.heads):
         view.close()
     view = iw.TokenAttribution(bench.session, method="occlusion")
     page.hello()
     bench.session.set(iw.Edit("L0", slow, name="slow"))
-    page.calm()
+    page.calm()  # what the view measures before the first event takes two hundred forwards
+    before, slow.seconds = len(slow.calls), FORWARD
     with Hiccups() as hiccups:
         last = flood(lambda n: page.drag(n / 1000), 1000, 100) and time.monotonic()
         page.wait(lambda: page.acknowledged and page.metric is not None and not page.state["busy"], "the last value")
         painted = time.monotonic() - last
     forward = page.state["answer"]["milliseconds"] / 1000
     value = next(one["coefficient"] for one in page.state["interventions"] if one["kind"] == "steer")
-    runs = len(slow.calls)
+    runs = len(slow.calls) - before
     print(
         f"flood: last of 1000 events painted {painted:.3f} s after it, forward {forward:.3f} s, {runs} forwards run, "
         f"hiccups of {hiccups.worst:.3f} s"
@@ -77,7 +78,7 @@ def test_of_a_thousand_events_at_100_hz_the_last_is_painted_two_forwards_after_i
     assert value == pytest.approx(0.999)
     assert page.metric == bench.session.answer.metric
     assert painted <= 2 * forward + 0.05 + hiccups.allowed
-    assert runs < 600
+    assert 20 <= runs < 200
     assert len(bench.session.history.moments) < 20, "a drag is one step of the history"
     view.close()
     bench.session.clear()
@@ -399,26 +400,27 @@ def test_a_page_is_kept_hearing_for_as_long_as_it_listens_and_not_when_it_is_hid
 ) -> None:
     page = bench.page
     page.calm()
+    monkeypatch.setattr(outbox, "BEAT", 0.2)
 
     def beats(seconds: float) -> int:
         before = len(page.of("beat"))
         time.sleep(seconds)
         return len(page.of("beat")) - before
 
-    assert beats(0.8) == 0, "nobody asked for it"
+    assert beats(0.5) == 0, "nobody asked for it"
     page.comm.receive({"kind": "listening", "client": page.client, "on": True})
-    assert beats(1.7) >= 2
+    assert beats(0.8) >= 2
     page.comm.receive({"kind": "listening", "client": page.client, "on": False})
-    assert beats(1.2) <= 1
+    assert beats(0.5) <= 1
     page.comm.receive({"kind": "hello", "client": page.client, "version": "0", "listening": True})
-    assert beats(1.7) >= 2
+    assert beats(0.8) >= 2
     page.comm.receive({"kind": "bye", "client": page.client})
-    assert beats(1.2) <= 1
+    assert beats(0.5) <= 1
     monkeypatch.setattr(pages, "LISTENING", 0.3)  # a page that vanished without a word
     page.comm.receive({"kind": "listening", "client": page.client, "on": True})
-    beats(1.0)
-    assert beats(1.2) == 0
+    beats(0.6)
+    assert beats(0.5) == 0
     for junk in (None, 1, [], {}):
         page.comm.receive({"kind": "listening", "client": page.client, "on": junk})
         page.comm.receive({"kind": "listening", "client": junk, "on": True})
-    assert beats(1.2) == 0
+    assert beats(0.5) == 0
