@@ -14,13 +14,13 @@ from torch import nn
 
 from interp_widgets.methods.explained import Cancelled, Explained, give_up, read_logits
 from interp_widgets.methods.lrp import affine, also_hooked, norm_rule
-from interp_widgets.methods.native_attention import NativeAttention
 from interp_widgets.methods.no_gradient import watch
 from interp_widgets.model.anatomy import Layer, Write
 from interp_widgets.model.compile import Compiled, place_step
 from interp_widgets.model.errors import FeatureOffError
 from interp_widgets.model.gate import Tap, activate
 from interp_widgets.model.live import LiveModel
+from interp_widgets.model.native_attention import NativeAttention, Pattern
 from interp_widgets.model.places import on_input, on_output, reader_of
 from interp_widgets.model.reads import is_centred
 from interp_widgets.model.run import force_eager, modes
@@ -109,13 +109,10 @@ class StraightWays:
         if self.native is None:
             program.attention.setdefault(attention.module, []).append(Tap(self._see(layer.index)))
             return
-        program.on_before(attention.module, lambda _args, _kwargs: self._inside(layer.index))
-        program.on_after(attention.module, lambda _args, _kwargs, _output: self._inside(None))
-
-    def _inside(self, layer: int | None) -> None:
-        """Tell the watch over the model's own softmax whose it is."""
-        assert self.native is not None
-        self.native.layer = layer
+        native, module = self.native, attention.module
+        native.add(module, self._see_native(layer.index))
+        program.on_before(module, lambda _args, _kwargs: native.enter(module))
+        program.on_after(module, lambda _args, _kwargs, _output: native.leave())
 
     def _leaf(self, name: str, layer: int) -> Callable[[torch.Tensor], torch.Tensor]:
         def touch(x: torch.Tensor) -> torch.Tensor:
@@ -138,6 +135,16 @@ class StraightWays:
 
         return see
 
+    def _see_native(self, layer: int) -> Callable[[Pattern, torch.Tensor], None]:
+        def see(pattern: Pattern, value: torch.Tensor) -> None:
+            weights = pattern().detach()
+            self.seen[layer] = (
+                weights.reshape(-1, *weights.shape[-2:]),
+                value.reshape(-1, *value.shape[-2:]),
+            )
+
+        return see
+
     def run(self, each: Callable[[int, float], T]) -> list[T]:
         """One forward, and one backward for each number that is read; `each` gets its place, and what it is.
 
@@ -156,8 +163,6 @@ class StraightWays:
             activate(self.compiled.program),
         ):
             values = what.score(read_logits(what, self.compiled, self.batch)).flatten()
-            if self.native is not None:
-                self.seen = self.native.seen
         if not values.requires_grad:
             raise FeatureOffError(
                 "The metric is a function of your own that gives a plain number, which has no gradient; let it return a "

@@ -17,12 +17,12 @@ import numpy.typing as npt
 
 from interp_widgets.methods.direct_graph import StraightWays
 from interp_widgets.methods.explained import Cancelled, Explained, explained
-from interp_widgets.methods.native_attention import NativeAttention
 from interp_widgets.methods.no_gradient import refuse_gradients
 from interp_widgets.model.anatomy import Layer
 from interp_widgets.model.errors import FeatureOffError
 from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.live import LiveModel
+from interp_widgets.model.native_attention import NativeAttention
 from interp_widgets.model.question import Asked, Question, Token
 from interp_widgets.model.run import modes
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from interp_widgets.model.errors import FeatureOffError
 from interp_widgets.model.gate import Program, Tap
-from interp_widgets.model.own_values import OwnValues
+from interp_widgets.model.native_attention import NativeAttention, Pattern
 from interp_widgets.model.parts import Layer
 from interp_widgets.model.places import layer_of, on_input, place
 from interp_widgets.model.sites import Site
@@ -89,12 +89,17 @@ def _watch_own(program: Program, layer: Layer, rows: int, look: Look) -> None:
     """Values that do not pass the registry are seen where the module multiplies them with its pattern."""
     attention = layer.attention
     assert attention is not None
-    own = program.own if isinstance(program.own, OwnValues) else OwnValues()
+    own = program.own if isinstance(program.own, NativeAttention) else NativeAttention()
     program.own = own
     if attention.module not in own.modules:
         program.on_before(layer.module, lambda _a, _k: own.enter(attention.module))
         program.on_after(attention.module, lambda _a, _k, _out: own.leave())
-    own.add(attention, rows, look)
+
+    def take(_pattern: Pattern, values: torch.Tensor) -> None:
+        each = values.reshape(rows, -1, *values.shape[-2:])
+        look(each[:, :: max(1, each.shape[1] // attention.n_kv_heads)])  # heads of a group have the same
+
+    own.add(attention.module, take)
 
 
 def native_pattern(output: Any) -> torch.Tensor | None:
