@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import threading
 import weakref
 from typing import Any
 
+import anywidget
 import pytest
 import torch
+import traitlets
 
 import interp_widgets as iw
 from interp_widgets.widgets import base
@@ -353,19 +356,41 @@ def test_whether_a_prompt_is_saved_is_yes_or_no(bench: Bench) -> None:
         iw.HeadAblation(bench.session, save_prompt="no")  # pyright: ignore[reportArgumentType]
 
 
+LONG = " ".join(f"w{3 + n % 40}" for n in range(60))
+
+
 @pytest.mark.case("G11")
 def test_what_a_reloaded_page_is_sent_is_below_a_hundred_kilobytes_a_view(bench: Bench, wire: Wire) -> None:
+    patterns = iw.AttentionPatterns(bench.session)
+    bench.session.ask(LONG, target="w11", foil="w13")
     bench.page.calm()
     before = len(bench.page.comm.sent)
     bench.page.hello()
-    bench.page.wait(lambda: len(bench.page.comm.custom) >= before + 3, "all of it again", 2.0)
+    bench.page.wait(lambda: len(bench.page.comm.custom) >= before + 4, "all of it again", 2.0)
     bench.page.calm()
-    news = sum(one.size + sum(map(len, one.buffers)) for one in bench.page.comm.sent[before:])
-    traits = {type(w).__name__: len(str(w.get_state())) for w in (bench.heads, bench.tokens, bench.sliders)}
-    mirror = len(str(mirror_of(bench.session).get_state()))
-    each = {name: size + news / 3 + mirror / 3 for name, size in traits.items()}
+    sent = bench.page.comm.sent[before:]
+    views = (bench.heads, bench.tokens, bench.sliders, patterns)
+    news = sum(one.size + sum(map(len, one.buffers)) for one in sent) / len(views)
+    traits = {type(w).__name__: len(json.dumps(w.get_state())) for w in views}
+    mirror = len(json.dumps(mirror_of(bench.session).get_state())) / len(views)
+    each = {name: size + news + mirror for name, size in traits.items()}
     print("reload:", {name: f"{size / 1000:.0f} kB" for name, size in each.items()})
+    assert {one.content["panel"] for one in sent if one.content.get("kind") == "panel"} == {v.panel for v in views}
     assert max(each.values()) <= 100_000
+    patterns.close()
+
+
+def test_a_widget_that_keeps_its_patterns_in_a_trait_sends_a_reloaded_page_more_than_that(wire: Wire) -> None:
+    """The negative control: the usual way to show attention, here of sixteen heads over as long a prompt."""
+
+    class Plain(anywidget.AnyWidget):
+        _esm = "export default { render() {} }"
+        patterns = traitlets.List().tag(sync=True)
+
+    plain = Plain(patterns=torch.rand(4, 4, 60, 60).softmax(-1).tolist())
+    assert len(json.dumps(plain.get_state())) > 100_000
+    assert wire.of(plain).sent[0].size > 1_000_000, "and it is one message"
+    plain.close()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="threads are counted by name on posix alone")
