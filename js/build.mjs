@@ -63,6 +63,8 @@ function options(names, extra = {}) {
     legalComments: "none",
     logLevel: "warning",
     plugins: [ownStyles],
+    // Its other builds keep short names apart that this one leaves to our minifier: a tenth of a kilobyte in every bundle.
+    alias: { "@preact/signals-core": join(root, "node_modules/@preact/signals-core/dist/signals-core.mjs") },
     supported: { nesting: false },
     define: { __IW_VERSION__: JSON.stringify(version()), "define.amd": "false" },
     ...extra,

@@ -2,6 +2,7 @@
 
 import { choice } from "../kit/choice.ts";
 import { el, on, setAttributes, setText, show } from "../kit/dom.ts";
+import { followed } from "../kit/field.ts";
 import { type Axis, labelOf } from "./model.ts";
 
 const MENU = 200;
@@ -15,12 +16,20 @@ export function axisPicker(choose: (at: number) => void): AxisPicker {
   const field = el("input", "iw-menu iw-axis", { type: "number", min: 0, step: 1, required: true });
   const numbered = el("label", "iw-choice", {}, word, field);
   const node = el("span");
+  let chosen = 0;
+  const settle = followed(
+    field,
+    () => String(chosen),
+    () => field.value !== "" && !field.checkValidity(),
+  );
   on(field, "input", () => {
     if (field.checkValidity()) choose(field.valueAsNumber);
   });
+  on(field, "change", () => field.reportValidity());
   return {
     node,
     paint(axis, at) {
+      chosen = at;
       const few = axis.size <= MENU;
       show(node, axis.size > 1);
       const used = few ? menu.node : numbered;
@@ -34,7 +43,7 @@ export function axisPicker(choose: (at: number) => void): AxisPicker {
         places.map((index) => ({ value: String(index), text: labelOf(axis, index) })),
         String(at),
       );
-      if (field.value !== String(at) && field.ownerDocument.activeElement !== field) field.value = String(at);
+      settle();
     },
   };
 }

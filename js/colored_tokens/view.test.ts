@@ -1,4 +1,4 @@
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
 import { buttonNamed, find } from "../tests/harness.ts";
 import { openView } from "../tests/open_view.ts";
 import view from "./index.ts";
@@ -64,6 +64,25 @@ test("thousands of neurons are chosen by a number, which must be one of them", a
   neuron.value = "300";
   neuron.dispatchEvent(new Event("input", { bubbles: true }));
   expect(findAll(root, "[data-token]").map((one) => one.dataset.score)).toEqual(["614", "615"]);
+});
+
+test("a number that is none of them stays in its field and is said to be wrong; one that was not finished goes back", async () => {
+  const root = await opened({
+    samples: [sample([" a"], { shape: [1, 300, 1], data: new Float32Array(300) })],
+    axes: [axis("", 1), axis("Neuron", 300)],
+  });
+  const neuron = find<HTMLInputElement>(root, 'input[aria-label="Neuron"]');
+  const said = vi.spyOn(neuron, "reportValidity");
+  neuron.focus();
+  neuron.value = "300";
+  neuron.dispatchEvent(new Event("change", { bubbles: true }));
+  neuron.blur();
+  expect([neuron.value, said.mock.results.map(({ value }) => value)]).toEqual(["300", [false]]);
+  neuron.value = "12";
+  neuron.blur();
+  neuron.focus();
+  neuron.blur();
+  expect(neuron.value).toBe("0");
 });
 
 test("another sample has its own tokens", async () => {

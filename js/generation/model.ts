@@ -40,10 +40,11 @@ export type Branch = {
 export type Texts = { branches: Branch[]; divergence: number | null; running: boolean; note: string };
 
 export function readTexts(panel: Panel | null): Texts | null {
-  const { branches, divergence, running, note } = (panel?.data ?? {}) as { [key: string]: Decoded };
-  if (!Array.isArray(branches)) return null;
+  const { order, divergence, running, note, ...each } = (panel?.data ?? {}) as { [key: string]: Decoded };
+  if (!Array.isArray(order)) return null;
   return {
-    branches: branches as unknown as Branch[],
+    // Each comes under a name of its own, when it has changed; one that has just been dropped may come before the new order.
+    branches: order.map((id) => each[`branch:${id}`] as unknown as Branch | null).filter((one) => one != null),
     divergence: typeof divergence === "number" ? divergence : null,
     running: running === true,
     note: typeof note === "string" ? note : "",

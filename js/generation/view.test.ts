@@ -37,8 +37,14 @@ const CHILD = branch(2, "edited", [word(" wept", 0.1, 0.1)], { parent: 1, at: 1,
 const DATA = { branches: [PLAIN, EDITED], divergence: 1, running: false, note: "greedy", seed: 0 };
 const TRAITS = { tokens: 24, temperature: 0, top_k: 0, top_p: 1, seed: 0, on_change: "restart" };
 
-const open = (data: Record<string, unknown> | null = DATA): Promise<OneView> =>
-  openView("Generation", generation, data, TRAITS);
+/** As the kernel tells it: each branch under a name of its own. */
+const told = ({ branches, ...rest }: { branches: Branch[]; [key: string]: unknown }) => ({
+  ...rest,
+  order: branches.map(({ id }) => id),
+  ...Object.fromEntries(branches.map((one) => [`branch:${one.id}`, one])),
+});
+const open = (data: typeof DATA | Record<string, unknown> | null = DATA): Promise<OneView> =>
+  openView("Generation", generation, data !== null && "branches" in data ? told(data as typeof DATA) : data, TRAITS);
 const line = (root: Element): string => find(root, '[data-iw="fixed"]').textContent ?? "";
 const wordAt = (root: Element, id: number, at: number): HTMLElement =>
   find(root, `[data-branch="${id}"] [data-at="${at}"]`);
@@ -94,6 +100,14 @@ test("branches stand under the text that they leave, and each can be dropped", a
   expect(wishes(view).at(-1)).toMatchObject({ action: "drop", branch: 2 });
 });
 
+test("two branches that are dropped quickly are two wishes", async () => {
+  const view = await open({ ...DATA, branches: [PLAIN, EDITED, CHILD, { ...CHILD, id: 3 }] });
+  for (const id of [2, 3]) click(find(view.root, `[data-branch="${id}"] .iw-text-drop`));
+  const keys = wishes(view).map(({ key }) => key);
+  expect(new Set(keys).size).toBe(2);
+  expect(keys.every((key) => key.startsWith("panel:panel:"))).toBe(true);
+});
+
 test("a tree is told in order, children of children further in", () => {
   const deep = branch(3, "edited", [], { parent: 2 });
   expect(inTree([PLAIN, EDITED, CHILD, deep]).map(({ branch: { id }, depth }) => [id, depth])).toEqual([
@@ -107,7 +121,7 @@ test("a tree is told in order, children of children further in", () => {
 test("Generate becomes Stop while text is written", async () => {
   const view = await open();
   click(buttonNamed(view.root, "Generate"));
-  view.send({ ...DATA, branches: [{ ...PLAIN, ended: "" }, EDITED], running: true }, "partial");
+  view.send(told({ ...DATA, branches: [{ ...PLAIN, ended: "" }, EDITED], running: true }), "partial");
   expect(find(view.root, '[data-iw="plain-text"]').className).toContain("iw-running");
   click(buttonNamed(view.root, "Stop"));
   expect(view.kernel.handled.map(({ args }) => args.action)).toEqual(["generate", "stop"]);
@@ -130,14 +144,72 @@ test("a place where the edits changed while it was written is marked", async () 
 test("settings are the view's own; sampling's are shown where they count", async () => {
   const { root, model } = await open();
   const field = (name: string): HTMLInputElement => find(root, `input[aria-label="${name}"]`);
-  expect(field("seed").closest<HTMLElement>("label")?.hidden).toBe(true);
+  expect(field("seed").closest<HTMLElement>(".iw-setting")?.hidden).toBe(true);
   field("temperature").value = "0.8";
   field("temperature").dispatchEvent(new Event("change"));
   expect(model.saved.at(-1)?.temperature).toBe(0.8);
-  expect(field("seed").closest<HTMLElement>("label")?.hidden).toBe(false);
+  expect(field("seed").closest<HTMLElement>(".iw-setting")?.hidden).toBe(false);
   field("tokens").value = "";
   field("tokens").dispatchEvent(new Event("change"));
   expect(field("tokens").value).toBe("24");
+});
+
+const setting = (root: Element, name: string): HTMLInputElement => find(root, `input[aria-label="${name}"]`);
+function enter(field: HTMLInputElement, text: string): void {
+  field.value = text;
+  field.dispatchEvent(new Event("change"));
+}
+
+test.each([
+  ["temperature", "0.75", "temperature", 0.75],
+  ["top-p", "0.995", "top_p", 0.995],
+  ["seed", "281474976710655", "seed", 2 ** 48 - 1],
+])("%s may be %s", async (name, text, trait, value) => {
+  const { root, model } = await open();
+  const field = setting(root, name);
+  enter(field, text);
+  expect([model.saved.at(-1)?.[trait], field.value, alertsOf(root)]).toEqual([value, text, []]);
+});
+
+test("every number that a field takes is a number to the browser too: none is marked as wrong", async () => {
+  const { root } = await open();
+  expect(["temperature", "top-p"].map((name) => setting(root, name).step)).toEqual(["any", "any"]);
+});
+
+test.each([
+  ["tokens", "600", "Tokens: a whole number from 1 to 512, not 600."],
+  ["tokens", "12.5", "Tokens: a whole number from 1 to 512, not 12.5."],
+  ["temperature", "-1", "Temperature: a number from 0 to 100, not -1."],
+  ["top-p", "2", "Top-p: a number from 0.000001 to 1, not 2."],
+  ["seed", "281474976710656", "Seed: a whole number from 0 to 281474976710655, not 281474976710656."],
+])("%s cannot be %s: it stays in its field, with the reason beside it", async (name, text, sentence) => {
+  const { root, model } = await openView("Generation", generation, told(DATA), { ...TRAITS, temperature: 0.5 });
+  const field = setting(root, name);
+  field.focus();
+  enter(field, text);
+  field.blur();
+  expect([model.saved, field.value, alertsOf(root)]).toEqual([[], text, [sentence]]);
+  enter(field, "1");
+  expect([model.saved.length, alertsOf(root)]).toEqual([1, []]);
+});
+
+test("what is wrong in a field goes with it: sampling's at temperature 0", async () => {
+  const { root } = await openView("Generation", generation, told(DATA), { ...TRAITS, temperature: 0.5 });
+  enter(setting(root, "top-p"), "2");
+  enter(setting(root, "temperature"), "0");
+  const [alert] = [...root.querySelectorAll('[role="alert"]')].filter((one) => one.textContent?.includes("Top-p"));
+  expect(alert?.closest<HTMLElement>("[hidden]")).not.toBeNull();
+});
+
+test("a setting that Python changes does not run over what is being typed, and is there when the field is left", async () => {
+  const { root, model } = await open();
+  const field = setting(root, "tokens");
+  field.focus();
+  field.value = "10";
+  model.set("tokens", 48);
+  expect(field.value).toBe("10");
+  field.blur();
+  expect(field.value).toBe("48");
 });
 
 test("with nothing changed there is one text, and the view says so", async () => {

@@ -1,8 +1,10 @@
 /** Generation: the model's own text and the edited one, side by side; a click on a token shows its alternatives and branches there. */
 
+import "../kit/choice.css";
 import "./view.css";
 import { button, el, reconcile, setAttributes, setText, show } from "../kit/dom.ts";
 import { alertLine } from "../kit/errors.ts";
+import { followed } from "../kit/field.ts";
 import { named, percent, plural } from "../kit/format.ts";
 import { honest, section } from "../kit/frame.ts";
 import { legend } from "../kit/legend.ts";
@@ -37,7 +39,7 @@ export function build(context: ViewContext<Traits>): void {
   const shared: Shared = {
     texts,
     stale: derive(
-      () => texts.value?.running === false && partIsStale(panel.value, "branches", snapshot.value?.revision ?? 0),
+      () => texts.value?.running === false && partIsStale(panel.value, "order", snapshot.value?.revision ?? 0),
     ),
     hovered: signal<At | null>(null),
     chosen: signal<At | null>(null),
@@ -53,9 +55,9 @@ export function build(context: ViewContext<Traits>): void {
 }
 
 function wish({ intent, panelId }: ViewContext<Traits>, action: string, args: Record<string, unknown> = {}): void {
-  // Two branches clicked quickly are two wishes; of two stops the newer is enough.
-  const key = action === "branch" ? `panel:${panelId}:${args.branch}:${args.at}:${args.token}` : `panel:${panelId}`;
-  intent("panel", key, { panel: panelId, action, ...args });
+  // Two branches clicked quickly, or dropped, are two wishes; of two stops the newer is enough.
+  const about = [args.branch, args.at, args.token].filter((one) => one !== undefined);
+  intent("panel", ["panel", panelId, ...about].join(":"), { panel: panelId, action, ...args });
 }
 
 function textPart(context: ViewContext<Traits>, shared: Shared): HTMLElement {
@@ -218,49 +220,25 @@ function alternatives(context: ViewContext<Traits>, { texts, chosen }: Shared): 
 type Field = {
   name: "tokens" | "temperature" | "top_k" | "top_p" | "seed";
   text: string;
+  whole: boolean;
   min: number;
-  max?: number;
-  step: number;
+  max: number;
+  /** Whether it says how a token is drawn: at temperature 0 none is. */
+  sampling: boolean;
 };
 const FIELDS: Field[] = [
-  { name: "tokens", text: "Tokens", min: 1, max: 512, step: 1 },
-  { name: "temperature", text: "Temperature", min: 0, max: 100, step: 0.1 },
-  { name: "top_k", text: "Top-k", min: 0, step: 1 },
-  { name: "top_p", text: "Top-p", min: 0.01, max: 1, step: 0.01 },
-  { name: "seed", text: "Seed", min: 0, step: 1 },
+  { name: "tokens", text: "Tokens", whole: true, min: 1, max: 512, sampling: false },
+  { name: "temperature", text: "Temperature", whole: false, min: 0, max: 100, sampling: false },
+  { name: "top_k", text: "Top-k", whole: true, min: 0, max: Number.MAX_SAFE_INTEGER, sampling: true },
+  { name: "top_p", text: "Top-p", whole: false, min: 1e-6, max: 1, sampling: true },
+  { name: "seed", text: "Seed", whole: true, min: 0, max: 2 ** 48 - 1, sampling: true },
 ];
 
 /** The view's own settings; what a choice of tokens does not use at temperature 0 is not shown there. */
-function settings({ model, signal, watch, onTrait }: ViewContext<Traits>): HTMLElement {
-  const node = el("div", "iw-generation-settings", { role: "group", "aria-label": "settings" });
-  const greedy = signal(Number(model.get("temperature") ?? 0) === 0);
-  for (const { name, text: label, min, max, step } of FIELDS) {
-    const input = el("input", "iw-input iw-number", {
-      type: "number",
-      min,
-      max,
-      step,
-      "aria-label": label.toLowerCase(),
-    });
-    const box = el("label", "iw-field", {}, el("span", "", {}, label), input);
-    const read = (): void => {
-      input.value = String(model.get(name) ?? "");
-      if (name === "temperature") greedy.value = Number(input.value) === 0;
-    };
-    read();
-    onTrait(name, read);
-    input.addEventListener("change", () => {
-      if (input.value === "" || !input.checkValidity()) {
-        read();
-        return;
-      }
-      model.set(name, Number(input.value));
-      model.save_changes();
-    });
-    node.append(box);
-    if (name === "top_k" || name === "top_p" || name === "seed") watch(() => show(box, !greedy.value));
-  }
-  const change = el("select", "iw-select", { "aria-label": "when something changes" });
+function settings(context: ViewContext<Traits>): HTMLElement {
+  const { model, onTrait } = context;
+  const fields = FIELDS.map((field) => numberField(context, field));
+  const change = el("select", "iw-menu", { "aria-label": "when something changes" });
   for (const value of ["restart", "from here"] as const) change.append(el("option", "", { value }, value));
   const read = (): void => {
     change.value = String(model.get("on_change") ?? "restart");
@@ -271,6 +249,53 @@ function settings({ model, signal, watch, onTrait }: ViewContext<Traits>): HTMLE
     model.set("on_change", change.value as Traits["on_change"]);
     model.save_changes();
   });
-  node.append(el("label", "iw-field", {}, el("span", "", {}, "When something changes"), change));
+  const menu = el("label", "iw-field", {}, el("span", "", {}, "When something changes"), change);
+  return el("div", "iw-generation-settings", { role: "group", "aria-label": "settings" }, ...fields, menu);
+}
+
+function numberField({ model, signal, watch, onTrait }: ViewContext<Traits>, field: Field): HTMLElement {
+  const { name, text: label, min, max } = field;
+  const input = el("input", "iw-input iw-number", {
+    type: "number",
+    min,
+    max,
+    step: field.whole ? 1 : "any",
+    "aria-label": label.toLowerCase(),
+  });
+  const alert = alertLine();
+  const wrong = signal<string | null>(null);
+  const greedy = signal(false);
+  const settle = followed(
+    input,
+    () => String(model.get(name) ?? ""),
+    () => wrong.peek() !== null,
+  );
+  const read = (): void => {
+    greedy.value = Number(model.get("temperature") ?? 0) === 0;
+    settle();
+  };
+  read();
+  for (const trait of new Set([name, "temperature"] as const)) onTrait(trait, read);
+  input.addEventListener("change", () => {
+    wrong.value = objection(input, field);
+    if (wrong.value !== null) return;
+    if (input.value !== "") {
+      model.set(name, input.valueAsNumber);
+      model.save_changes();
+    }
+    settle();
+  });
+  const node = el("div", "iw-setting", {}, el("label", "iw-field", {}, el("span", "", {}, label), input), alert.node);
+  watch(() => alert.paint(wrong.value));
+  watch(() => show(node, !field.sampling || !greedy.value));
   return node;
+}
+
+/** Why what was typed cannot be used; an empty field asks for nothing. */
+function objection({ value, valueAsNumber: number, validity }: HTMLInputElement, field: Field): string | null {
+  const { text, whole, min, max } = field;
+  if (value === "" && !validity.badInput) return null;
+  if (number >= min && number <= max && (!whole || Number.isInteger(number))) return null;
+  const wanted = whole ? "a whole number" : "a number";
+  return `${text}: ${wanted} from ${min} to ${max}${value === "" ? "" : `, not ${value}`}.`;
 }

@@ -438,4 +438,7 @@ test("the number of draws is set where heads are resampled, and nowhere else", a
   expect(models.HeadAblation?.saved.length).toBe(saves);
   models.HeadAblation?.set("draws", 8);
   expect(field.value).toBe("8");
+  field.value = "3";
+  kernel.publish();
+  expect(field.value).toBe("3");
 });

@@ -167,6 +167,8 @@ function choicesPart({ watch, state, pending }: ViewContext<Traits>, settings: S
     });
     watch(() => {
       field.value = String(settings.draws.value);
+    });
+    watch(() => {
       show(node, state.value !== null && modeOf(state.value, pending.value) === "resample");
     });
     return node;

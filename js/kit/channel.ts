@@ -54,7 +54,7 @@ export function openChannel(
 ): Channel {
   const client = randomId();
   const pending = new Map<string, Wish>();
-  const timers = new Map<string, { cancel: () => void }>();
+  const timers = new Map<string, () => void>();
   let seq = 0;
 
   function deliver(wish: Wish): number {
@@ -66,22 +66,21 @@ export function openChannel(
   }
 
   function deliverLater(wish: Wish): number | null {
-    const timer = timers.get(wish.key);
-    if (timer !== undefined) return null;
+    if (timers.has(wish.key)) return null;
     const number = deliver(wish);
     const tick = (): void => {
       const newest = pending.get(wish.key);
       if (newest !== undefined && newest.sentAt === null) {
         deliver(newest);
-        timers.set(wish.key, { cancel: time.after(INTERVAL, tick) });
+        timers.set(wish.key, time.after(INTERVAL, tick));
       } else timers.delete(wish.key);
     };
-    timers.set(wish.key, { cancel: time.after(INTERVAL, tick) });
+    timers.set(wish.key, time.after(INTERVAL, tick));
     return number;
   }
 
   function stopTimer(key: string): void {
-    timers.get(key)?.cancel();
+    timers.get(key)?.();
     timers.delete(key);
   }
 

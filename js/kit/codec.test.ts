@@ -51,6 +51,16 @@ test("a message nested without end is refused instead of overflowing the stack",
   expect(() => decode(deep)).toThrow("deeper than 32");
 });
 
+test("rows that come name by name are rows again", () => {
+  const each = { site: ["L0H1", "L2H3"], change: [0.5, null] };
+  expect(decode({ receipts: { $rows: 2, same: { state: "acted" }, each } })).toEqual({
+    receipts: [
+      { state: "acted", site: "L0H1", change: 0.5 },
+      { state: "acted", site: "L2H3", change: null },
+    ],
+  });
+});
+
 test("a key named __proto__ stays a key", () => {
   const decoded = decode(JSON.parse('{"__proto__": {"polluted": 1}}')) as object;
   expect(Object.keys(decoded)).toEqual(["__proto__"]);

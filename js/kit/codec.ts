@@ -7,10 +7,17 @@
 export type NdArray = { shape: readonly number[]; data: ArrayLike<number> };
 export type Decoded = null | boolean | number | string | NdArray | Decoded[] | { [key: string]: Decoded };
 
+type Rows = { $rows: number; same: object; each: Record<string, unknown[]> };
 type Spec = { $array: number; dtype: string; shape: number[]; range?: [number, number] };
 
 const MAX_DEPTH = 32;
-const BYTES: Record<string, number> = { float32: 4, float16: 2, uint8: 1, uint16: 2, int32: 4 };
+const TYPES = {
+  float32: Float32Array,
+  float16: Uint16Array,
+  uint8: Uint8Array,
+  uint16: Uint16Array,
+  int32: Int32Array,
+};
 
 export function isNdArray(value: unknown): value is NdArray {
   return typeof value === "object" && value !== null && "shape" in value && "data" in value;
@@ -22,8 +29,15 @@ export function decode(value: unknown, buffers: readonly (ArrayBuffer | ArrayBuf
   if (Array.isArray(value)) return value.map((item) => decode(item, buffers, depth + 1));
   if (value === null || typeof value !== "object") return value as Decoded;
   if (isSpec(value)) return decodeArray(value, buffers);
+  if ("$rows" in value) return decode(rowsOf(value as Rows), buffers, depth);
   // fromEntries defines own properties, so a key named "__proto__" stays a key.
   return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, decode(item, buffers, depth + 1)]));
+}
+
+/** Many rows of the same names come name by name: once what all have, else a value for each. */
+function rowsOf({ $rows, same, each }: Rows): object[] {
+  const row = (index: number) => Object.entries(each).map(([name, values]) => [name, values[index]]);
+  return Array.from({ length: $rows }, (_, index) => ({ ...same, ...Object.fromEntries(row(index)) }));
 }
 
 function isSpec(value: object): value is Spec {
@@ -32,30 +46,25 @@ function isSpec(value: object): value is Spec {
 
 function decodeArray(spec: Spec, buffers: readonly (ArrayBuffer | ArrayBufferView)[]): NdArray {
   const source = buffers[spec.$array];
-  const width = BYTES[spec.dtype];
+  const type = TYPES[spec.dtype as keyof typeof TYPES];
   if (source === undefined) throw new RangeError(`buffer ${spec.$array} is missing from the message`);
-  if (width === undefined) throw new RangeError(`arrays of ${String(spec.dtype)} are not known`);
+  if (type === undefined) throw new RangeError(`arrays of ${String(spec.dtype)} are not known`);
   const bytes = ArrayBuffer.isView(source)
     ? new Uint8Array(source.buffer, source.byteOffset, source.byteLength)
     : new Uint8Array(source);
-  const size = spec.shape.reduce((product, n) => product * n, 1);
-  if (bytes.byteLength !== size * width) {
+  const width = type.BYTES_PER_ELEMENT;
+  const size = spec.shape.reduce((product, n) => product * n, width);
+  if (bytes.byteLength !== size) {
     throw new RangeError(
-      `an array of ${spec.shape.join("×")} ${spec.dtype} needs ${size * width} bytes, not ${bytes.byteLength}`,
+      `an array of ${spec.shape.join("×")} ${spec.dtype} needs ${size} bytes, not ${bytes.byteLength}`,
     );
   }
-  return { shape: spec.shape, data: rescale(typed(spec.dtype, bytes, width), spec.range) };
-}
-
-function typed(dtype: string, bytes: Uint8Array, width: number): ArrayLike<number> {
-  const aligned = bytes.byteOffset % width === 0 ? bytes : bytes.slice();
-  const { buffer, byteOffset } = aligned;
-  const length = aligned.byteLength / width;
-  if (dtype === "float32") return new Float32Array(buffer, byteOffset, length);
-  if (dtype === "int32") return new Int32Array(buffer, byteOffset, length);
-  if (dtype === "uint16") return new Uint16Array(buffer, byteOffset, length);
-  if (dtype === "float16") return Float32Array.from(new Uint16Array(buffer, byteOffset, length), fromHalf);
-  return aligned;
+  const { buffer, byteOffset } = bytes.byteOffset % width === 0 ? bytes : bytes.slice();
+  const data = new type(buffer as ArrayBuffer, byteOffset, size / width);
+  return {
+    shape: spec.shape,
+    data: rescale(spec.dtype === "float16" ? Float32Array.from(data, fromHalf) : data, spec.range),
+  };
 }
 
 /** uint8 arrays that are only painted travel with the range that 0..255 stands for. */

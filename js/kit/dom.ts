@@ -85,11 +85,3 @@ export function reconcile<T, N extends Element>(
     paint(node, item, index);
   });
 }
-
-let counter = 0;
-
-/** An id no other element has, also when several copies of this module live in one page. */
-export function uniqueId(prefix: string): string {
-  counter += 1;
-  return `iw-${prefix}-${Math.random().toString(36).slice(2, 10)}-${counter}`;
-}

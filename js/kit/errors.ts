@@ -1,6 +1,6 @@
 /** One sentence where the result would be: what was wrong, why, and what to do. */
 
-import { el, on, setText } from "./dom.ts";
+import { button, el, on, setText } from "./dom.ts";
 
 export type Alert = { node: HTMLElement; paint(message: string | null): void };
 
@@ -8,7 +8,7 @@ export function alertLine(onDismiss?: () => void): Alert {
   const text = el("span", "iw-alert-text");
   const node = el("div", "iw-alert", { role: "alert", hidden: true }, text);
   if (onDismiss !== undefined) {
-    const close = el("button", "iw-alert-close", { type: "button", "aria-label": "dismiss" }, "×");
+    const close = button("×", "iw-alert-close", { "aria-label": "dismiss" });
     on(close, "click", onDismiss);
     node.append(close);
   }

@@ -23,9 +23,8 @@ function exponent(value: number): string {
 /** With its sign always shown: effects and strengths. */
 export function signed(value: number, digits = 2): string {
   if (!Number.isFinite(value)) return num(value, digits);
-  return value < 0 && Number(Math.abs(value).toFixed(digits)) !== 0
-    ? fixed(value, digits)
-    : `+${fixed(Math.abs(value), digits)}`;
+  const text = fixed(value, digits);
+  return text.startsWith(MINUS) ? text : `+${text}`;
 }
 
 /** A probability in percent without the sign: more digits where they matter. */

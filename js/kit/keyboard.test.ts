@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { isPress, stepInRow } from "./keyboard.ts";
+import { isComposing, isPress, stepInRow } from "./keyboard.ts";
 
 test("arrows step, Home and End jump, and the ends are ends", () => {
   expect(["ArrowRight", "ArrowDown", "ArrowLeft", "ArrowUp", "Home", "End"].map((key) => stepInRow(key, 1, 3))).toEqual(
@@ -16,4 +16,13 @@ test("other keys mean nothing, and an empty row has nowhere to go", () => {
 
 test("Enter and the space bar press", () => {
   expect([isPress("Enter"), isPress(" "), isPress("a")]).toEqual([true, true, false]);
+});
+
+test("a key that an input method is using is told from a key that is pressed", () => {
+  const keys: KeyboardEventInit[] = [{ isComposing: true }, { keyCode: 229 }, {}];
+  expect(keys.map((init) => isComposing(new KeyboardEvent("keydown", { key: "Enter", ...init })))).toEqual([
+    true,
+    true,
+    false,
+  ]);
 });

@@ -1,4 +1,4 @@
-/** What a key means in a row of things of which one has the focus. */
+/** What a key means: in a row of things of which one has the focus, and in a text field. */
 
 /** The index a key leads to, or null when the key means nothing here. Does not wrap: the ends are ends. */
 export function stepInRow(key: string, index: number, count: number): number | null {
@@ -13,4 +13,9 @@ export function stepInRow(key: string, index: number, count: number): number | n
 
 export function isPress(key: string): boolean {
   return key === "Enter" || key === " ";
+}
+
+/** Whether an input method is using the key: its Enter confirms a word that is being put together, and its Escape drops it. */
+export function isComposing(event: KeyboardEvent): boolean {
+  return event.isComposing || event.keyCode === 229; // in Safari the Enter comes after the composition has ended
 }

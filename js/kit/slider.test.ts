@@ -12,6 +12,7 @@ const state: SliderState = {
   text: "",
   warns: false,
   about: "",
+  wrong: false,
 };
 
 function make() {
@@ -21,6 +22,7 @@ function make() {
       move: (v) => calls.push(["move", v]),
       release: (v) => calls.push(["release", v]),
       wrong: (t) => calls.push(["wrong", t]),
+      back: () => calls.push(["back"]),
     },
     new AbortController().signal,
   );
@@ -92,4 +94,44 @@ test("a value from Python beyond the limit widens the slider instead of lying", 
   one.paint({ ...state, value: 4 });
   expect(Number(input.max)).toBeGreaterThanOrEqual(4);
   expect(Number(input.value)).toBe(4);
+});
+
+test("the exact field shows the value again when it is left, whatever came while it had the focus", () => {
+  const { one, field, input } = make();
+  field.focus();
+  one.paint({ ...state, value: 1.5 });
+  expect([field.value, input.value]).toEqual(["+0.00", "1.5"]);
+  field.blur();
+  expect(field.value).toBe("+1.50");
+});
+
+test("what is said to be wrong stays in the exact field when it is left, until nothing is said of it", () => {
+  const { one, field } = make();
+  field.focus();
+  field.value = "a lot";
+  one.paint({ ...state, wrong: true });
+  field.blur();
+  one.paint({ ...state, value: 0.5, wrong: true });
+  expect(field.value).toBe("a lot");
+  one.paint({ ...state, value: 0.5 });
+  expect(field.value).toBe("+0.50");
+});
+
+test("Escape, and typing the value itself, take back what was wrong", () => {
+  const { calls, field } = make();
+  field.focus();
+  field.value = "a lot";
+  field.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape" }));
+  expect([field.value, calls]).toEqual(["+0.00", [["back"]]]);
+  field.value = "+0.00";
+  field.dispatchEvent(new Event("change"));
+  expect(calls).toEqual([["back"], ["back"]]);
+});
+
+test("Enter and Escape of an input method leave the exact field alone", () => {
+  const { calls, field } = make();
+  field.focus();
+  field.value = "１";
+  for (const key of ["Enter", "Escape"]) field.dispatchEvent(new KeyboardEvent("keydown", { key, isComposing: true }));
+  expect([calls, field.value, document.activeElement]).toEqual([[], "１", field]);
 });

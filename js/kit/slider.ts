@@ -3,7 +3,9 @@
 import "./slider.css";
 import { type Curve, type CurveData, curve } from "./curve.ts";
 import { el, on, setAttributes, setText } from "./dom.ts";
+import { followed } from "./field.ts";
 import { signed } from "./format.ts";
+import { isComposing } from "./keyboard.ts";
 import { digitsOf, niceStep } from "./scale.ts";
 
 export type SliderState = {
@@ -19,13 +21,17 @@ export type SliderState = {
   text: string;
   warns: boolean;
   about: string;
+  /** What was typed is said to be wrong; it stays in its field. */
+  wrong: boolean;
 };
 
 export type SliderActions = {
   move(value: number): void;
   release(value: number): void;
-  /** What was typed is not a number; it stays in its field. */
+  /** What was typed is not a number. */
   wrong(text: string): void;
+  /** The field is back at the value: nothing in it is wrong any more. */
+  back(): void;
 };
 
 export type Slider = { node: HTMLElement; head: HTMLElement; paint(state: SliderState): void };
@@ -88,18 +94,28 @@ export function slider(actions: SliderActions, abort: AbortSignal): Slider {
     field,
     "keydown",
     (event) => {
+      if (isComposing(event)) return;
       if (event.key === "Enter") commit();
-      else if (event.key === "Escape" && state !== null) {
-        field.value = signed(state.value, digits(state));
+      else if (event.key === "Escape") {
+        field.value = exact();
+        actions.back();
         field.blur();
       }
     },
     options,
   );
   on(field, "change", commit, options);
+  const settle = followed(field, exact, () => state?.wrong ?? false, options);
+
+  function exact(): string {
+    return state === null ? "" : signed(state.value, digits(state));
+  }
 
   function commit(): void {
-    if (state === null || field.value === signed(state.value, digits(state))) return;
+    if (field.value === exact()) {
+      actions.back();
+      return;
+    }
     const typed = field.value.trim().replace("−", "-").replace(",", ".");
     const value = typed === "" ? Number.NaN : Number(typed);
     if (Number.isFinite(value)) actions.release(value);
@@ -107,7 +123,6 @@ export function slider(actions: SliderActions, abort: AbortSignal): Slider {
   }
 
   function paint(next: SliderState): void {
-    const valueChanged = state === null || next.value !== state.value;
     state = next;
     const { step, max } = rangeOf(Math.max(next.limit, Math.abs(next.value)));
     setText(name, next.name);
@@ -122,7 +137,7 @@ export function slider(actions: SliderActions, abort: AbortSignal): Slider {
     if (!holding && input.value !== String(next.value)) input.value = String(next.value);
     setAttributes(input, { "data-value": next.value });
     input.style.setProperty("--iw-at", String((next.value / max + 1) / 2));
-    if (valueChanged && field.ownerDocument.activeElement !== field) field.value = signed(next.value, digits(next));
+    settle();
     setText(units, next.units);
     setText(caption, next.caption);
     setText(text, next.text);

@@ -28,10 +28,9 @@ function byMark(node: Element): boolean | null {
   for (const ancestor of ancestors(node)) {
     const kind = ancestor.getAttribute("data-vscode-theme-kind");
     if (kind !== null) return /dark|high-contrast$/.test(kind);
-    const mark = ancestor.getAttribute("data-theme") ?? ancestor.getAttribute("theme");
-    if (mark === "dark" || mark === "light") return mark === "dark";
-    if (ancestor.classList.contains("dark") || ancestor.classList.contains("dark-theme")) return true;
-    if (ancestor.classList.contains("light") || ancestor.classList.contains("light-theme")) return false;
+    const marks = [ancestor.getAttribute("data-theme") ?? ancestor.getAttribute("theme") ?? "", ...ancestor.classList];
+    const mark = marks.find((one) => /^(dark|light)(-theme)?$/.test(one));
+    if (mark !== undefined) return mark.startsWith("dark");
   }
   return null;
 }

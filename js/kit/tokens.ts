@@ -2,7 +2,7 @@
 
 import "./tokens.css";
 import { colourAt, css, type Ramp } from "./colour.ts";
-import { el, on, setAttributes, setText } from "./dom.ts";
+import { el, on, reconcile, setAttributes, setText } from "./dom.ts";
 import { named, signed, visible } from "./format.ts";
 import { isPress, stepInRow } from "./keyboard.ts";
 import { type Diverging, place } from "./scale.ts";
@@ -136,9 +136,13 @@ export function tokenStrip(label: string, actions: StripActions, abort: AbortSig
     const token = state.tokens[index];
     if (token !== undefined) paintToken(one, token, index, state);
     one.tabIndex = index === active ? 0 : -1;
+    markOne(one, index);
+    return one;
+  }
+
+  function markOne(one: HTMLElement, index: number): void {
     one.classList.toggle("iw-hover", index === marked[0]);
     one.classList.toggle("iw-locked", index === marked[1]);
-    return one;
   }
 
   let texts: { of: readonly StripToken[]; spelled: string[] } | null = null;
@@ -186,12 +190,7 @@ export function tokenStrip(label: string, actions: StripActions, abort: AbortSig
       paintLines();
       return;
     }
-    while (node.childElementCount > state.tokens.length) node.lastElementChild?.remove();
-    state.tokens.forEach((_, index) => {
-      const old = node.children[index];
-      const one = drawToken(state, index, old);
-      if (old === undefined) node.append(one);
-    });
+    reconcile(node, state.tokens, makeToken, (one, _, index) => drawToken(state, index, one));
   }
 
   function mark(hover: number | null, lock: number | null): void {
@@ -199,8 +198,7 @@ export function tokenStrip(label: string, actions: StripActions, abort: AbortSig
     marked = [hover, lock];
     for (const index of new Set([...before, ...marked])) {
       const one = tokenAt(index);
-      one?.classList.toggle("iw-hover", index === hover);
-      one?.classList.toggle("iw-locked", index === lock);
+      if (one !== null && index !== null) markOne(one, index);
     }
   }
 
@@ -214,8 +212,8 @@ function makeToken(index: number): HTMLElement {
 }
 
 function paintToken(node: HTMLElement, token: StripToken, index: number, state: StripState): void {
-  const score = state.scores?.[index];
-  const position = score === undefined ? Number.NaN : place(state.scale, score);
+  const score = state.scores?.[index] ?? Number.NaN;
+  const position = place(state.scale, score);
   const colour = colourAt(state.ramp, position);
   const [text, bar] = node.children as unknown as [HTMLElement, HTMLElement];
   setText(text, visible(token));
@@ -228,11 +226,11 @@ function paintToken(node: HTMLElement, token: StripToken, index: number, state: 
   node.classList.toggle("iw-token-joined", state.joined?.(index) ?? false);
   const gone = state.gone?.has(index) ?? false;
   node.classList.toggle("iw-token-gone", gone);
-  const value = score === undefined || Number.isNaN(score) ? "" : `, ${signed(score)}`;
+  const value = Number.isNaN(score) ? "" : `, ${signed(score)}`;
   const here = index === state.position ? ", the position read" : "";
   setAttributes(node, {
     "data-token": index,
-    "data-score": score === undefined || Number.isNaN(score) ? null : score,
+    "data-score": Number.isNaN(score) ? null : score,
     "aria-label": `${named(token)}${value}${here}${chosen ? ", chosen" : ""}${gone ? ", replaced" : ""}`,
   });
 }

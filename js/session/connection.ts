@@ -93,7 +93,8 @@ export function monitor(hooks: Hooks, time: Clock): Monitor {
   /** The host itself said that the kernel we knew is gone: no message can bring it back. */
   let certain = false;
   let nextPing = 1;
-  let asked: { id: number; at: number } | null = null;
+  /** The ping that is not answered yet. */
+  let asked: number | null = null;
   let cancel: (() => void) | null = null;
   let since: () => number | null = () => null;
 
@@ -128,9 +129,13 @@ export function monitor(hooks: Hooks, time: Clock): Monitor {
 
   const gone = (): boolean => GONE.has(now.status);
 
+  function ping(): void {
+    asked = nextPing++;
+    hooks.ping(asked);
+  }
+
   function ask(): void {
-    asked = { id: nextPing++, at: time.now() };
-    hooks.ping(asked.id);
+    ping();
     schedule(PATIENCE);
   }
 
@@ -177,7 +182,7 @@ export function monitor(hooks: Hooks, time: Clock): Monitor {
     pong(id) {
       heart.felt();
       // Messages sent before a restart may still arrive after it; only the answer to a newer question counts.
-      if (certain || now.status === "closed" || (gone() && asked?.id !== id)) return;
+      if (certain || now.status === "closed" || (gone() && asked !== id)) return;
       asked = null;
       become("live");
     },
@@ -204,9 +209,7 @@ export function monitor(hooks: Hooks, time: Clock): Monitor {
       become("restarted");
       // When the host says in the same breath that the kernel restarts, asking would only put an error on the new kernel's log.
       time.after(SAME_BREATH, () => {
-        if (certain || now.status === "closed") return;
-        asked = { id: nextPing++, at: time.now() };
-        hooks.ping(asked.id);
+        if (!certain && now.status !== "closed") ping();
       });
     },
     waiting(oldest) {

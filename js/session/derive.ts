@@ -1,6 +1,7 @@
 /** What the screen shows, derived from the kernel's state and the wishes still on their way. Pure. */
 
 import type { Wish } from "../kit/channel.ts";
+import { plural } from "../kit/format.ts";
 import type { Panel } from "./panels.ts";
 import type { AblationMode, Intervention, State, Vector } from "./protocol.ts";
 import type { Snapshot } from "./store.ts";
@@ -55,14 +56,13 @@ export function vectorNow(vector: Vector, pending: Pending): Vector {
   };
 }
 
+const SETTINGS: Record<string, string> = { on: "boolean", positions: "string", mode: "string", site: "string" };
+
 function pick(args: Record<string, unknown>): Partial<Vector> {
-  const kept: Partial<Vector> = {};
-  if (typeof args.on === "boolean") kept.on = args.on;
-  if (typeof args.positions === "string") kept.positions = args.positions;
-  if (typeof args.mode === "string") kept.mode = args.mode;
-  if (typeof args.site === "string") kept.site = args.site;
-  return kept;
+  return Object.fromEntries(Object.entries(args).filter(([name, value]) => typeof value === SETTINGS[name]));
 }
+
+export const OLD = "measured before your last change";
 
 /** Whether the number on screen still belongs to an older state. */
 export function answerIsStale(snapshot: Snapshot | null): boolean {
@@ -123,8 +123,8 @@ export function summary(
     (one) => one.on && one.kind !== "steer" && !(one.kind === "ablate" && one.mode !== "edge" && covered(one.site)),
   );
   return [
-    heads > 0 && `${heads} ${heads === 1 ? "head" : "heads"} off`,
-    mlps > 0 && `${mlps} ${mlps === 1 ? "MLP" : "MLPs"} off`,
+    heads > 0 && `${plural(heads, "head")} off`,
+    mlps > 0 && `${plural(mlps, "MLP")} off`,
     ...vectors.filter((one) => one.on && one.coefficient !== 0).map((one) => `${one.name} ${signed(one.coefficient)}`),
     ...rest.map((one) => one.label),
   ]

@@ -15,6 +15,8 @@ export type Question = {
   label: string;
   unit: string;
   examples: number;
+  /** Whether there is a prompt to resample and patch from. */
+  corrupt?: boolean;
 };
 
 export type Intervention = {
@@ -123,6 +125,9 @@ export type KernelMessage =
   | { kind: "pong"; client: string; id: number }
   | { kind: "closed"; message: string };
 
+/** A text or several, the ids of tokens, or none. */
+export type Asked = string | string[] | number[] | null;
+
 /** What a wish may say; every argument is absolute ("off: true"), never relative ("toggle"). */
 export type Intents = {
   ablate: { site: string; off: boolean; mode: AblationMode; positions?: "all" | number[] };
@@ -131,7 +136,7 @@ export type Intents = {
   mode: { mode: AblationMode };
   strength: { name: string; value: number; final: boolean };
   vector: { name: string; on: boolean; site: string; positions: string; mode: string };
-  ask: { prompt: string; target: string | string[] | null; foil: string | string[] | null; chat?: boolean };
+  ask: { prompt: string; target: Asked; foil: Asked; chat?: boolean };
   clear: Record<string, never>;
   undo: Record<string, never>;
   redo: Record<string, never>;

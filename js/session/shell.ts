@@ -9,7 +9,7 @@ import type { Wish } from "../kit/channel.ts";
 import { button, el, on, setAttributes, setText, show } from "../kit/dom.ts";
 import { type Dumbbell, dumbbell } from "../kit/dumbbell.ts";
 import { alertLine } from "../kit/errors.ts";
-import { signed } from "../kit/format.ts";
+import { plural, signed } from "../kit/format.ts";
 import { type Frame, frame, paintProgress } from "../kit/frame.ts";
 import { followTheme, type Theme } from "../kit/theme.ts";
 import { type Strip, type StripActions, tokenStrip } from "../kit/tokens.ts";
@@ -211,13 +211,9 @@ function shellBar<T extends ViewTraits>(context: PartContext<T>): void {
     const state = context.state.value;
     if (state === null) return;
     setText(about.firstElementChild as Element, aboutModel(state));
-    setText(
-      notes,
-      state.model.notes.length > 0
-        ? ` · ${state.model.notes.length === 1 ? "1 note" : `${state.model.notes.length} notes`}`
-        : "",
-    );
-    setAttributes(notes, { title: state.model.notes.join("\n") || null });
+    const said = state.model.notes;
+    setText(notes, said.length > 0 ? ` · ${plural(said.length, "note")}` : "");
+    setAttributes(notes, { title: said.join("\n") || null });
     setText(line, summary(state, context.off.value, context.vectors.value, signed));
     undo.disabled = state.history.index <= 0;
     redo.disabled = state.history.index >= state.history.items.length - 1;

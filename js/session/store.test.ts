@@ -42,6 +42,17 @@ test("a wish is pending until its number comes back, then the kernel's state hol
   expect(store.state.value?.state.interventions[0]?.site).toBe("L1H3");
 });
 
+test("what is taken in is told from what is lost with the connection, by its number", () => {
+  const { store, kernel, model } = make();
+  kernel.alive = false;
+  const number = store.intent("ablate", "head:L1H3", off);
+  model.receive({ kind: "closed", message: "The session is closed." });
+  expect([number, store.pending.value.size, store.taken.value]).toEqual([1, 0, 0]);
+  expect(store.intent("ablate", "head:L1H3", off)).toBeNull();
+  const other = make();
+  expect(other.store.intent("ablate", "head:L1H3", off)).toBe(other.store.taken.value);
+});
+
 test("a refusal is kept by its key with its sentence, and goes with the next wish about it", () => {
   const { store } = make();
   store.intent("ask", "ask", { prompt: "  ", target: null, foil: null });

@@ -26,6 +26,8 @@ export type SessionStore = {
   readonly state: ReadonlySignal<Snapshot | null>;
   readonly connection: ReadonlySignal<Connection>;
   readonly pending: ReadonlySignal<ReadonlyMap<string, Wish>>;
+  /** The number of our newest wish that the kernel has taken in. An older one may have been lost with the connection. */
+  readonly taken: ReadonlySignal<number>;
   /** The last refusal about each key, until a newer wish about it is made. */
   readonly refusals: ReadonlySignal<ReadonlyMap<string, Refusal>>;
   readonly panels: ReadonlySignal<ReadonlyMap<string, Panel>>;
@@ -33,7 +35,13 @@ export type SessionStore = {
   readonly lock: Signal<Mark>;
   /** The state at one of the last revisions. */
   stateAt(revision: number): State | undefined;
-  intent<N extends IntentName>(name: N, key: string, args: Intents[N], options?: { throttled?: boolean }): void;
+  /** The number of the wish; null while it waits, or when nothing can be sent. */
+  intent<N extends IntentName>(
+    name: N,
+    key: string,
+    args: Intents[N],
+    options?: { throttled?: boolean },
+  ): number | null;
   dismiss(key: string): void;
   /** A view was built from a saved notebook: no kernel knows it. */
   restored(): void;
@@ -60,6 +68,7 @@ export function createStore(wire: Wire, abort: AbortSignal, time: Clock = clock)
   const state = signal<Snapshot | null>(null);
   const live = signal<Connection>(connection("connecting"));
   const pending = signal<ReadonlyMap<string, Wish>>(new Map());
+  const taken = signal(0);
   const refusals = signal<ReadonlyMap<string, Refusal>>(new Map());
   const panels = signal<ReadonlyMap<string, Panel>>(new Map());
   const recent = new RecentStates();
@@ -115,7 +124,9 @@ export function createStore(wire: Wire, abort: AbortSignal, time: Clock = clock)
         state.value = { revision: message.revision, state: withLastAnswer(message.state, old?.state) };
         if (message.state.closed) watch.closed();
       }
-      if (typeof ack === "number") channel.acknowledge(ack);
+      if (typeof ack !== "number") return;
+      channel.acknowledge(ack);
+      taken.value = ack;
     });
   }
 
@@ -141,31 +152,36 @@ export function createStore(wire: Wire, abort: AbortSignal, time: Clock = clock)
     panels.value = next;
   }
 
+  function refuse(one: Refusal): void {
+    refusals.value = new Map(refusals.peek()).set(one.key, one);
+  }
+
   function onRefused(message: Refusal & { client: string }): void {
     if (message.client !== channel.client) return;
     const newer = channel.pending().get(message.key);
     if (newer !== undefined && newer.seq > message.seq) return;
     batch(() => {
       channel.refuse(message.key, message.seq);
-      refusals.value = new Map(refusals.peek()).set(message.key, message);
+      refuse(message);
     });
   }
 
   function receive(raw: unknown, buffers: Buffers): void {
     const message = raw as Record<string, unknown> | null;
     if (message === null || typeof message !== "object") return;
-    if (message.kind === "pong") {
+    const { kind } = message;
+    if (kind === "pong") {
       if (message.client === channel.client) watch.pong(Number(message.id));
       return;
     }
-    if (message.kind === "beat") {
+    if (kind === "beat") {
       watch.beat();
       return;
     }
-    if (message.kind === "state") onState(message as never);
-    else if (message.kind === "panel") onPanel(readPanel(message as never, buffers));
-    else if (message.kind === "refused") onRefused(message as never);
-    else if (message.kind === "closed") watch.closed(String(message.message ?? ""));
+    if (kind === "state") onState(message as never);
+    else if (kind === "panel") onPanel(readPanel(message as never, buffers));
+    else if (kind === "refused") onRefused(message as never);
+    else if (kind === "closed") watch.closed(String(message.message ?? ""));
     watch.heard();
   }
 
@@ -206,6 +222,7 @@ export function createStore(wire: Wire, abort: AbortSignal, time: Clock = clock)
     state,
     connection: live,
     pending,
+    taken,
     refusals,
     panels,
     hover: signal<Mark>(null),
@@ -216,13 +233,14 @@ export function createStore(wire: Wire, abort: AbortSignal, time: Clock = clock)
       if (state.peek() === null) watch.saved();
     },
     intent(name, key, args, { throttled = false } = {}) {
-      if (!live.peek().usable) return;
+      if (!live.peek().usable) return null;
       dismiss(key);
       try {
-        channel.wish(name, key, args, { throttled, barrier: BARRIERS.has(name) });
+        return channel.wish(name, key, args, { throttled, barrier: BARRIERS.has(name) });
       } catch (error) {
         if (!(error instanceof TooLargeError)) throw error;
-        refusals.value = new Map(refusals.peek()).set(key, { seq: -1, key, message: error.message });
+        refuse({ seq: -1, key, message: error.message });
+        return null;
       }
     },
   };

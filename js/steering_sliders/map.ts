@@ -6,7 +6,7 @@ import { honest, section } from "../kit/frame.ts";
 import { type HeatCell, heatmap } from "../kit/heatmap.ts";
 import { legend } from "../kit/legend.ts";
 import { diverging } from "../kit/scale.ts";
-import { partIsStale } from "../session/derive.ts";
+import { OLD, partIsStale } from "../session/derive.ts";
 import type { ViewContext } from "../session/shell.ts";
 import { cellWords, readMap, type StrengthMap, type Traits } from "./model.ts";
 
@@ -67,7 +67,7 @@ export function mapPart(context: ViewContext<Traits>): HTMLElement {
       `${now.vector}, exact`,
       `neutral = ${num(now.baseline)}, without it`,
       !now.done && "filling in",
-      stale && "measured before your last change",
+      stale && OLD,
     ]);
   });
   watch(() => {

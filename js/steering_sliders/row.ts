@@ -1,5 +1,6 @@
 /** One vector: its strength over its curve, and its settings. */
 
+import "../kit/choice.css";
 import { highest } from "../kit/curve.ts";
 import { button, el, reconcile, setAttributes, setText, show } from "../kit/dom.ts";
 import { alertLine } from "../kit/errors.ts";
@@ -38,7 +39,10 @@ export function vectorRow(context: ViewContext<Traits>, curves: Curves): Row {
       release: (value) => strength(value, true),
       wrong(text) {
         wrong.value = `“${text}” is not a number. Type a strength between ${num(-(vector?.limit ?? 1))} and ${num(vector?.limit ?? 1)}.`;
-        paintAlert();
+      },
+      back() {
+        wrong.value = null;
+        if (vector !== null) store.dismiss(strengthKey(vector));
       },
     },
     abort,
@@ -61,7 +65,6 @@ export function vectorRow(context: ViewContext<Traits>, curves: Curves): Row {
   const alert = alertLine(() => {
     wrong.value = null;
     if (vector !== null) for (const key of keysOf(vector)) store.dismiss(key);
-    paintAlert();
   });
   const settings = el(
     "div",
@@ -78,7 +81,7 @@ export function vectorRow(context: ViewContext<Traits>, curves: Curves): Row {
   function strength(value: number, final: boolean): void {
     if (vector === null) return;
     wrong.value = null;
-    intent("strength", `strength:${vector.name}`, { name: vector.name, value, final }, { throttled: !final });
+    intent("strength", strengthKey(vector), { name: vector.name, value, final }, { throttled: !final });
   }
 
   function send(where: string): void {
@@ -106,15 +109,11 @@ export function vectorRow(context: ViewContext<Traits>, curves: Curves): Row {
     if (vector !== null) intent("panel", `panel:${panelId}`, { panel: panelId, action: "map", vector: vector.name });
   });
 
-  function paintAlert(): void {
-    const refused = vector === null ? undefined : keysOf(vector).flatMap((key) => refusals.value.get(key) ?? [])[0];
-    alert.paint(wrong.value ?? refused?.message ?? null);
-  }
-
   return {
     node,
     paint(next) {
       const moved = vector?.positions !== next.positions;
+      if (vector !== null && vector.name !== next.name) wrong.value = null;
       vector = next;
       const now = state.value;
       const curve = curves.value.get(next.name);
@@ -130,6 +129,7 @@ export function vectorRow(context: ViewContext<Traits>, curves: Curves): Row {
         text: text.words,
         warns: text.breaks,
         about: curve?.criterion ?? "",
+        wrong: wrong.value !== null || refusals.value.has(strengthKey(next)),
       });
       setAttributes(node, { "aria-label": `vector ${next.name}` });
       node.classList.toggle("iw-row-off", !next.on);
@@ -147,7 +147,8 @@ export function vectorRow(context: ViewContext<Traits>, curves: Curves): Row {
         options(positions, [...POSITIONS, OTHER], next.positions);
         show(typed, false);
       }
-      paintAlert();
+      const refused = keysOf(next).flatMap((key) => refusals.value.get(key) ?? [])[0];
+      alert.paint(wrong.value ?? refused?.message ?? null);
     },
   };
 }
@@ -167,8 +168,12 @@ function layersOf(count: number): string[] {
   return ["embed", ...Array.from({ length: count }, (_, index) => `L${index}`)];
 }
 
+function strengthKey({ name }: Vector): string {
+  return `strength:${name}`;
+}
+
 function keysOf(vector: Vector): string[] {
-  return [`strength:${vector.name}`, `vector:${vector.name}`];
+  return [strengthKey(vector), `vector:${vector.name}`];
 }
 
 function captionOf(label: string, vector: Vector, curve: Response | undefined): string {
@@ -185,7 +190,7 @@ function captionOf(label: string, vector: Vector, curve: Response | undefined): 
 }
 
 function choice(name: string): HTMLSelectElement {
-  return el("select", "iw-select", { "aria-label": name });
+  return el("select", "iw-menu", { "aria-label": name });
 }
 
 /** A setting made from Python may be one that is not in the list: then it is shown too. */

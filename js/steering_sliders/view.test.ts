@@ -55,6 +55,20 @@ test("a strength that is not a number is refused in the view, in words, and stay
   expect([field.value, kernel.handled.length]).toEqual(["nan", 0]);
 });
 
+test("a wrong strength goes from its field together with what was said of it", async () => {
+  const { root, kernel } = await openPage(["SteeringSliders"]);
+  const view = root("SteeringSliders");
+  const field = find<HTMLInputElement>(view, '[aria-label="exact strength"]');
+  field.value = "nan";
+  field.dispatchEvent(new Event("change"));
+  for (const vector of kernel.state.vectors) vector.coefficient = 1;
+  kernel.revision += 1;
+  kernel.publish();
+  expect([field.value, alertsOf(view).length]).toEqual(["nan", 1]);
+  click(find(view, '[data-iw="vector"] .iw-alert-close'));
+  expect([field.value, alertsOf(view).length]).toEqual(["+1.00", 0]);
+});
+
 test("a strength that the kernel refuses goes back to the kernel's, with its sentence beside the slider", async () => {
   const { root } = await openPage(["SteeringSliders"]);
   const view = root("SteeringSliders");
@@ -62,7 +76,9 @@ test("a strength that the kernel refuses goes back to the kernel's, with its sen
   field.value = "1e38";
   field.dispatchEvent(new Event("change"));
   expect(find(view, '[data-iw="vector"]').textContent).toContain("cannot be used");
-  expect(Number(range(view).value)).toBe(0);
+  expect([Number(range(view).value), field.value]).toEqual([0, "1e38"]);
+  move(range(view), "0.5", "change");
+  expect([field.value, alertsOf(view)]).toEqual(["+0.50", []]);
 });
 
 test("settings are sent whole, so that no older message can undo a newer one", async () => {

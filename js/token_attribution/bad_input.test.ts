@@ -86,6 +86,23 @@ test("a pasted regular expression of megabytes is refused here with its length, 
   expect([models.TokenAttribution?.get("pattern"), alertsOf(view)]).toEqual(["John", []]);
 });
 
+test("a pattern that Python sets while its field has the focus is there when the field is left, unless it is too long to send", async () => {
+  const { root, models } = await openPage(["TokenAttribution"]);
+  models.TokenAttribution?.set("spans", "pattern");
+  const field = find<HTMLInputElement>(root("TokenAttribution"), '[aria-label="regular expression"]');
+  field.focus();
+  field.value = "Jo";
+  models.TokenAttribution?.set("pattern", "Mary");
+  expect(field.value).toBe("Jo");
+  field.blur();
+  expect(field.value).toBe("Mary");
+  field.focus();
+  field.value = "x".repeat(2000);
+  field.dispatchEvent(new Event("change"));
+  field.blur();
+  expect(field.value.length).toBe(2000);
+});
+
 test("why nothing is explained stands where the scores would be, as text", async () => {
   const { root, kernel, session } = await openPage(["TokenAttribution"], {}, asked(["<b>one</b>"]));
   const message =

@@ -3,6 +3,7 @@
 import { choice } from "../kit/choice.ts";
 import { button, el, setText, show } from "../kit/dom.ts";
 import { alertLine } from "../kit/errors.ts";
+import { followed } from "../kit/field.ts";
 import { plural } from "../kit/format.ts";
 import type { Shared } from "./shared.ts";
 import { SPANS } from "./spans.ts";
@@ -40,6 +41,11 @@ export function spanTools({ context, result, by, pattern, selection, choose }: S
       tooLong.value = null;
     }
   });
+  const settle = followed(
+    field,
+    () => pattern.value,
+    () => tooLong.value !== null,
+  );
   clear.addEventListener("click", () => choose("selection", []));
   watch(() => {
     const groups = result.value?.groups ?? {};
@@ -49,8 +55,7 @@ export function spanTools({ context, result, by, pattern, selection, choose }: S
     );
     show(find, by.value === "pattern");
     show(chosen, by.value === "selection");
-    const typing = document.activeElement === field || tooLong.value !== null;
-    if (field.value !== pattern.value && !typing) field.value = pattern.value;
+    settle();
     const count = result.value?.matches?.chosen.size ?? 0;
     const current = result.value?.matches?.pattern === pattern.value;
     setText(

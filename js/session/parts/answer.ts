@@ -4,7 +4,7 @@ import "./parts.css";
 import { el, setAttributes, setText, show } from "../../kit/dom.ts";
 import { alertLine } from "../../kit/errors.ts";
 import { namedList, num, percent, plural } from "../../kit/format.ts";
-import { answerIsStale, isEdited } from "../derive.ts";
+import { answerIsStale, isEdited, OLD } from "../derive.ts";
 import type { Answer, Question } from "../protocol.ts";
 import type { PartContext, ViewTraits } from "../shell.ts";
 
@@ -61,16 +61,17 @@ export function answerPart<T extends ViewTraits>({ watch, snapshot }: PartContex
     setText(honest, honestLine(question, answer, edited));
     const old = answerIsStale(now);
     numbers.classList.toggle("iw-stale", old);
-    setText(stale, old && !now.state.busy && now.state.error === null ? "measured before your last change" : "");
+    setText(stale, old && !now.state.busy && now.state.error === null ? OLD : "");
   });
 
   function paintVersus(question: Question | null): void {
-    const known = question !== null && question.target.length > 0;
+    const [targets, foils] = [question?.target ?? [], question?.foil ?? []];
+    const known = targets.length > 0;
     show(target, known);
-    show(foil, known && question.foil.length > 0);
-    setText(target, known ? namedList(question.target) : "");
-    setText(over, !known ? "" : question.foil.length > 0 ? "over" : "over the mean logit");
-    setText(foil, question === null ? "" : namedList(question.foil));
+    show(foil, known && foils.length > 0);
+    setText(target, namedList(targets));
+    setText(over, !known ? "" : foils.length > 0 ? "over" : "over the mean logit");
+    setText(foil, namedList(foils));
   }
   return node;
 }

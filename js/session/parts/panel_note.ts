@@ -2,7 +2,7 @@
 
 import { button, el, on, setText, show } from "../../kit/dom.ts";
 import { duration } from "../../kit/format.ts";
-import { partIsStale } from "../derive.ts";
+import { OLD, partIsStale } from "../derive.ts";
 import type { PartContext, ViewTraits } from "../shell.ts";
 
 /** Says when a part of the panel's data is old: named by its key, or as `old` sees it. Its line keeps its room when it is empty, so nothing moves with every click. */
@@ -25,7 +25,7 @@ export function panelNote<T extends ViewTraits>(
     const now = panel.value;
     const stale = now !== null && now.status !== "failed" && isStale();
     const said = now?.status === "failed" ? "" : (now?.message ?? "");
-    setText(text, [stale && "measured before your last change", said].filter(Boolean).join(" · "));
+    setText(text, [stale && OLD, said].filter(Boolean).join(" · "));
     const estimate = now?.data.estimate_seconds;
     setText(go, typeof estimate === "number" ? `Compute (about ${duration(estimate)})` : "Compute");
     show(go, now?.status === "asking");

@@ -4,17 +4,16 @@
  */
 
 import "./parts.css";
-import { button, el, on, setText, show, uniqueId } from "../../kit/dom.ts";
+import { button, el, on, setText, show } from "../../kit/dom.ts";
 import { alertLine } from "../../kit/errors.ts";
 import { named } from "../../kit/format.ts";
+import { isComposing } from "../../kit/keyboard.ts";
 import { type StripActions, tokenIndex } from "../../kit/tokens.ts";
-import type { Question, Token } from "../protocol.ts";
+import type { Asked, Question, Token } from "../protocol.ts";
 import type { PartContext, ViewTraits } from "../shell.ts";
 
-type Typed = string | string[] | null;
-
 /** A field's text as the kernel wants it: empty is null, a JSON list of strings is several tokens, all else is one text as typed. */
-export function readField(text: string): Typed {
+function readField(text: string): string | string[] | null {
   if (text === "") return null;
   if (text.startsWith("[")) {
     try {
@@ -27,97 +26,140 @@ export function readField(text: string): Typed {
   return text;
 }
 
-export function writeField(tokens: readonly Token[]): string {
-  return tokens.length > 1 ? JSON.stringify(tokens.map((token) => token.text)) : (tokens[0]?.text ?? "");
+function writeField(tokens: readonly Token[]): string {
+  const texts = tokens.map((token) => token.text);
+  // A field of one line drops the breaks.
+  return texts.length > 1 || /[\r\n]/.test(texts[0] ?? "") ? JSON.stringify(texts) : (texts[0] ?? "");
+}
+
+function textOf(question: Question | null): string {
+  return question?.message ?? question?.prompt ?? "";
 }
 
 export function questionForm<T extends ViewTraits>(
   context: PartContext<T>,
 ): { toggle: HTMLElement; node: HTMLElement } {
-  const { intent, watch, state, pending, refusals, store, signal } = context;
+  const { intent, watch, derive, state, question, pending, refusals, store, signal } = context;
   const open = signal(false);
-  const sent = signal(false);
+  /** The number of our last ask, until it is refused, or lost, or more is typed. */
+  const asked = signal<number | null>(null);
+  const takenIn = derive(() => asked.value !== null && store.taken.value >= asked.value);
+  let from: Question | null = null;
+  /** Somebody has typed what stands here, and the kernel has not answered it. */
+  let typed = false;
   const toggle = button("Edit question", "iw-link", { "aria-expanded": "false" });
   const prompt = el("textarea", "iw-input iw-prompt", { rows: 2, "aria-label": "prompt", spellcheck: "false" });
-  const target = textField("target", "empty: the model's own top token");
-  const foil = textField("foil", "empty: over the mean logit");
+  const target = tokenField("target", "empty: the model's own top token");
+  const foil = tokenField("foil", "empty: over the mean logit");
   const ask = button("Ask", "iw-btn iw-btn-main");
   const cancel = button("Cancel");
   const alert = alertLine();
   const hint = el("span", "iw-honest", {}, "a leading space belongs to the token · Ctrl+Enter asks");
   const chat = el("input", "", { type: "checkbox" });
   const asChat = el("label", "iw-honest", {}, chat, " as a chat message");
-  const fields = el("div", "iw-form-row", {}, target.node, foil.node);
+  const alone = el("div", "iw-honest", { "data-iw": "alone" }, "a new prompt is asked alone, without the others");
   const node = el(
     "div",
     "iw-form",
     { role: "group", "aria-label": "question" },
     label("Prompt", prompt),
-    fields,
+    el("div", "iw-form-row", {}, target.node, foil.node),
     el("div", "iw-form-row", {}, ask, cancel, hint),
+    alone,
     alert.node,
   );
 
-  function fill(question: Question | null): void {
-    const message = question?.message ?? null;
-    chat.checked = message !== null;
-    prompt.value = message ?? question?.prompt ?? "";
-    target.input.value = writeField(question?.target ?? []);
-    foil.input.value = writeField(question?.foil ?? []);
-    target.preview();
-    foil.preview();
-  }
-
-  function submit(): void {
-    sent.value = true;
-    intent("ask", "ask", {
-      prompt: prompt.value,
-      chat: chat.checked,
-      target: readField(target.input.value),
-      foil: readField(foil.input.value),
-    });
-  }
-
-  function close(): void {
-    sent.value = false;
-    leave();
+  function fill(): void {
+    typed = false;
+    from = question.peek();
+    chat.checked = from?.message != null;
+    prompt.value = textOf(from);
+    target.fill(from?.target ?? []);
+    foil.fill(from?.foil ?? []);
+    paintAlone();
     store.dismiss("ask");
   }
 
-  /** Closes it, and gives the focus back: else it falls to the notebook, where the next key is a command. */
-  function leave(): void {
+  /** Whether the prompt is the present one; a text area has its own line breaks. */
+  function isPresent(): boolean {
+    return prompt.value === textOf(question.value).replace(/\r\n?/g, "\n");
+  }
+
+  function paintAlone(): void {
+    const now = question.value;
+    show(
+      alone,
+      now !== null && (now.examples > 1 || !!now.corrupt) && !(isPresent() && chat.checked === (now.message != null)),
+    );
+  }
+
+  function submit(): void {
+    typed = true;
+    asked.value = intent("ask", "ask", {
+      prompt: isPresent() ? textOf(question.value) : prompt.value,
+      chat: chat.checked,
+      target: target.read(),
+      foil: foil.read(),
+    });
+  }
+
+  function dismiss(): void {
+    typed = false;
+    asked.value = null;
+    close();
+    store.dismiss("ask");
+  }
+
+  /** Gives the focus back: else it falls to the notebook, where the next key is a command. */
+  function close(): void {
     if (node.querySelector(":focus") !== null) toggle.focus();
     open.value = false;
   }
 
   on(toggle, "click", () => {
-    if (open.peek()) close();
-    else {
-      if (!refusals.peek().has("ask")) fill(state.peek()?.question ?? null);
-      open.value = true;
-      prompt.focus();
+    if (open.peek()) {
+      close();
+      return;
     }
+    // The kernel may have taken a question in and still refuse it: it is kept until there is another.
+    if (!typed || (takenIn.peek() && question.peek() !== from)) fill();
+    asked.value = null;
+    open.value = true;
+    prompt.focus();
   });
   on(ask, "click", submit);
-  on(cancel, "click", close);
+  on(cancel, "click", dismiss);
+  on(node, "input", () => {
+    typed = true;
+    asked.value = null;
+    paintAlone();
+  });
   on(node, "keydown", (event) => {
+    if (isComposing(event)) return;
     const inLine = event.target instanceof HTMLInputElement;
     if (event.key === "Enter" && (inLine || event.ctrlKey || event.metaKey)) {
       event.preventDefault();
       submit();
-    } else if (event.key === "Escape") close();
+    } else if (event.key === "Escape") dismiss();
   });
 
   watch(() => {
     const refusal = refusals.value.get("ask");
     const asking = pending.value.has("ask");
     alert.paint(refusal?.message ?? null);
-    if (refusal !== undefined && sent.peek()) open.value = true;
-    // Taken in, and no objection so far: the form has done its work. Its text stays, should a refusal still come.
-    else if (sent.peek() && !asking) leave();
     ask.disabled = asking;
     setText(ask, asking ? "Asking …" : "Ask");
+    if (refusal !== undefined && refusal.seq === asked.value) {
+      asked.value = null;
+      open.value = true;
+    }
+    // Lost with the connection: what the kernel confirms from now on may be a newer wish alone.
+    else if (!takenIn.value && !asking) asked.value = null;
   });
+  watch(() => {
+    if (takenIn.value) close();
+  });
+  watch(paintAlone);
   watch(() => {
     if (state.value?.model.chat) hint.before(asChat);
     show(node, open.value);
@@ -126,28 +168,40 @@ export function questionForm<T extends ViewTraits>(
   return { toggle, node };
 }
 
-function label(text: string, field: HTMLElement): HTMLElement {
-  return el("label", "iw-label", {}, el("span", "", {}, text), field);
+function label(text: string, field: HTMLElement, seen: HTMLElement | null = null): HTMLElement {
+  return el("label", "iw-label", {}, el("span", "", {}, text, seen), field);
 }
 
-function textField(name: string, placeholder: string): { node: HTMLElement; input: HTMLInputElement; preview(): void } {
-  const id = uniqueId(name);
+type TokenField = { node: HTMLElement; fill(tokens: readonly Token[]): void; read(): Asked };
+
+/** A field for a token or several. What is not touched stays the tokens it was filled with: their text may be that of others. */
+function tokenField(name: string, placeholder: string): TokenField {
   const input = el("input", "iw-input", {
     type: "text",
-    id,
     placeholder,
     "aria-label": name,
     spellcheck: "false",
     autocomplete: "off",
   });
   const seen = el("span", "iw-honest iw-num");
+  let tokens: readonly Token[] = [];
+  let text = "";
+  const untouched = (): boolean => tokens.length > 0 && input.value === text;
   const preview = (): void => {
-    const value = readField(input.value);
-    const list = value === null ? [] : Array.isArray(value) ? value : [value];
-    setText(seen, list.map((text) => named({ text })).join(" | "));
+    const list = untouched() ? tokens : [readField(input.value) ?? []].flat().map((one) => ({ text: one }));
+    setText(seen, list.map(named).join(" | "));
   };
   on(input, "input", preview);
-  return { node: el("div", "iw-label", {}, el("span", "", {}, `${name} `, seen), input), input, preview };
+  return {
+    node: label(`${name} `, input, seen),
+    fill(next) {
+      tokens = next;
+      input.value = writeField(next);
+      text = input.value;
+      preview();
+    },
+    read: () => (untouched() ? tokens.map(({ id }) => id) : readField(input.value)),
+  };
 }
 
 /** Hover previews, a click locks, a second click on the same token lets go. */
