@@ -11,7 +11,8 @@ import torch
 
 from interp_widgets.model.anatomy import Anatomy
 from interp_widgets.model.errors import InterventionError
-from interp_widgets.model.interventions import Edit, Intervention, Steer
+from interp_widgets.model.interventions import Ablate, Edit, Intervention, Steer
+from interp_widgets.model.own_code import suspended
 from interp_widgets.model.places import layer_of
 from interp_widgets.model.positions import Row
 from interp_widgets.model.receipts import Receipt, Tally
@@ -29,12 +30,14 @@ class Frame:
         width: tokens per row, padding included.
         offset: how many tokens of each row went before (in the cache).
         pads: left padding of each row.
+        columns: the column of each token of each row, where more than left padding is hidden; None elsewhere.
     """
 
     rows: Sequence[Row]
     width: int
     offset: int = 0
     pads: Sequence[int] | None = None
+    columns: Sequence[Sequence[int]] | None = None
 
     def pad(self, row: int) -> int:
         """Padding in front of `row`."""
@@ -44,18 +47,27 @@ class Frame:
         """Where `step` acts, `[row of the step, pos]`; None for everywhere."""
         chosen = step.chosen(len(self.rows))
         if self.width == 1:  # one token more: no need to look at the whole text again
-            flags = [self._holds(step, r, self.offset - self.pad(r)) for r in chosen]
+            flags = [self._holds(step, r, self._position(r)) for r in chosen]
             return None if all(flags) else torch.tensor(flags)[:, None]
         out = np.zeros((len(chosen), self.width), dtype=bool)
         for at, r in enumerate(chosen):
             row, pad = self.rows[r], self.pad(r)
             whole = np.zeros(max(pad + len(row), self.offset + self.width), dtype=bool)
-            here = whole[pad : pad + len(row)]
-            here[:] = step.intervention.positions.mask(row)
+            flags = step.intervention.positions.mask(row)
             if step.by_position:
-                here[step.length :] = False
+                flags[step.length :] = False
+            if self.columns is None:
+                whole[pad : pad + len(row)] = flags
+            else:
+                whole[list(self.columns[r])] = flags
             out[at] = whole[self.offset : self.offset + self.width]
         return None if out.all() else torch.from_numpy(out)
+
+    def _position(self, r: int) -> int:
+        """The position of the one new column of a row; −1 where that is hidden."""
+        if self.columns is None:
+            return self.offset - self.pad(r)
+        return len(self.rows[r]) - 1 if self.columns[r] and self.columns[r][-1] == self.offset else -1
 
     def _holds(self, step: Step, r: int, position: int) -> bool:
         row = self.rows[r]
@@ -75,6 +87,7 @@ class Step:
         mask: where it acts in this forward (`[row of the step, pos]`, None = everywhere); set from the frame.
         shifts: for each of its rows, the position of this forward's first column (negative: padding in front).
         push: what a plain push adds, in the activation's dtype.
+        lost: why it is not known which tokens this forward holds; a step that goes by position then refuses to act.
         tally: what it did.
     """
 
@@ -88,6 +101,7 @@ class Step:
     active: bool = True
     shifts: tuple[int, ...] = (0,)
     push: torch.Tensor | None = None
+    lost: str = ""
     tally: Tally = field(default_factory=Tally)
 
     @property
@@ -99,14 +113,45 @@ class Step:
         """The rows that it acts on, of `n`."""
         return range(n) if self.rows is None else self.rows
 
+    @property
+    def everywhere(self) -> bool:
+        """Whether it acts at every position alike, so that nothing need be known of the tokens."""
+        return self.intervention.positions.kind == "all" and not self.by_position and not self.aligned
+
+    @property
+    def aligned(self) -> bool:
+        """Whether it goes by the number of a position, which must then be a column's but for left padding."""
+        return self.by_position or self.edge
+
+    @property
+    def edge(self) -> bool:
+        """Whether it cuts an edge, which attention does without calling the step."""
+        return isinstance(self.intervention, Ablate) and self.intervention.mode == "edge"
+
     def enter(self, frame: Frame) -> None:
         """Get ready for the next forward of this run."""
+        self.lost = ""
         self.mask = frame.mask(self)
         self.active = self.mask is None or bool(self.mask.any())
         self.shifts = tuple(frame.offset - frame.pad(r) for r in self.chosen(len(frame.rows)))
 
+    def lose(self, why: str) -> None:
+        """Get ready for a forward whose tokens are not known."""
+        self.mask, self.active, self.shifts = None, True, ()
+        self.lost = "" if self.everywhere else why
+
+    def refuse_lost(self) -> None:
+        """Refuse to act where it is not known.
+
+        Raises:
+            InterventionError: with the reason.
+        """
+        if self.lost:
+            raise InterventionError(f"{self.intervention.label} cannot find its positions: {self.lost}")
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """The edited copy of `x [row, pos, ...feature]`; never in place."""
+        self.refuse_lost()
         self.tally.fired += 1
         if not self.active:
             return x
@@ -121,6 +166,11 @@ class Step:
 
     def _edited(self, x: torch.Tensor) -> torch.Tensor:
         mask = None if self.mask is None else self.mask.to(x.device)
+        if mask is not None and mask.shape[1] != x.shape[1]:
+            raise InterventionError(
+                f"{self.intervention.label} got {x.shape[1]} positions of {self.site.name} in a forward of {mask.shape[1]} tokens, so "
+                'it cannot tell which is which; call the whole model, or use positions="all".'
+            )
         new = self.op(x, self)
         if mask is not None:
             new = torch.where(mask.view(*mask.shape, *[1] * (x.dim() - 2)), new, x)
@@ -180,7 +230,8 @@ def _own(x: torch.Tensor, step: Step) -> torch.Tensor:
     rows: list[torch.Tensor] = []
     for row in x:
         try:
-            out = edit.fn(row.clone())
+            with suspended():  # what it calls of the model is the plain model's, and leaves rows and receipts alone
+                out = edit.fn(row.clone())
         except Exception as error:
             error.add_note(
                 f"raised by the edit {edit.name!r} at {edit.site.name}"

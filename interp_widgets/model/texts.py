@@ -1,0 +1,176 @@
+"""The text that a call of the user's own goes on with: its tokens, the columns they stand in, and the cache that holds it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from interp_widgets.model.positions import Row
+from interp_widgets.model.run import row_of
+
+if TYPE_CHECKING:
+    from interp_widgets.model.question import Token
+
+_GENERATION = "transformers.generation.utils"
+_FEEDING = frozenset(("_prefill", "_assisted_decoding", "_sample", "_beam_search"))
+_UNKNOWN = "\0"  # the text of a token that is known by its embedding alone: no rule spells it
+
+
+@dataclass(frozen=True)
+class Text:
+    """What the rows of a call hold so far.
+
+    Attributes:
+        rows: the tokens of each row, without what its mask hides.
+        columns: the column that each token stands in.
+        width: columns so far, hidden ones included.
+    """
+
+    rows: tuple[Row, ...] = ()
+    columns: tuple[tuple[int, ...], ...] = ()
+    width: int = 0
+
+    @property
+    def pads(self) -> list[int]:
+        """The first column of each row."""
+        return [columns[0] if columns else 0 for columns in self.columns]
+
+    @property
+    def holed(self) -> bool:
+        """Whether hidden columns stand between the tokens of a row."""
+        return any(c and c[-1] - c[0] + 1 != len(c) for c in self.columns)
+
+    @property
+    def generated(self) -> bool:
+        """Whether any row goes on after its prompt."""
+        return any(len(row) > row.n_prompt for row in self.rows)
+
+    def cut(self, width: int) -> Text:
+        """The first `width` columns: a cache that was cropped holds no more."""
+        if width == self.width:
+            return self
+        kept = [sum(c < width for c in columns) for columns in self.columns]
+        rows = tuple(_first(row, n) for row, n in zip(self.rows, kept, strict=True))
+        return Text(rows, tuple(c[:n] for c, n in zip(self.columns, kept, strict=True)), width)
+
+    def longer(self, new: Sequence[Sequence[Token | None]], keep: Sequence[Sequence[int]], prompt: int) -> Text:
+        """The text with new columns; the first `prompt` of them belong to the prompt.
+
+        Args:
+            new: the token in every new column of each row, None for one that is not known.
+            keep: 0 where the mask hides a column.
+        """
+        rows, columns = list(self.rows) or [Row((), (), (), 0)] * len(new), list(self.columns) or [()] * len(new)
+        for r, (tokens, kept) in enumerate(zip(new, keep, strict=True)):
+            at = [n for n, k in enumerate(kept) if k]
+            more = _row([tokens[n] for n in at])
+            old = rows[r]
+            n_prompt = len(old) + sum(n < prompt for n in at) if prompt else old.n_prompt
+            rows[r] = Row(old.ids + more.ids, old.texts + more.texts, old.special + more.special, n_prompt)
+            columns[r] = columns[r] + tuple(self.width + n for n in at)
+        return Text(tuple(rows), tuple(columns), self.width + len(new[0]))
+
+
+def _first(row: Row, n: int) -> Row:
+    return Row(row.ids[:n], row.texts[:n], row.special[:n], min(row.n_prompt, n))
+
+
+def _row(tokens: Sequence[Token | None]) -> Row:
+    if all(t is not None for t in tokens):
+        return row_of([t for t in tokens if t is not None], len(tokens))
+    n = len(tokens)
+    return Row((-1,) * n, (_UNKNOWN,) * n, (False,) * n, n)
+
+
+class Texts:
+    """The text that each cache holds, as long as the cache lives."""
+
+    def __init__(self) -> None:
+        self._of: WeakKeyDictionary[Any, Text] = WeakKeyDictionary()
+
+    def keep(self, cache: Any, text: Text) -> None:
+        """Remember what `cache` holds after the call that goes on now."""
+        self._of[cache] = text
+
+    def before(self, cache: Any) -> Text | None:
+        """The text in front of a call with `cache`; None where nothing is known of what it holds."""
+        length = 0 if cache is None else past_length(cache)
+        if length == 0:
+            return Text()
+        known = self._of.get(cache) if is_cache(cache) else None
+        if known is not None and (length is None or known.width >= length):
+            return known if length is None else known.cut(length)
+        if length is None:
+            return None
+        copied = (
+            text
+            for other, text in list(self._of.items())
+            if text.width >= length and other is not cache and _same(other, cache, length)
+        )
+        found = next(copied, None)
+        return None if found is None else found.cut(length)
+
+
+def is_cache(value: Any) -> bool:
+    """Whether `value` is a cache of transformers' kind."""
+    return callable(getattr(value, "get_seq_length", None))
+
+
+def cache_in(values: Sequence[Any]) -> Any:
+    """The cache among the arguments of a call, or None."""
+    return next((v for v in values if is_cache(v)), None)
+
+
+def past_length(cache: Any) -> int | None:
+    """How many columns `cache` holds; None where it cannot say (a recurrent state counts nothing)."""
+    if not is_cache(cache):
+        return int(cache[0][0].shape[-2])
+    try:
+        return int(cache.get_seq_length())
+    except ValueError:
+        return None if cache.has_previous_state() else 0
+
+
+def _same(one: Any, other: Any, n: int) -> bool:
+    """Whether the first `n` keys of two caches are equal, in all layers: one is a copy of the other."""
+    layers: list[tuple[Any, Any]] = list(zip(getattr(one, "layers", ()), getattr(other, "layers", ()), strict=False))
+    keys = [(getattr(a, "keys", None), getattr(b, "keys", None)) for a, b in layers]
+    return bool(keys) and all(
+        isinstance(a, torch.Tensor)
+        and isinstance(b, torch.Tensor)
+        and a.dim() == b.dim() == 4
+        and min(a.shape[-2], b.shape[-2]) >= n
+        and torch.equal(a[..., :n, :], b[..., :n, :])
+        for a, b in keys
+    )
+
+
+def prompt_columns(width: int, past: Text, prompt: int) -> int | None:
+    """How many of the `width` new columns belong to the prompt; None where that cannot be known.
+
+    Inside `generate` the function that feeds the prompt says so, and the one that drafts tokens says how many it drafts.
+    Elsewhere one token after others is a generated one, and a longer call belongs to the prompt.
+
+    Args:
+        prompt: the columns of the last prompt that `generate` fed, for calls that feed the whole text anew.
+    """
+    frame = sys._getframe(1)  # noqa: SLF001
+    while frame is not None:
+        name = frame.f_code.co_name
+        if name in _FEEDING and frame.f_globals.get("__name__") == _GENERATION:
+            if name == "_prefill":
+                return width
+            if name == "_assisted_decoding":
+                drafts = frame.f_locals.get("candidate_length")
+                first = frame.f_locals.get("is_first_iteration")
+                return None if drafts is None or first is None else (width - int(drafts) if first else 0)
+            if past.width == 0 and prompt:
+                return min(width, prompt)
+            break
+        frame = frame.f_back
+    return width if width > 1 or past.width == 0 else 0

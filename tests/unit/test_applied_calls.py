@@ -1,0 +1,320 @@
+"""Calls of the user's own inside `applied()`, in all the ways a model is called: exact, or refused in a sentence."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+import interp_widgets as iw
+from interp_widgets.model.errors import FeatureOffError, InterventionError
+from tests.unit import tiny_models
+
+IDS = torch.tensor([[5, 9, 12, 5, 30, 7]])
+V = torch.randn(32, generator=torch.Generator().manual_seed(5))
+RULES: list[Any] = ["all", "content", "prompt", [1], iw.tokens("w5"), "prompt[:2]"]
+
+
+def steer(positions: Any) -> iw.Steer:
+    return iw.Steer("L0", V, 2.0, positions=positions)
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama"])
+def session(request: pytest.FixtureRequest) -> Iterator[iw.Session]:
+    session = iw.open(getattr(tiny_models, request.param)(), tiny_models.tokenizer())
+    yield session
+    session.close()
+
+
+@pytest.fixture(autouse=True)
+def no_grad() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+def right(session: iw.Session, positions: Any, ids: torch.Tensor = IDS) -> torch.Tensor:
+    return session.model.run(ids[0].tolist(), [steer(positions)]).logits
+
+
+def close(got: torch.Tensor, want: torch.Tensor) -> bool:
+    return torch.allclose(got, want, atol=2e-4, rtol=1e-4)
+
+
+# ---- past the model's own call -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("positions", [*RULES, -1])
+def test_forward_without_the_models_call_is_edited_at_its_own_positions(session: iw.Session, positions: Any) -> None:
+    model: Any = session.model.module
+    session.set(steer(positions))
+    with session.applied() as receipts:
+        model(torch.tensor([[5, 9, 12, 30, 31, 4, 9, 8]]))  # a longer call before it leaves nothing behind
+        got = model.forward(IDS).logits[0]
+        trunk = model.lm_head(model.base_model(IDS).last_hidden_state)[0]
+    assert close(got, right(session, positions))
+    assert close(trunk, right(session, positions))
+    assert receipts[0].state == "acted"
+
+
+def test_a_trunk_with_padding_refuses_numbers_and_edits_everywhere(session: iw.Session) -> None:
+    model: Any = session.model.module
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1]])
+    session.set(steer([1]))
+    with session.applied(), pytest.raises(InterventionError, match="call the model itself"):
+        model.forward(IDS, attention_mask=mask)
+    session.set(steer("all"))
+    with session.applied() as receipts:
+        model.forward(IDS, attention_mask=mask)
+    assert receipts[0].state == "acted"
+
+
+def test_a_cut_edge_is_cut_in_forward_too_and_refused_after_a_cache_from_outside(session: iw.Session) -> None:
+    model: Any = session.model.module
+    past = model(IDS[:, :3], use_cache=True).past_key_values
+    session.set(iw.Ablate("L1H0", mode="edge", edge=(3, 1)))
+    with session.applied():
+        got = model.forward(IDS).logits[0]
+        with pytest.raises(InterventionError, match="cache was filled outside"):
+            model(IDS[:, 3:], past_key_values=past)
+    assert close(got, session.model.run(IDS[0].tolist(), session.interventions).logits)
+
+
+def test_an_edit_of_the_embedding_in_forward_is_exact_everywhere_and_refused_by_position(session: iw.Session) -> None:
+    model: Any = session.model.module
+    for positions in ("all", [1]):
+        session.set(iw.Steer("embed", V, 2.0, positions=positions))
+        want = session.model.run(IDS[0].tolist(), session.interventions).logits
+        with session.applied():
+            assert close(model(IDS).logits[0], want)
+            if positions == "all":
+                assert close(model.forward(IDS).logits[0], want)
+            else:
+                with pytest.raises(InterventionError, match="call the model itself"):
+                    model.forward(IDS)
+
+
+def test_a_part_called_on_another_number_of_positions_is_refused(session: iw.Session) -> None:
+    model: Any = session.model.module
+    session.set(iw.Steer("L1.mlp", V, 2.0, positions=[1]))
+    mlp = session.model.anatomy.layers[1].mlp
+    assert mlp is not None
+    with session.applied():
+        model(IDS)
+        with pytest.raises(InterventionError, match="4 positions"):
+            mlp.module(torch.randn(1, 4, 32))
+
+
+# ---- a prompt in several calls -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("positions", RULES)
+def test_a_prompt_in_two_calls_is_edited_as_in_one(session: iw.Session, positions: Any) -> None:
+    model: Any = session.model.module
+    session.set(steer(positions))
+    with session.applied() as receipts:
+        first = model(IDS[:, :3], use_cache=True)
+        second = model(IDS[:, 3:], past_key_values=first.past_key_values)
+    got = torch.cat([first.logits, second.logits], 1)[0]
+    assert close(got, right(session, positions))
+    assert receipts[0].positions == session.model.run(IDS[0].tolist(), [steer(positions)]).receipts[0].positions
+
+
+@pytest.mark.parametrize("positions", [-1, "prompt[-1]", iw.tokens("w12w5")])
+def test_a_rule_that_depends_on_where_the_prompt_ends_refuses_a_prompt_in_two_calls(
+    session: iw.Session, positions: Any
+) -> None:
+    model: Any = session.model.module
+    session.set(steer(positions))
+    with session.applied(), pytest.raises(InterventionError, match="several calls"):
+        model(IDS[:, 3:], past_key_values=model(IDS[:, :3], use_cache=True).past_key_values)
+
+
+def generated(session: iw.Session, positions: Any, **how: Any) -> tuple[list[int], iw.Receipt]:
+    model: Any = session.model.module
+    session.set(steer(positions))
+    with session.applied() as receipts:
+        ids = model.generate(
+            IDS, max_new_tokens=8, do_sample=False, pad_token_id=0, attention_mask=torch.ones_like(IDS), **how
+        )
+    return ids[0, IDS.shape[1] :].tolist(), receipts[0]
+
+
+@pytest.mark.parametrize("chunk", [2, 5])
+@pytest.mark.parametrize("positions", ["prompt", "content", "generated", "all", "gen[:3]"])
+def test_generate_that_feeds_the_prompt_in_chunks_gives_the_same_text(
+    session: iw.Session, positions: Any, chunk: int
+) -> None:
+    text, receipt = generated(session, positions, prefill_chunk_size=chunk)
+    want, whole = generated(session, positions)
+    assert (text, receipt.positions) == (want, whole.positions)
+    assert text == [t.id for t in session.model.generate(IDS[0].tolist(), session.interventions, 8, ignore_eos=True)]
+
+
+# ---- drafts ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("positions", ["prompt", "generated", "gen[:3]", -1, "content", iw.tokens("w30")])
+def test_generate_with_a_prompt_lookup_or_an_assistant_gives_the_same_text(session: iw.Session, positions: Any) -> None:
+    want, _ = generated(session, positions)
+    lookup, _ = generated(session, positions, prompt_lookup_num_tokens=3)
+    assert lookup == want
+    helper = copy.deepcopy(session.model.module)
+    for module in helper.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    assisted, _ = generated(session, positions, assistant_model=helper)
+    assert assisted == want
+
+
+@pytest.mark.parametrize("positions", ["prompt", "generated", "gen[:3]", -1])
+def test_generate_without_a_cache_knows_where_the_prompt_ends(session: iw.Session, positions: Any) -> None:
+    assert generated(session, positions, use_cache=False)[0] == generated(session, positions)[0]
+
+
+# ---- caches ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("positions", [[1], "content", "prompt", iw.tokens("w30")])
+def test_a_cache_from_outside_the_block_is_refused_by_what_goes_by_position(
+    session: iw.Session, positions: Any
+) -> None:
+    model: Any = session.model.module
+    past = model(IDS[:, :3], use_cache=True).past_key_values
+    session.set(steer(positions))
+    with session.applied():
+        model(torch.tensor([[9, 9, 9]]))
+        with pytest.raises(InterventionError, match="cache was filled outside"):
+            model(IDS[:, 3:], past_key_values=past)
+
+
+def test_a_cache_from_outside_the_block_is_edited_everywhere(session: iw.Session) -> None:
+    model: Any = session.model.module
+    past = model(IDS[:, :3], use_cache=True).past_key_values
+    session.set(steer("all"))
+    with session.applied() as receipts:
+        model(IDS[:, 3:], past_key_values=past)
+    assert (receipts[0].state, receipts[0].positions) == ("acted", 3)
+
+
+def test_two_texts_go_on_each_with_the_rows_of_its_own_cache(session: iw.Session) -> None:
+    model: Any = session.model.module
+    session.set(steer(iw.tokens("w5 w30".replace(" ", ""))))
+    other = torch.tensor([[9, 9, 9, 8]])
+    with session.applied():
+        one = model(IDS[:, :4], use_cache=True)
+        two = model(other, use_cache=True)
+        got = model(IDS[:, 4:5], past_key_values=one.past_key_values).logits[0, -1]
+        plain = model(IDS[:, 4:5], past_key_values=two.past_key_values).logits[0, -1]
+    assert not close(got, model(IDS[:, :5]).logits[0, -1])  # "w5w30" is spelled in the first text alone
+    assert close(plain, model(torch.cat([other, IDS[:, 4:5]], 1)).logits[0, -1])
+
+
+def test_a_copied_prefix_cache_and_a_cropped_one_keep_their_tokens(session: iw.Session) -> None:
+    model: Any = session.model.module
+    session.set(steer([1, 2]))
+    prefix = DynamicCache(config=model.config)
+    with session.applied():
+        model(IDS[:, :3], past_key_values=prefix)
+        for _ in range(2):
+            got = model(IDS[:, 3:], past_key_values=copy.deepcopy(prefix)).logits[0]
+            assert close(got, right(session, [1, 2])[3:])
+        model(torch.tensor([[8, 8]]), past_key_values=prefix)
+        prefix.crop(-2)
+        assert close(model(IDS[:, 3:], past_key_values=prefix).logits[0], right(session, [1, 2])[3:])
+
+
+# ---- masks and embeddings ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("positions", "column"), [(iw.tokens("w30"), 4), (-1, 5), ([2], 3)])
+def test_a_mask_with_a_hole_leaves_every_token_in_its_column(session: iw.Session, positions: Any, column: int) -> None:
+    model: Any = session.model.module
+    mask, seen = torch.tensor([[1, 1, 0, 1, 1, 1]]), []
+
+    def look(_module: Any, args: Any, kwargs: Any) -> None:
+        seen.append(args[0] if args else kwargs["hidden_states"])
+
+    handle = session.model.anatomy.layers[1].module.register_forward_pre_hook(look, with_kwargs=True)
+    session.set(steer(positions))
+    try:
+        model(IDS, attention_mask=mask)
+        with session.applied():
+            model(IDS, attention_mask=mask)
+    finally:
+        handle.remove()
+    moved = (seen[-1] - seen[0])[0].norm(dim=-1)
+    assert moved.nonzero().flatten().tolist() == [column]
+
+
+def test_generate_after_padding_on_the_right_is_edited_at_its_generated_tokens(session: iw.Session) -> None:
+    model: Any = session.model.module
+    session.set(steer("generated"))
+    with session.applied() as receipts:
+        mask = torch.tensor([[1, 1, 1, 1, 0, 0]])
+        past = model(IDS, attention_mask=mask, use_cache=True).past_key_values
+        model(IDS[:, :1], attention_mask=torch.tensor([[1, 1, 1, 1, 0, 0, 1]]), past_key_values=past)
+    assert receipts[0].positions == 1
+
+
+def test_values_by_position_refuse_a_mask_with_a_hole(session: iw.Session) -> None:
+    model: Any = session.model.module
+    session.ask(IDS[0].tolist(), target="w11")
+    session.set(iw.Patch("L0", session.model.run(IDS[0].tolist(), read=["L0"]), positions="all"))
+    with session.applied(), pytest.raises(InterventionError, match="hides tokens"):
+        model(IDS, attention_mask=torch.tensor([[1, 1, 0, 1, 1, 1]]))
+
+
+def test_a_cut_edge_refuses_padding_that_its_source_would_be_counted_from(session: iw.Session) -> None:
+    model: Any = session.model.module
+    session.set(iw.Ablate("L1H0", mode="edge", edge=(3, 1)))
+    with session.applied(), pytest.raises(InterventionError, match="counted from the first column"):
+        model(IDS, attention_mask=torch.tensor([[0, 0, 1, 1, 1, 1]]))
+    with session.applied() as receipts:
+        model(IDS)
+    assert receipts[0].state == "acted"
+
+
+def test_tokens_given_as_embeddings_are_not_special_and_are_steered(session: iw.Session) -> None:
+    model: Any = session.model.module
+    embeds = model.get_input_embeddings()(IDS)
+    session.set(steer("content"))
+    with session.applied() as receipts:
+        got = model(inputs_embeds=embeds).logits[0]
+    assert (receipts[0].state, receipts[0].positions) == ("acted", 5)
+    assert close(got, right(session, "content"))
+    session.set(steer(iw.tokens("w30")))
+    with session.applied(), pytest.raises(InterventionError, match="inputs_embeds"):
+        model(inputs_embeds=embeds)
+
+
+# ---- calls that are refused --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("forward", [False, True])
+def test_gradient_checkpointing_in_training_is_refused_before_the_gradients_are_wrong(forward: bool) -> None:
+    model = tiny_models.llama(attention_dropout=0.0)
+    session = iw.open(model, tiny_models.tokenizer())
+    session.set(steer("all"))
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable()
+    model.train()
+    with session.applied():
+        with torch.enable_grad(), pytest.raises(FeatureOffError, match="Gradient checkpointing"):
+            (model.forward if forward else model)(IDS)
+        model(IDS)  # nothing is computed again where no gradient is asked for
+    session.close()
+
+
+def test_a_transform_of_torch_func_is_refused_in_a_sentence(session: iw.Session) -> None:
+    model: Any = session.model.module
+    embeds = model.get_input_embeddings()(IDS)
+    session.set(steer("all"))
+    with session.applied():
+        with pytest.raises(FeatureOffError, match=r"torch\.func"):
+            torch.func.vmap(lambda e: model(inputs_embeds=e).logits)(embeds[None])
+        with pytest.raises(FeatureOffError, match=r"torch\.func"):
+            torch.func.grad(lambda e: model(inputs_embeds=e, use_cache=False).logits.sum())(embeds)
