@@ -266,11 +266,11 @@ def copy_suppression(
 
 def _token_directions(live: LiveModel, asked: Asked, run: Components) -> torch.Tensor:
     """For each source the direction of its own token's logit over the mean logit, `[src, d_model]` float64."""
-    ids = torch.tensor(asked.ids)
-    unique, back = ids.unique(return_inverse=True)
-    with live.lock, modes(live.device, grad=True):
+    with live.lock, modes(live.device, grad=True):  # the ids too: the gradient keeps them, and none of inference mode's
+        ids = torch.tensor(asked.ids, device="cpu")
+        unique, back = ids.unique(return_inverse=True)
         dtype = torch.float32 if live.readout.direct else live.dtype
-        hidden = run.hidden[None].to(live.device, dtype).requires_grad_()
+        hidden = run.hidden[None].to(live.device, dtype).clone().requires_grad_()
         logits = live.readout.uncapped(hidden)[0]
         over = logits[unique.to(logits.device)] - logits.mean()
         rows = [torch.autograd.grad(value, hidden, retain_graph=True)[0][0] for value in over]
@@ -322,7 +322,8 @@ def _by_source(
     if not edited:
         need_split(live, layer, share.sum(1), z[0, position].to(torch.float64))
     alone = torch.zeros(heads, sources, heads, values.shape[-1], dtype=z.dtype, device=z.device)
-    alone[torch.arange(heads), :, torch.arange(heads)] = share.to(z.dtype)
+    each = torch.arange(heads, device=z.device)
+    alone[each, :, each] = share.to(z.dtype)
     own = z[0, position].flatten()[None]
     rows = torch.cat([alone.flatten(0, 1).flatten(1), torch.zeros_like(own), own])
     with modes(live.device):

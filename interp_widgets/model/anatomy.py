@@ -38,10 +38,14 @@ def find_anatomy(module: nn.Module) -> Anatomy:
     """
     root, notes = unwrap(module)
     refuse_structure(root)
-    ids = probe_ids(root)
-    refuse_outcome(root, ids)
     with quiet(root):
-        recording = record(root, ids)
+        ids = probe_ids(root)
+        refuse_outcome(root, ids)
+        return _found(root, notes, record(root, ids))
+
+
+def _found(root: nn.Module, notes: Sequence[str], recording: Recording) -> Anatomy:
+    """The parts that a recorded forward shows."""
     blocks = find_blocks(recording)
     config: Any = getattr(root, "config", None)
     text: Any = config.get_text_config() if hasattr(config, "get_text_config") else config
@@ -106,8 +110,7 @@ def _heads(root: nn.Module, config: Any, blocks: Sequence[Block], recording: Rec
             continue
         kind = type(heads.module), heads.n_heads
         if kind not in kinds:
-            with quiet(root):
-                silent = record(root, recording.ids, silence=recording.calls[heads.softmax.call].name)
+            silent = record(root, recording.ids, silence=recording.calls[heads.softmax.call].name)
             shown = settled(heads, silent)
             kinds[kind] = shown.n_heads if shown else None
         count = kinds[kind]

@@ -6,6 +6,7 @@ runs. It computes softmax(q·k) from the q and k that it is *handed* (rotated, n
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,16 @@ from interp_widgets.model.gate import Tap, active
 AttentionFn = Callable[..., tuple[torch.Tensor, Any]]
 _LOCK = threading.Lock()
 _USES: dict[str, int] = {}
+
+
+def _after_fork() -> None:
+    # The thread that held the lock is not in the child, and would never release it there.
+    global _LOCK  # noqa: PLW0603
+    _LOCK = threading.Lock()  # pyright: ignore[reportConstantRedefinition]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _registry() -> Any:

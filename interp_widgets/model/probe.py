@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import threading
 from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
@@ -116,12 +117,29 @@ def vocabulary(embed: nn.Module) -> int:
 
 @contextlib.contextmanager
 def quiet(root: nn.Module) -> Generator[None]:
-    """No gradients, no compiled code, and the random state as it was."""
+    """No gradients, no compiled code, no modes of the caller's, and the random state as it was."""
+    kinds = sorted({p.device.type for p in root.parameters() if not p.is_meta} | {"cpu"})
     cuda = sorted({p.device.index or 0 for p in root.parameters() if p.device.type == "cuda"})
     with contextlib.ExitStack() as stack:
+        for kind in kinds:
+            stack.enter_context(own_modes(kind))
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.random.fork_rng(devices=cuda))
         stack.enter_context(eagerly(root))
+        yield
+
+
+@contextlib.contextmanager
+def own_modes(kind: str) -> Generator[None]:
+    """Neither the caller's autocast on devices of this kind, nor their inference mode, nor `meta` as the default device."""
+    with contextlib.ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        # Any other default device may be what the model needs; on this one there are no numbers.
+        if torch.get_default_device().type == "meta":
+            stack.enter_context(torch.device("cpu"))
         yield
 
 
@@ -152,7 +170,39 @@ def plain_forward(root: nn.Module, ids: Tensor) -> Any:
         keywords["use_cache"] = False
     if "use_cache" not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         keywords.pop("use_cache", None)
-    return root(ids, **keywords) if "input_ids" not in parameters else root(input_ids=ids, **keywords)
+    args, named = ids_argument(root, ids)
+    with naming_return_dict(root):
+        return root(*args, **named, **keywords)
+
+
+def ids_argument(root: nn.Module, ids: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Positional and named arguments that hand over `ids`: by position where the forward has another name for them."""
+    parameters = inspect.signature(root.forward).parameters
+    kinds = [p.kind for p in parameters.values()]
+    anything = inspect.Parameter.VAR_KEYWORD in kinds and kinds[0] in (
+        inspect.Parameter.VAR_POSITIONAL,
+        inspect.Parameter.VAR_KEYWORD,
+    )
+    return ((), {"input_ids": ids}) if "input_ids" in parameters or anything else ((ids,), {})
+
+
+@contextlib.contextmanager
+def naming_return_dict(root: nn.Module) -> Generator[None]:
+    """Name the setting where a forward fails on outputs that are tuples: transformers' own inner models then do.
+
+    Raises:
+        ModelRefusedError: in the place of an error about a tuple.
+    """
+    try:
+        yield
+    except (AttributeError, TypeError) as error:
+        if "tuple" not in str(error) or getattr(getattr(root, "config", None), "return_dict", True):
+            raise
+        message = (
+            f"{type(root).__name__} fails on its own outputs ({error}), as its config.return_dict is False: "
+            "set model.config.return_dict = True."
+        )
+        raise ModelRefusedError(message) from error
 
 
 def logits_of(output: Any) -> Tensor | None:
@@ -168,7 +218,8 @@ def logits_of(output: Any) -> Tensor | None:
 def record(root: nn.Module, ids: Tensor, silence: str | None = None) -> Recording:
     """Run one forward with temporary hooks on every module; they are gone when this returns or raises.
 
-    `silence` names an attention module whose first head takes nothing from the values in this forward.
+    `silence` names an attention module whose first head takes nothing from the values in this forward. A forward of another
+    thread is none of it: the hooks are on the module, and so on that thread's calls too.
     """
     recording = Recording(ids=ids, logits=ids)
     stack: list[int] = []
@@ -203,9 +254,14 @@ class _Clock:
 
 
 def _enter(recording: Recording, stack: list[int], tick: Callable[[], int], name: str) -> Callable[..., None]:
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    me = threading.get_ident()
+
+    # Without keywords it is called when another thread's forward comes between torch's two notes of a hook.
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+        if threading.get_ident() != me:
+            return
         call = Call(name=name, module=module, parent=stack[-1] if stack else -1, start=tick())
-        for key, value in (*enumerate(args), *kwargs.items()):
+        for key, value in (*enumerate(args), *(kwargs or {}).items()):
             if isinstance(value, Tensor) and value.is_floating_point() and value.dim() >= 2:
                 call.given, call.key = _kept(value), key
                 break
@@ -216,7 +272,11 @@ def _enter(recording: Recording, stack: list[int], tick: Callable[[], int], name
 
 
 def _leave(recording: Recording, stack: list[int], tick: Callable[[], int]) -> Callable[..., None]:
+    me = threading.get_ident()
+
     def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        if threading.get_ident() != me:
+            return
         call = recording.calls[stack.pop()]
         call.end = tick()
         if isinstance(output, Tensor):

@@ -102,7 +102,7 @@ class Sums:
     def _solve(self, columns: list[int], right: Tensor) -> tuple[Tensor, Tensor] | None:
         """The factors and their standard errors; None when the columns depend on each other."""
         if not columns:
-            return torch.zeros(0), torch.zeros(0)
+            return right, right  # as empty as the columns
         square = self.gram[columns][:, columns]
         scale = square.diagonal().sqrt()
         normed = square / scale[:, None] / scale[None, :]
@@ -115,7 +115,8 @@ class Sums:
         """Whether the weighted rest is far above rounding, seen from the products alone: spares most tries a full pass."""
         target = len(self.parts) + 1
         with_start = columns if columns[:1] == [0] else [0, *columns]
-        factors = torch.tensor([*(values if columns[:1] == [0] else [carry, *values]), -1.0], dtype=torch.float64)
+        numbers = [*(values if columns[:1] == [0] else [carry, *values]), -1.0]
+        factors = torch.tensor(numbers, dtype=torch.float64, device=self.gram.device)
         square = self.gram[[*with_start, target]][:, [*with_start, target]]
         return float(factors @ square @ factors) > 1e4 * TOLERANCE**2 * len(self.out)
 

@@ -15,6 +15,7 @@ from interp_widgets.model.anatomy import Anatomy
 from interp_widgets.model.gate import Program, activate
 from interp_widgets.model.places import on_input
 from interp_widgets.model.positions import Row
+from interp_widgets.model.probe import ids_argument, naming_return_dict
 from interp_widgets.model.question import Token
 from interp_widgets.model.receipts import Receipt
 from interp_widgets.model.sites import Site
@@ -42,16 +43,18 @@ class Batch:
     @property
     def mask(self) -> torch.Tensor:
         """1 for tokens, 0 for padding, `[row, pos]`."""
-        return (torch.arange(self.ids.shape[1])[None] < torch.tensor(self.lengths)[:, None]).long().to(self.ids.device)
+        device = self.ids.device
+        places = torch.arange(self.ids.shape[1], device=device)
+        return (places[None] < torch.tensor(self.lengths, device=device)[:, None]).long()
 
 
 def batch_of(prompts: Sequence[Sequence[Token]], device: torch.device, n_prompt: Sequence[int] | None = None) -> Batch:
     """Pad prompts to one width."""
     width = max(len(p) for p in prompts)
-    ids = torch.zeros(len(prompts), width, dtype=torch.long)
+    ids = torch.zeros(len(prompts), width, dtype=torch.long, device="cpu")
     rows: list[Row] = []
     for r, prompt in enumerate(prompts):
-        ids[r, : len(prompt)] = torch.tensor([t.id for t in prompt])
+        ids[r, : len(prompt)] = torch.tensor([t.id for t in prompt], device="cpu")
         ids[r, len(prompt) :] = prompt[-1].id
         rows.append(row_of(prompt, n_prompt[r] if n_prompt else len(prompt)))
     return Batch(ids.to(device), tuple(len(p) for p in prompts), tuple(rows))
@@ -100,14 +103,18 @@ class Run:
 
 @contextmanager
 def modes(device: torch.device, grad: bool = False) -> Generator[None]:
-    """Grad, inference and autocast modes as *we* need them: they are per thread, and the caller's are not in force here."""
+    """Grad, inference and autocast modes as *we* need them: they are per thread, and the caller's are not in force here.
+
+    The caller's default device stays, as the model may rely on it; `meta` goes, where a forward would make no numbers.
+    """
     kind = device.type
     on = kind in ("cpu", "cuda", "mps", "xpu") and torch.is_autocast_enabled(kind)
     autocast = torch.autocast(kind, enabled=False) if on else nullcontext()
     inference = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
+    numbers = torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext()
     grads = torch.is_grad_enabled()
     try:
-        with inference, torch.set_grad_enabled(grad), autocast:
+        with inference, torch.set_grad_enabled(grad), autocast, numbers:
             yield
     finally:
         # Once more: an interrupt that falls into the end of one of those blocks leaves its mode behind in the user's thread.
@@ -117,10 +124,20 @@ def modes(device: torch.device, grad: bool = False) -> Generator[None]:
 
 
 def eager(root: nn.Module) -> Callable[..., Any]:
-    """The model's call without its compiled form: a hook inside a compiled call would silently do nothing."""
+    """The model's call without its compiled form: a hook inside a compiled call would silently do nothing.
+
+    `input_ids` reach a forward that calls them something else.
+    """
+    # A `__call__` of the class's own is part of the model; what it comes to is run eagerly by `force_eager`.
+    own = type(root).__call__ is not nn.Module.__call__
+    way: Any = root if own else type(root)._call_impl.__get__(root)  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        return type(root)._call_impl(root, *args, **kwargs)  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]
+        if "input_ids" in kwargs:
+            first, named = ids_argument(root, kwargs.pop("input_ids"))
+            args, kwargs = (*first, *args), {**named, **kwargs}
+        with naming_return_dict(root):
+            return way(*args, **kwargs)
 
     return call
 
@@ -170,6 +187,8 @@ class Caller:
 
 def logits_of(output: Any) -> torch.Tensor:
     """The logits of a model's output, `[row, pos, vocab]`."""
+    if isinstance(output, torch.Tensor):
+        return output
     return output.logits if hasattr(output, "logits") else output[0]
 
 

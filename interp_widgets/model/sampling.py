@@ -86,6 +86,6 @@ class Sampling:
 def gumbel(seed: int, step: int, vocab: int) -> torch.Tensor:
     """Standard Gumbel noise `[vocab]` of one step, the same on every machine."""
     digest = hashlib.blake2b(f"{seed} {step}".encode(), digest_size=8).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
-    uniform = torch.rand(vocab, generator=generator, dtype=torch.float64).clamp_min(1e-300)
+    generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest, "big") >> 1)
+    uniform = torch.rand(vocab, generator=generator, dtype=torch.float64, device="cpu").clamp_min(1e-300)
     return -(-uniform.log()).clamp_min(1e-300).log().float()

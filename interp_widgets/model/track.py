@@ -99,8 +99,8 @@ def _vectors(
 ) -> torch.Tensor:
     """The vector itself, then random ones of one norm, `[vector, ...]`, float32."""
     own = torch.from_numpy(steer.vector.values.copy()).float()
-    generator = torch.Generator().manual_seed(seed)
-    random = torch.randn(controls, *own.shape, generator=generator)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    random = torch.randn(controls, *own.shape, generator=generator, dtype=torch.float32, device="cpu")
     random = random - random.mean(-1, keepdim=True) if centred else random
     lengths = random.flatten(1).norm(dim=1).view(-1, *[1] * own.dim()).clamp_min(1e-30)
     return torch.cat([own[None], random / lengths * (own.norm() if norm is None else norm)]).to(live.device)
@@ -122,7 +122,7 @@ def _batched(
 
     def births(chunk: Sequence[_Point]) -> list[Birth]:
         vector = vectors[[p.vector for p in chunk]][:, None]
-        strength = torch.tensor([p.strength for p in chunk])
+        strength = torch.tensor([p.strength for p in chunk], dtype=torch.float32, device="cpu")
 
         def edit(x: torch.Tensor) -> torch.Tensor:
             seen = x if whole == site else x[:, :, site.index]

@@ -39,7 +39,7 @@ def _edit_row(row: int) -> Callable[[torch.Tensor], torch.Tensor]:
 
 def verify(live: LiveModel) -> Report:
     """Run every check; a failed one switches its feature off by name, and nothing raises that the user could still use."""
-    with live.lock:
+    with live.lock, modes(live.device):  # also what the checks compute of what they read
         live.ready()
         return _Verifier(live).report()
 
@@ -389,11 +389,11 @@ class _Verifier:
 
     def _noise(self) -> None:
         """The same run rounded otherwise: half an epsilon of relative noise on the embeddings, from a fixed generator."""
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator("cpu").manual_seed(0)
 
         def jiggle(x: torch.Tensor) -> torch.Tensor:
-            noise = torch.rand(x.shape, generator=generator).to(x.device, torch.float32) - 0.5
-            return (x.float() * (1 + self.eps * noise)).to(x.dtype)
+            noise = torch.rand(x.shape, generator=generator, dtype=torch.float32, device="cpu") - 0.5
+            return (x.float() * (1 + self.eps * noise.to(x.device))).to(x.dtype)
 
         program = self.live.program()
         place(program, self.live.anatomy, Site("embed"), lambda: 1, jiggle)
