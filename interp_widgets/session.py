@@ -32,6 +32,7 @@ from interp_widgets.worker import retire_worker, worker_of
 
 log = logging.getLogger("interp_widgets")
 Listener = Callable[["Session", str], None]
+_NAME = 200
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ class Session:
         self._revision = 0
         self._closed = False
         self._widgets: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._release = weakref.finalize(self, _release_soon, live)
+        self._held = [live]
+        weakref.finalize(self, _release_soon, self._held)
 
     # ---- asking ---------------------------------------------------------------------------------------------------
 
@@ -115,7 +117,11 @@ class Session:
             PromptError: for a prompt, target or foil that cannot be asked; the old question stays.
         """
         self._open()
-        question = question_of(self._live, prompt, target, foil, corrupt, Reading(metric, position, bos))
+        return self.put(question_of(self._live, prompt, target, foil, corrupt, Reading(metric, position, bos)))
+
+    def put(self, question: Question) -> Question:
+        """Ask a question that was made before."""
+        self._open()
         self._step(lambda now: replace(now, question=question, label="asked", draft=""))
         return question
 
@@ -194,10 +200,8 @@ class Session:
                     0 if layer.attention is None else layer.attention.n_heads for layer in self._live.anatomy.layers
                 ]
                 return moment.switched_on([a.site for a in ablations], heads, f"{names} on")
-            for ablation in ablations:
-                at = "" if str(where) == "all" else f" at {where}"
-                moment = moment.with_entry(Entry(ablation), f"{names} off{at}")
-            return moment
+            at = "" if str(where) == "all" else f" at {where}"
+            return moment.with_each([Entry(ablation) for ablation in ablations], f"{names} off{at}")
 
         self._step(switched)
 
@@ -289,6 +293,8 @@ class Session:
             for entry in changed:
                 self._check(entry.intervention)
             label = f"{name} changed" if on is None else f"{name} {'on' if shown else 'off'}"
+            if changed == self.now.group(f"strength:{name}"):
+                return
             self._step(lambda now: now.with_group(changed, label))
 
     def steering(self, name: str) -> tuple[tuple[Steer, bool], ...]:
@@ -308,8 +314,11 @@ class Session:
         """Give the session a vector that sliders and `strength` know by name."""
         self._open()
         self._check(Steer(vector.site, vector, 0.0))
+        called = vector.name if name is None else name
+        if not isinstance(called, str) or not 0 < len(called) <= _NAME:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InterventionError(f"A vector is called by a text of 1 to {_NAME} letters, not {called!r:.60}.")
         with self._lock:
-            self._vectors[name or vector.name] = vector
+            self._vectors[called] = vector
             self._changed()
 
     def clear(self) -> None:
@@ -522,8 +531,16 @@ class Session:
     def close(self) -> None:
         """Close every widget, stop what computes, and take our hooks off the model when this was its last session."""
         if self._closed:
+            _release(self._held)  # an interrupt may have cut the first one short
             return
         self._closed = True
+        try:
+            self._tell_all()
+        finally:
+            _release(self._held)
+
+    def _tell_all(self) -> None:
+        """Stop what computes, and close every view."""
         worker_of(self._live).drop_where(lambda key: isinstance(key, tuple) and key[0] == id(self))
         self._notify("closed")
         for widget in list(self._widgets):
@@ -532,8 +549,6 @@ class Session:
             except Exception:
                 log.exception("a widget could not be closed; the others still are")
         self._listeners.clear()
-        self._release.detach()
-        _release(self._live)
 
     @property
     def closed(self) -> bool:
@@ -590,18 +605,24 @@ class Session:
         )
 
 
-def _release_soon(live: LiveModel) -> None:
+def _release_soon(held: list[LiveModel]) -> None:
     """Release, from wherever memory happens to be freed: maybe inside a lock that whoever runs the model waits for."""
-    if live.lock.acquire(blocking=False):
-        try:
-            _release(live)
-        finally:
-            live.lock.release()
-    else:
-        threading.Thread(target=_release, args=(live,), name="interp_widgets release", daemon=True).start()
+    for live in held[:]:
+        if live.lock.acquire(blocking=False):
+            try:
+                _release(held)
+            finally:
+                live.lock.release()
+        else:
+            threading.Thread(target=_release, args=(held,), name="interp_widgets release", daemon=True).start()
 
 
-def _release(live: LiveModel) -> None:
-    live.release()
-    if live.users == 0:
-        retire_worker(live)
+def _release(held: list[LiveModel]) -> None:
+    """Once, however often it is asked for: an interrupt falls into the wait for the lock, before anything is done."""
+    for live in held[:]:
+        with live.lock:
+            if held:
+                held.clear()
+                live.release()
+        if live.users == 0:
+            retire_worker(live)

@@ -9,9 +9,11 @@ from torch import nn
 
 from interp_widgets.model.anatomy import Anatomy
 from interp_widgets.model.errors import ModelChangedError
-from interp_widgets.model.gate import after_hook, before_hook
+from interp_widgets.model.gate import after_hook, before_hook, hooks_of_all
 
 _SAMPLE = 64
+
+_SETTINGS = frozenset((bool, int, float, str))
 
 Fingerprint = tuple[object, ...]
 
@@ -29,6 +31,7 @@ class WeightProbe:
         self._views: list[torch.Tensor] = []
         self._last: Fingerprint = ()
         self._modules: list[nn.Module] = []
+        self._adapted: list[nn.Module] = []
         self._children: list[tuple[Mapping[str, nn.Module | None], tuple[nn.Module | None, ...]]] = []
 
     def read(self) -> Fingerprint:
@@ -40,9 +43,9 @@ class WeightProbe:
         if here != self._key:
             self._key = here
             self._views = [_sample(t) for t in tensors if type(t.data) is torch.Tensor and not t.is_meta]
-        versions = tuple(map(_version, tensors))
+        versions = (*map(_version, tensors), *map(_adapters, self._adapted))
         numbers = b"".join(self._bytes())
-        key = (here, versions, hash(numbers), _hooks(modules), self._root.training)
+        key = (here, versions, hash(numbers), _hooks(modules), self._root.training, _code(modules), self._settings())
         if key == (last := self._last):
             return last  # the same object for the same model: hundreds of answers are kept by it
         self._last = key
@@ -65,13 +68,23 @@ class WeightProbe:
             raise ModelChangedError(
                 "Weights of the model were moved to the meta device, where they have no numbers; load them again."
             )
-        return tuple(map(id, parameters)), where, tuple(map(_version, parameters))
+        return tuple(map(id, parameters)), where, tuple(map(_version, parameters)), tuple(map(_adapters, self._adapted))
+
+    def _settings(self) -> tuple[object, ...]:
+        """The configuration's plain values: the attention in use and the number of blocks are among them."""
+        config = getattr(self._root, "config", None)
+        if config is None:
+            return ()
+        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        values = [*vars(config).values(), *(() if text is config else vars(text).values())]
+        return tuple(value for value in values if type(value) in _SETTINGS)
 
     def _all(self) -> list[nn.Module]:
         """Every module once: walked anew only when a module somewhere has other children, for it is asked twice a forward."""
         if not self._children or any(tuple(now.values()) != then for now, then in self._children):
             self._modules = _modules(self._root)
             self._children = [(m._modules, tuple(m._modules.values())) for m in self._modules]
+            self._adapted = [m for m in self._modules if "_disable_adapters" in m.__dict__]
         return self._modules
 
     def _bytes(self) -> list[bytes]:
@@ -84,6 +97,29 @@ class WeightProbe:
 
 def _version(tensor: torch.Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
+
+
+def _adapters(module: nn.Module) -> tuple[object, ...]:
+    """Which of a module's adapters (peft) act, and how strongly: switching them moves no weight."""
+    state = module.__dict__
+    scaling = state.get("scaling")
+    return (
+        state.get("_disable_adapters"),
+        str(state.get("_active_adapter")),
+        str(state.get("merged_adapters")),
+        tuple(scaling.items()) if isinstance(scaling, dict) else None,  # pyright: ignore[reportUnknownArgumentType]
+    )
+
+
+def _code(modules: list[nn.Module]) -> tuple[object, ...]:
+    """Whose code runs: every module and its class, a `forward` of its own, and the hooks that torch calls for all modules."""
+    own = [id(m.__dict__["forward"]) for m in modules if "forward" in m.__dict__]
+    return (
+        *map(id, modules),
+        *map(type, modules),
+        *own,
+        *hooks_of_all(),
+    )
 
 
 def _offloaded(module: nn.Module) -> bool:

@@ -6,6 +6,7 @@ run is active is a `ContextVar`: another thread's forward, or the user's own bet
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules import module as torch_modules
 from torch.utils.hooks import RemovableHandle
 
 from interp_widgets.model.anatomy import Anatomy
@@ -101,10 +103,13 @@ def switch(program: Program) -> None:
     _ACTIVE.set(program)
 
 
-def before_hook(module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
-    """The forward-pre hook of every watched module."""
+def before_hook(module: nn.Module, args: Args, kwargs: Kwargs | None = None) -> tuple[Args, Kwargs] | None:
+    """The forward-pre hook of every watched module.
+
+    Torch notes in a second step that a hook takes keywords: the user's forward, on another thread in between, calls it without.
+    """
     program = _ACTIVE.get()
-    if program is None:
+    if program is None or kwargs is None:
         return None
     handlers = program.before.get(module)
     cancelled = program.cancelled
@@ -125,10 +130,10 @@ def before_hook(module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kw
     return (args, kwargs) if changed else None
 
 
-def after_hook(module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
-    """The forward hook of every watched module."""
+def after_hook(module: nn.Module, args: Args, kwargs: Kwargs, output: Any = None) -> Any:
+    """The forward hook of every watched module; see `before_hook`."""
     program = _ACTIVE.get()
-    handlers = None if program is None else program.after.get(module)
+    handlers = None if program is None or output is None else program.after.get(module)
     if handlers is None or active() is None or torch.compiler.is_compiling():
         return None
     changed = False
@@ -185,6 +190,28 @@ def links(root: nn.Module, paths: Mapping[str, nn.Module]) -> tuple[Link, ...]:
     return tuple(found.values())
 
 
+# A module has one pair of our hooks, whoever opened it: an adapter and its base share modules, and a copy of an open model, or one
+# that was saved while it was open, comes with hooks of ours; a second pair would act twice.
+_USERS: weakref.WeakKeyDictionary[nn.Module, weakref.WeakSet[Gate]] = weakref.WeakKeyDictionary()
+
+
+def _handle_of(module: nn.Module, when: str, number: int) -> RemovableHandle:
+    """A handle of a hook of ours that is there already."""
+    if when == "before":
+        handle = RemovableHandle(module._forward_pre_hooks, extra_dict=module._forward_pre_hooks_with_kwargs)  # noqa: SLF001
+    else:
+        handle = RemovableHandle(module._forward_hooks, extra_dict=module._forward_hooks_with_kwargs)  # noqa: SLF001
+    handle.id = number
+    return handle
+
+
+def _lists_of_blocks(anatomy: Anatomy) -> list[nn.Module]:
+    """The containers that hold the blocks: one more of them is another model."""
+    paths = {path.rpartition(".")[0] for path, m in anatomy.paths.items() if any(m is n.module for n in anatomy.layers)}
+    holders = [anatomy.root.get_submodule(path) for path in sorted(paths)]
+    return [holder for holder in holders if isinstance(holder, (nn.ModuleList, nn.ModuleDict, nn.Sequential))]
+
+
 class Gate:
     """Our hooks on one model, and the promise that they are there when a run starts and gone after `remove`.
 
@@ -199,6 +226,7 @@ class Gate:
         self._links = links(anatomy.root, anatomy.paths)
         self._handles: dict[tuple[str, nn.Module], RemovableHandle] = {}
         self._placed: list[tuple[Mapping[int, Any], int]] = []  # a module's hooks, and the id of ours among them
+        self._lists = [(holder, tuple(holder._modules)) for holder in _lists_of_blocks(anatomy)]
 
     def install(self) -> None:
         """Install what is missing: the first time everything, later what somebody else removed."""
@@ -211,13 +239,20 @@ class Gate:
             self._ensure("after", module, module._forward_hooks)
 
     def _ensure(self, when: str, module: nn.Module, present: Mapping[int, Any]) -> None:
+        ours = before_hook if when == "before" else after_hook
+        there = next((number for number, hook in present.items() if hook is ours), None)
         handle = self._handles.get((when, module))
-        if handle is None or handle.id not in present:
-            if when == "before":
-                handle = module.register_forward_pre_hook(before_hook, prepend=True, with_kwargs=True)
-            else:
-                handle = module.register_forward_hook(after_hook, prepend=True, with_kwargs=True)
-            self._handles[when, module] = handle
+        if there is not None and (handle is None or handle.id != there):
+            handle = _handle_of(module, when, there)
+        elif there is None:
+            handle = (
+                module.register_forward_pre_hook(before_hook, prepend=True, with_kwargs=True)
+                if when == "before"
+                else module.register_forward_hook(after_hook, prepend=True, with_kwargs=True)
+            )
+        assert handle is not None
+        self._handles[when, module] = handle
+        _USERS.setdefault(module, weakref.WeakSet()).add(self)
         self._placed.append((present, handle.id))
 
     def check(self) -> None:
@@ -234,11 +269,20 @@ class Gate:
                     f"The module {path!r} {what} while the model was open, so what is hooked is not what runs; "
                     "open the model again with iw.open(model, tokenizer)."
                 )
+        for holder, names in self._lists:
+            if tuple(holder._modules) != names:
+                raise ModelChangedError(
+                    f"The list of blocks had {len(names)} when the model was opened and has {len(holder._modules)} now, so what "
+                    "is hooked is not what runs; open the model again with iw.open(model, tokenizer)."
+                )
 
     def remove(self) -> None:
-        """Remove our hooks and nobody else's."""
-        for handle in self._handles.values():
-            handle.remove()
+        """Remove our hooks and nobody else's; those that another open model shares stay."""
+        for _, module in self._handles:
+            _USERS.setdefault(module, weakref.WeakSet()).discard(self)
+        for (_, module), handle in self._handles.items():
+            if not _USERS[module]:
+                handle.remove()
         self._handles.clear()
         self._placed.clear()
 
@@ -246,6 +290,12 @@ class Gate:
     def count(self) -> int:
         """How many hooks of ours are on the model."""
         return len(self._handles)
+
+
+def hooks_of_all() -> list[int]:
+    """The ids of the hooks that torch calls for every module, in this process."""
+    before, after = torch_modules._global_forward_pre_hooks, torch_modules._global_forward_hooks  # noqa: SLF001
+    return [id(hook) for table in (before, after) for hook in table.values()]
 
 
 def foreign_hooks(root: nn.Module) -> list[tuple[str, str]]:

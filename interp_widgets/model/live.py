@@ -126,6 +126,15 @@ class LiveModel:
         """How many sessions hold the model."""
         return self._users
 
+    def still(self, tokenizer: Any) -> bool:
+        """Whether it is in use, for this tokenizer, and the model is built as it was when it was opened."""
+        with self.lock:
+            try:
+                self.gate.check()
+            except ModelChangedError:
+                return False
+            return self._users > 0 and same_tokens(self.tokenizer, tokenizer)
+
     @property
     def patterns_wrapped(self) -> bool:
         """Whether attention goes through the registry, so that patterns can be read and written there."""
@@ -193,6 +202,17 @@ class LiveModel:
         refuse_dropout(self.anatomy.root)
         self.gate.check()
         self.gate.install()
+        self._follow_attention()
+
+    def _follow_attention(self) -> None:
+        """The user may have chosen another attention implementation since; the key of what is cached has it too."""
+        now = attention_implementation(self.anatomy)
+        if now != self.attention_implementation:
+            if self.patterns_wrapped:
+                remove(self.attention_implementation)
+            self.attention_implementation = now
+            if self.patterns_wrapped:
+                install(now)
 
     # ---- running --------------------------------------------------------------------------------------------------
 
@@ -339,7 +359,7 @@ def open_model(
     with _REGISTRY_LOCK:
         known = _REGISTRY.get(id(module))
         live = known() if known is not None else None
-        if live is not None and live.module is module:
+        if live is not None and live.module is module and live.still(tokenizer):
             live.acquire()
             return live
         live = LiveModel(
@@ -352,8 +372,18 @@ def open_model(
             live.release()
             raise
         key = id(module)
-        _REGISTRY[key] = weakref.ref(live, lambda _: _REGISTRY.pop(key, None))
+        _REGISTRY[key] = weakref.ref(live, lambda ref: _REGISTRY.pop(key, None) if _REGISTRY.get(key) is ref else None)
         return live
+
+
+def same_tokens(one: Any, other: Any) -> bool:
+    """Whether two tokenizers make the same tokens: the same one, or one that was loaded again."""
+    if one is other:
+        return True
+    texts = [getattr(getattr(tokenizer, "backend_tokenizer", None), "to_str", None) for tokenizer in (one, other)]
+    if type(one) is not type(other) or not all(texts):
+        return False
+    return texts[0]() == texts[1]() and one.special_tokens_map == other.special_tokens_map  # pyright: ignore[reportOptionalCall]
 
 
 def model_name(module: nn.Module) -> str:

@@ -60,7 +60,8 @@ class Metric:
     def of(self, logits: torch.Tensor) -> torch.Tensor:
         """The metric of every row of `logits [row, vocab]` (float32), differentiable unless `fn` is set."""
         if self.fn is not None:
-            return torch.tensor([float(self.fn(row)) for row in logits], device=logits.device)
+            # Each its own copy: a function that writes into what it gets must not write into a run that is kept.
+            return torch.tensor([float(self.fn(row.clone())) for row in logits], device=logits.device)
         target = _pick(logits, self.target)
         return target - (_pick(logits, self.foil) if self.foil else logits.mean(-1))
 
@@ -162,6 +163,7 @@ class Tokenizer:
         if isinstance(prompt, str):
             if not prompt:
                 raise PromptError("The prompt is empty; type a few words first.")
+            _refuse_half("prompt", prompt)
             return [int(i) for i in self.raw(prompt)["input_ids"]], []
         items = list(prompt)
         if items and isinstance(items[0], dict):
@@ -182,6 +184,8 @@ class Tokenizer:
 
     def _chat(self, messages: Sequence[Any]) -> tuple[list[int], list[bool]]:
         """A conversation through the model's template; everything but the messages' own words is marked."""
+        for message in messages:
+            _refuse_half("message", str(message.get("content", "")) if isinstance(message, dict) else "")
         try:
             text = str(self.raw.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
             ids = [int(i) for i in self.raw(text, add_special_tokens=False)["input_ids"]]
@@ -229,6 +233,7 @@ class Tokenizer:
             return self.token(spec)
         if not spec:
             raise PromptError(f"The {what} is empty; give one token, such as ' Mary'.")
+        _refuse_half(what, spec)
         ids = [int(i) for i in self.raw(spec, add_special_tokens=False)["input_ids"]]
         if len(ids) == 1 and ids[0] != getattr(self.raw, "unk_token_id", None):
             return self.token(ids[0])
@@ -248,6 +253,14 @@ class Tokenizer:
         if not spec:
             raise PromptError(f"The {what} is an empty list; give at least one token.")
         return tuple(dict.fromkeys(self.one(what, s) for s in spec))
+
+
+def _refuse_half(what: str, text: str) -> None:
+    half = next((letter for letter in text if 0xD800 <= ord(letter) < 0xE000), None)
+    if half is not None:
+        raise PromptError(
+            f"The {what} holds half of a character (U+{ord(half):04X}); type that character again, whole."
+        )
 
 
 def refuse_tokenizer(tokenizer: Any, rows: int) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from interp_widgets.model.blame import not_finite
 from interp_widgets.model.compile import Compiled, check_edge, compile_steps, place_step, receipts_of
-from interp_widgets.model.errors import InterventionError
+from interp_widgets.model.errors import InterventionError, ModelChangedError
 from interp_widgets.model.gate import activate
 from interp_widgets.model.interventions import Intervention, Steer
 from interp_widgets.model.places import first_block
@@ -53,14 +53,29 @@ def plain_trace(live: LiveModel, asked: Asked, cancelled: Callable[[], bool] | N
     program = live.program(cancelled)
     trace = record(program, live.anatomy)
     with live.unchanged(), modes(live.device):
-        _, hidden = forward(live.caller, live.anatomy, batch, program, [asked.position])
+        own, hidden = forward(live.caller, live.anatomy, batch, program, [asked.position])
         column = hidden[:, -1] if hidden.shape[1] == 1 else hidden[:, asked.position]
         trace.hidden = column
         trace.logits = live.readout.logits(column)
+        _same_as_own(trace.logits, own[:, -1] if own.shape[1] == 1 else own[:, asked.position])
     if not bool(torch.isfinite(trace.logits).all()):
         raise InterventionError(not_finite(live, "The model's own logits are", asked.tokens, ()))
     live.cache.put(key, trace)
     return trace
+
+
+def _same_as_own(logits: torch.Tensor, own: torch.Tensor) -> None:
+    """Hold what is read from the last hidden state to the model's own logits.
+
+    Raises:
+        ModelChangedError: where they differ: what lies behind the hidden state is not what was found on opening.
+    """
+    off = float((logits - own.float()).abs().max() / own.float().abs().max().clamp_min(1e-6))
+    if off > (1e-3 if own.dtype == torch.float32 else 5e-2):
+        raise ModelChangedError(
+            f"What the model makes of its last hidden state has changed since it was opened: its own logits are {off:.1%} from "
+            "those that are read there; open the model again with iw.open(model, tokenizer)."
+        )
 
 
 def read_answer(
@@ -83,7 +98,7 @@ def read_answer(
         if not moving:
             for step in compiled.steps:
                 step.tally.fired += 1
-            return Reading(trace.logits[0], receipts_of(compiled, live.anatomy, batch, 0))
+            return Reading(trace.logits[0].clone(), receipts_of(compiled, live.anatomy, batch, 0))
         logits = edited_row(live, trace, batch, compiled, moving, asked.position)
         if not bool(torch.isfinite(logits).all()):
             raise InterventionError(not_finite(live, "The answer is", asked.tokens, [s.intervention for s in moving]))

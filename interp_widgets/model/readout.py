@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from interp_widgets.model.anatomy import Anatomy
-from interp_widgets.model.gate import after_hook, before_hook
+from interp_widgets.model.gate import after_hook, before_hook, hooks_of_all
 
 _CHUNK = 1 << 26  # weights converted to float32 at a time
 
@@ -27,7 +27,16 @@ def has_plain_weight(unembed: nn.Module) -> bool:
 
 def _observed(module: nn.Module) -> bool:
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    return any(h is not before_hook and h is not after_hook for h in hooks)
+    return bool(hooks_of_all()) or any(h is not before_hook and h is not after_hook for h in hooks)
+
+
+def _is_matrix(module: nn.Module) -> bool:
+    """Whether calling a module is multiplying with its weight: not an adapter's, or somebody's own, which does more."""
+    ordinary: tuple[Any, ...] = (
+        nn.Linear.forward,
+        nn.Embedding.forward,
+    )  # tied weights may be used without their module
+    return type(module).forward in ordinary and "forward" not in module.__dict__
 
 
 class Readout:
@@ -44,7 +53,8 @@ class Readout:
     def direct(self) -> bool:
         """Whether logits are computed here rather than by calling the module."""
         unembed = self.anatomy.unembed
-        return has_plain_weight(unembed) and not _observed(unembed) and not hasattr(unembed, "_hf_hook")
+        plain = has_plain_weight(unembed) and _is_matrix(unembed)
+        return plain and not _observed(unembed) and not hasattr(unembed, "_hf_hook")
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits `[row, vocab]`, float32, of `hidden [row, d_model]` as the unembedding receives it."""
