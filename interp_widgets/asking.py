@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,6 +49,52 @@ def question_of(
     examples = _examples(prompt, target, foil, corrupt)
     names = [f"Example {n}: " for n in range(len(examples))] if len(examples) > 1 else [""]
     return Question(tuple(_asked(live, example, reading, name) for name, example in zip(names, examples, strict=True)))
+
+
+def asked_again(
+    live: LiveModel, now: Question | None, prompt: str, target: TokenSpec, foil: TokenSpec, *, chat: bool
+) -> Question:
+    """The question that a page asks: what was not touched there stays as it is.
+
+    With the prompt as it was, its tokens, position, corrupt prompt and the other prompts of a set stay. A new prompt is asked
+    alone, read at its end, by the same metric, and with a BOS where the one before had it.
+
+    Raises:
+        PromptError: as `question_of`.
+    """
+    if now is None:
+        return question_of(live, _said(prompt, chat=chat), target, foil, None, Reading())
+    first = now.first
+    if prompt == (first.message if chat else first.prompt) and chat == (first.message is not None):
+        return Question(tuple(_aimed(live, asked, first, target, foil) for asked in now.examples))
+    reading = Reading(first.metric.fn, -1, None if chat else _bos(live, first))
+    return question_of(live, _said(prompt, chat=chat), target, foil, None, reading)
+
+
+def _said(prompt: str, *, chat: bool) -> Prompt:
+    return [{"role": "user", "content": prompt}] if chat else prompt  # pyright: ignore[reportReturnType]
+
+
+def _aimed(live: LiveModel, asked: Asked, first: Asked, target: TokenSpec, foil: TokenSpec) -> Asked:
+    """One example for another target and foil; in a set whose first example keeps its own, each keeps its own."""
+    wanted, against = live.tokens.many("target", target), live.tokens.many("foil", foil)
+    if (wanted, against) == (first.target, first.foil):
+        return asked
+    _differ(wanted, against)
+    wanted = wanted or (live.tokens.token(int(live.answer(asked).logits.argmax())),)
+    own = Metric(tuple(t.id for t in wanted), tuple(t.id for t in against), asked.metric.fn)
+    return replace(asked, target=wanted, foil=against, metric=own)
+
+
+def _bos(live: LiveModel, asked: Asked) -> bool | None:
+    """How a prompt was asked: with a BOS before it, without, or as its tokenizer has it."""
+    if asked.message is not None:
+        return None
+    for bos in (None, True, False):
+        with contextlib.suppress(PromptError):
+            if [t.id for t in live.tokens.encode(asked.prompt, bos)] == list(asked.ids):
+                return bos
+    return None
 
 
 def aimed_at(asked: Asked, target: tuple[Token, ...]) -> Asked:

@@ -82,6 +82,12 @@ class Moment:
         before, after = self.entries[:at], [e for e in self.entries[at:] if e.key != group[0].key]
         return replace(self, entries=(*before, *group, *after), label=label, draft="")
 
+    def with_each(self, entries: Sequence[Entry], label: str) -> Moment:
+        """Replace the entry of each one's key where it stands, or append; for many at once."""
+        new = {entry.key: entry for entry in entries}
+        kept = [new.pop(old.key, old) for old in self.entries]
+        return replace(self, entries=(*kept, *new.values()), label=label, draft="")
+
     def without(self, keys: Sequence[str], label: str) -> Moment:
         """Drop the entries of these keys."""
         return replace(self, entries=tuple(e for e in self.entries if e.key not in keys), label=label, draft="")

@@ -99,9 +99,9 @@ class Worker:
         return self.any(lambda other: other == key)
 
     def any(self, test: Callable[[Hashable], bool]) -> bool:
-        """Whether a wish whose key passes `test` runs or waits."""
+        """Whether a wish whose key passes `test` waits, or runs to its end: one that was dropped has none."""
         with self._lock:
-            running = [self._running.key] if self._running is not None else []
+            running = [self._running.key] if self._running is not None and not self._running.dropped else []
             return any(test(key) for key in [*self._wishes, *running])
 
     def wait(self, timeout: float = 30.0) -> bool:

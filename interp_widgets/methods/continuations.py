@@ -12,7 +12,7 @@ import torch
 
 from interp_widgets.model.chunks import patient
 from interp_widgets.model.decode import Decoder, Line
-from interp_widgets.model.errors import CancelledError
+from interp_widgets.model.errors import CancelledError, PromptError
 from interp_widgets.model.generate import generate_many, picked
 from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.question import Asked
@@ -37,10 +37,13 @@ def written(
 ) -> list[Written]:
     """One continuation of the prompt per row of `edits`: sampled at temperature 1 with its seed, or greedy without seeds.
 
+    No text is longer than what one forward of prompt and text holds.
+
     Raises:
-        CancelledError: when cancelled.
+        CancelledError: when cancelled. PromptError: for a prompt that fills the context.
     """
     out: list[Written] = []
+    tokens = _fitting(live, asked, tokens)
     at_once = _at_once(live, asked)
     for i in range(0, len(edits), at_once):
         part = [list(e) for e in edits[i : i + at_once]]
@@ -54,6 +57,15 @@ def written(
         if any(row.ended == "stopped" for row in out):
             raise CancelledError
     return out
+
+
+def _fitting(live: LiveModel, asked: Asked, tokens: int) -> int:
+    context = live.tokens.context
+    if context is not None and len(asked.tokens) >= context:
+        raise PromptError(
+            f"The prompt fills the model's context of {context} tokens, so no text can follow it; shorten the prompt."
+        )
+    return tokens if context is None else min(tokens, context - len(asked.tokens))
 
 
 def _at_once(live: LiveModel, asked: Asked) -> int:

@@ -10,10 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import regex
 
 from interp_widgets.model.errors import PromptError
 from interp_widgets.model.live import LiveModel
 from interp_widgets.model.question import Asked, Question, Token
+
+_SECONDS = 1.0
 
 SpanKind = Literal["token", "word", "sentence", "line"]
 SpanSpec = SpanKind | str | re.Pattern[str] | Sequence[tuple[int, int]]
@@ -87,7 +90,7 @@ def _groups(
     if isinstance(by, str) and by == "token":
         return [((i,), True) for i in range(len(tokens))]
     if isinstance(by, re.Pattern) or (isinstance(by, str) and len(by) > 2 and by[0] == by[-1] == "/"):
-        return _by_match(tokens, text, starts, _pattern(by))
+        return _by_match(tokens, text, starts, by)
     if isinstance(by, str):
         rules = {"word": _WORD, "sentence": _SENTENCE, "line": _LINE}
         if by not in rules:
@@ -99,13 +102,24 @@ def _groups(
     return _by_position(len(tokens), by)
 
 
-def _pattern(by: str | re.Pattern[str]) -> re.Pattern[str]:
+def _matches(by: str | re.Pattern[str], text: str) -> list[tuple[int, int]]:
+    """Where a regular expression matches; one that was typed has a second, for some would take a thousand years.
+
+    `re` holds the interpreter while it searches: no other thread would run, and no interrupt come through.
+    """
     if isinstance(by, re.Pattern):
-        return by
+        return [match.span() for match in by.finditer(text)]
     try:
-        return re.compile(by[1:-1])
-    except re.error as error:
+        rule: Any = regex.compile(by[1:-1])
+    except (regex.error, OverflowError, RecursionError, ValueError) as error:
         raise PromptError(f"The regular expression {by[1:-1]!r} cannot be read: {error}; correct it there.") from error
+    try:
+        return [match.span() for match in rule.finditer(text, concurrent=True, timeout=_SECONDS)]
+    except TimeoutError:
+        raise PromptError(
+            f"The regular expression {by[1:-1]!r} takes longer than {_SECONDS:g} s on this prompt; write it without a repeat "
+            "inside a repeat, such as (a+)+."
+        ) from None
 
 
 def _by_piece(
@@ -123,22 +137,23 @@ def _by_piece(
 
 
 def _by_match(
-    tokens: Sequence[Token], text: str, starts: Sequence[int], rule: re.Pattern[str]
+    tokens: Sequence[Token], text: str, starts: Sequence[int], by: str | re.Pattern[str]
 ) -> list[tuple[tuple[int, ...], bool]]:
     """Tokens that a match touches, one group per match (two that share a token are one); between them, the rest."""
     ends = [*starts[1:], len(text)]
     owner = [0] * len(tokens)
     count = 0
-    for match in rule.finditer(text):
-        at = [i for i in range(len(tokens)) if starts[i] < match.end() and ends[i] > match.start()]
-        if not at or match.end() == match.start():
+    for begin, end in _matches(by, text):
+        at = [i for i in range(len(tokens)) if starts[i] < end and ends[i] > begin]
+        if not at or end == begin:
             continue
         taken = next((owner[i] for i in at if owner[i]), 0)
         count += not taken
         for i in at:
             owner[i] = taken or count
     if count == 0:
-        raise PromptError(f"The regular expression {rule.pattern!r} matches nothing in this prompt; try a shorter one.")
+        shown = by.pattern if isinstance(by, re.Pattern) else by[1:-1]
+        raise PromptError(f"The regular expression {shown!r} matches nothing in this prompt; try a shorter one.")
     return [(tuple(group), bool(key)) for key, group in groupby(range(len(tokens)), key=lambda i: owner[i])]
 
 

@@ -94,11 +94,22 @@ class View(Guarded):
             return
         raise InterventionError(f"{type(self).__name__} cannot do {action!r}.")
 
+    def interrupted(self) -> None:
+        """The kernel was interrupted: what this view would have begun by itself it does not begin. The base begins nothing."""
+
     def publish(
         self, snapshot: Snapshot, status: str, data: Json | None = None, progress: float = 0.0, message: str = ""
     ) -> None:
         """Send what this view shows."""
         self._mirror.publish(self.panel, snapshot.revision, status, data, progress, message)
+
+    def in_page(self, job: Callable[[], None]) -> None:
+        """See `SessionWidget.in_page`: the view's comm is heard where the session's is."""
+        self._mirror.in_page(job)
+
+    def accept(self) -> None:
+        """Take away what was said of the setting before."""
+        self._mirror.complain(self, "")
 
     def refuse(self, key: str, message: str) -> None:
         """Show in the view why a setting was refused."""

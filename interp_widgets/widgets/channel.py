@@ -90,7 +90,7 @@ class SessionWidget(Held):
     def _note(self, view: View) -> None:
         # ipykernel sends what a page says to the thread that last spoke on the same comm. A view has only spoken in its cell,
         # so a setting changed in the page would wait for the running cell; one word in the page's own context turns that.
-        self._in_context(lambda: view.send({"kind": "noted"}))
+        self.in_page(lambda: view.send({"kind": "noted"}))
 
     def _wish(self, content: dict[str, Any]) -> None:
         session = self._open()
@@ -102,9 +102,10 @@ class SessionWidget(Held):
     # ---- out ------------------------------------------------------------------------------------------------------
 
     def _post(self, content: Json, buffers: list[bytes]) -> None:
-        self._in_context(lambda: self.send(content, buffers))
+        self.in_page(lambda: self.send(content, buffers))
 
-    def _in_context(self, job: Callable[[], None]) -> None:
+    def in_page(self, job: Callable[[], None]) -> None:
+        """Do `job`, which speaks, where the page is heard again at once."""
         # As part of the page's last message, not of the cell that happens to run: ipykernel answers, and routes what the page
         # says next, by the message that a thread is working on.
         context = self._context
@@ -178,8 +179,7 @@ class SessionWidget(Held):
     def complain(self, view: View, message: str) -> None:
         """Show a sentence in a view, beside what it shows; an empty one takes it away."""
         session = self._ref()
-        if session is not None:
-            self._panels.complain(view.panel, session.revision, message)
+        if session is not None and self._panels.complain(view.panel, session.revision, message):
             self._news(view.panel)
 
     # ---- life -----------------------------------------------------------------------------------------------------

@@ -109,6 +109,8 @@ class Computing:
         answering = worker.any(mine(session, "answer", "do"))
         stopped = [view.panel for view in self._panels.views() if answering or worker.any(of(session, view.panel))]
         worker.drop_where(mine(session, "answer", "panel", "do"))
+        for view in self._panels.views():
+            view.interrupted()
         if answering:
             self.error, self._failed = message, session.revision
         for panel in stopped:

@@ -50,14 +50,20 @@ class Branch:
     marks: list[int] = field(default_factory=list[int])
     stale: bool = False
 
+    @property
+    def state(self) -> tuple[object, ...]:
+        """Another one when there is more to tell."""
+        measured = sum(token["other"] is not None for token in self.tokens)
+        return (id(self), len(self.tokens), measured, self.ended, self.note, tuple(self.marks), self.stale)
+
     def told(self) -> Json:
         """As the browser is told it."""
         return dict(vars(self), tokens=list(self.tokens), marks=list(self.marks))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Wanted:
-    """A branch that was asked for."""
+    """A branch that was asked for; one that is asked for twice is two."""
 
     parent: int
     at: int
@@ -87,17 +93,20 @@ class Generation(View):
     temperature = Number(0.0, min=0.0, max=100.0).tag(sync=True, echo_update=False)
     top_k = traitlets.Int(0, min=0, max=(1 << 53) - 1).tag(sync=True, echo_update=False)
     top_p = Number(1.0, min=1e-6, max=1.0).tag(sync=True, echo_update=False)
-    seed = traitlets.Int(0, min=0, max=(1 << 53) - 1).tag(sync=True, echo_update=False)
+    seed = traitlets.Int(0, min=0, max=(1 << 48) - 1).tag(sync=True, echo_update=False)
     on_change = traitlets.Enum(("restart", "from here"), "restart").tag(sync=True, echo_update=False)
 
     def __init__(self, session: Session, **settings: Any) -> None:
         self._branches: dict[int, Branch] = {}
         self._wanted: list[Wanted] = []
+        self._growing: tuple[Wanted, int] | None = None
         self._stop = False  # no Event: its own lock is not safe from interrupts
+        self._stopped_at = -1  # the revision that was in force then: what is changed later is written all the same
         self._written: Any = None  # the circumstances under which the two texts were written to their end
         self._begun: Any = None
         self._next = EDITED + 1
         self._said = 0.0
+        self._told_last: dict[int, tuple[object, ...]] = {}  # what of each branch has been told, by its id
         super().__init__(session, **settings)
 
     # ---- wishes ---------------------------------------------------------------------------------------------------
@@ -106,7 +115,7 @@ class Generation(View):
         """`generate` writes again, `stop` ends within one token, `branch` goes on with another token, `drop` forgets a branch."""
         if action == "stop":
             self._wanted.clear()
-            self._stop = True
+            self._stop, self._stopped_at = True, self.session.revision
         elif action == "generate":
             self._stop = False
             self._written = self._begun = None
@@ -128,7 +137,10 @@ class Generation(View):
         if type(token) is not int:
             raise InterventionError(f"A branch begins with a token's id, not {brief(token)}.")
         self.session.model.tokens.one("branch", token)
-        if sum(b.parent is not None for b in self._branches.values()) >= BRANCHES:
+        growing = self._growing
+        there = {b.id for b in self._branches.values() if b.parent is not None}
+        there -= set() if growing is None else {growing[1]}  # it is among those that are wanted
+        if len(there) + len(self._wanted) >= BRANCHES:
             raise InterventionError(f"There are {BRANCHES} branches already; drop one first.")
         self._stop = False
         self._wanted.append(Wanted(origin.id, at, token))
@@ -141,8 +153,9 @@ class Generation(View):
         for branch in list(self._branches.values()):  # children come after their parents
             if branch.parent in gone:
                 gone.add(branch.id)
+        grown = self._growing[0] if self._growing is not None and self._growing[1] in gone else None
         self._branches = {i: b for i, b in self._branches.items() if i not in gone}
-        self._wanted = [w for w in self._wanted if w.parent not in gone]
+        self._wanted = [w for w in self._wanted if w.parent not in gone and w is not grown]
         self._mirror.compute_panel(self)
 
     def _take_settings(self, args: Json) -> None:
@@ -151,9 +164,8 @@ class Generation(View):
             if (error := self._wrong(name, value)) is not None:
                 said = f"{name.replace('_', ' ').capitalize()} cannot be {brief(value)}"
                 raise InterventionError(f"{said}: {error}")
-        with self.hold_trait_notifications():
-            for name, value in given.items():
-                setattr(self, name, value)
+        for error in self._set(given).values():
+            raise InterventionError(f"The settings stay as they are: {type(error).__name__}: {error}")
 
     def _setting_changed(self, change: Any) -> None:
         if change["name"] != "on_change":
@@ -175,7 +187,7 @@ class Generation(View):
             wanted = self._wanted[0]
             if wanted.parent in self._branches:
                 self._grow(snapshot, wanted, moving, cancelled)
-            if self._wanted[:1] == [wanted]:
+            if self._wanted and self._wanted[0] is wanted:
                 self._wanted.pop(0)
         self._say(snapshot, running=False)
 
@@ -193,7 +205,7 @@ class Generation(View):
         live, ids = self.session.model, here[0]
         changed = self._begun is not None and self._begun != (here, moving)
         goes_on = self._begun is not None and self._unfinished() and (self.on_change == "from here" or not changed)
-        self._stop = False
+        self._stop = self._stop and snapshot.revision == self._stopped_at
         both = self._begin(moving, goes_on=goes_on, changed=changed)
         self._begun = (here, moving)
         rows = [row for row in both if not row.ended]
@@ -281,7 +293,7 @@ class Generation(View):
             "top": top,
         }
         branch = Branch(self._next, origin.run, f"from {origin.label}", origin.id, wanted.at, [start])
-        self._branches[branch.id] = branch
+        self._growing, self._branches[branch.id] = (wanted, branch.id), branch
         self._next += 1
         done = False
         try:
@@ -301,6 +313,7 @@ class Generation(View):
                 self._score(ids, before, branch.tokens, () if uses else moving, cancelled)
             done = True
         finally:
+            self._growing = None
             if not done and cancelled():  # it is written again when its turn comes
                 self._branches.pop(branch.id, None)
 
@@ -337,7 +350,8 @@ class Generation(View):
             return
         self._said = now
         data: Json = {
-            "branches": [b.told() for b in self._branches.values()],
+            "order": list(self._branches),
+            **self._changed_branches(),
             "divergence": self._divergence(),
             "running": running,
             "seed": self.seed,
@@ -345,6 +359,14 @@ class Generation(View):
         }
         share = len(self._branches[PLAIN].tokens) / self.tokens if PLAIN in self._branches else 0.0
         self.publish(snapshot, "partial" if running else "done", data, share if running else 1.0)
+
+    def _changed_branches(self) -> Json:
+        """What has changed since it was told, each branch under a name of its own: two long texts make half a megabyte."""
+        now = {branch.id: branch.state for branch in self._branches.values()}
+        data: Json = {f"branch:{n}": None for n in self._told_last if n not in now}
+        data |= {f"branch:{n}": self._branches[n].told() for n in now if self._told_last.get(n) != now[n]}
+        self._told_last = now
+        return data
 
     def _divergence(self) -> int | None:
         plain, edited = (self._branches[i].tokens if i in self._branches else [] for i in (PLAIN, EDITED))

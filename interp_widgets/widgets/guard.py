@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
 import os
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +16,7 @@ import anywidget
 import traitlets
 
 from interp_widgets.widgets.brief import brief
+from interp_widgets.widgets.outbox import Outbox
 
 log = logging.getLogger("interp_widgets")
 STATIC = Path(__file__).parent.parent / "static"
@@ -65,7 +68,26 @@ class Guarded(anywidget.AnyWidget):
 
     def __init__(self, **kwargs: Any) -> None:
         self.dropped = 0
+        self._traits_unsent: set[str] = set()
+        self._traits_box = Outbox(_speaker(weakref.ref(self)))
         super().__init__(**kwargs)
+
+    def send_state(self, key: str | Iterable[str] | None = None) -> None:
+        """Send these traits, or all, when their turn comes: a loop that sets one a thousand times must not flood the page."""
+        self._traits_unsent.update(self.keys if key is None else [key] if isinstance(key, str) else key)
+        self._traits_box.put("traits", self._traits_due)
+
+    def _traits_due(self) -> dict[str, Any] | None:
+        names, self._traits_unsent = self._traits_unsent, set()
+        return {"names": sorted(names)} if names else None
+
+    def _send_traits(self, names: list[str]) -> None:
+        if self.comm is not None:
+            self.in_page(lambda: super(Guarded, self).send_state(names))
+
+    def in_page(self, job: Callable[[], None]) -> None:
+        """Do `job`, which speaks, where the page is heard again at once."""
+        job()
 
     def _handle_msg(self, msg: Any) -> None:
         try:
@@ -94,7 +116,8 @@ class Guarded(anywidget.AnyWidget):
         known = {key: value for key, value in state.items() if key in self.settings}
         self.dropped += len(state) - len(known)
         wrong = {key: error for key, value in known.items() if (error := self._wrong(key, value)) is not None}
-        if not wrong:
+        if known and not wrong:
+            self.accept()
             wrong = self._set(known)
         if wrong:
             # Nothing of the message was taken; the page shows its own values, and is told the true ones.
@@ -118,7 +141,11 @@ class Guarded(anywidget.AnyWidget):
             self.set_state(values)
         except Exception as error:  # an observer, ours or the user's
             log.exception("a setting could not take effect")
-            self._trait_values.update(before)
+            for key, value in before.items():
+                with contextlib.suppress(
+                    Exception
+                ):  # whoever has followed it follows it back; who raised may raise again
+                    self.set_trait(key, value)
             return dict.fromkeys(values, error)
         return {}
 
@@ -126,6 +153,9 @@ class Guarded(anywidget.AnyWidget):
         """Handle one custom message; views have none of their own."""
         del content, buffers
         self.dropped += 1
+
+    def accept(self) -> None:
+        """What the page sets makes sense, and is about to be set."""
 
     def refuse(self, key: str, message: str) -> None:
         """Say that a setting was refused."""
@@ -136,4 +166,16 @@ class Guarded(anywidget.AnyWidget):
         layout = self.layout if self.comm is not None else None
         if layout is not None:
             layout.close()
+        self._traits_box.close()
         super().close()
+
+
+def _speaker(ref: weakref.ref[Guarded]) -> Callable[[dict[str, Any], list[bytes]], None]:
+    """Not a method of its own: what sends must not keep a widget alive that nobody else holds."""
+
+    def speak(content: dict[str, Any], _buffers: list[bytes]) -> None:
+        widget = ref()
+        if widget is not None:
+            widget._send_traits(content["names"])  # noqa: SLF001
+
+    return speak

@@ -108,6 +108,7 @@ class HeadAblation(View):
 
     def _setting_changed(self, change: Any) -> None:
         if change["name"] != "read":  # every reading is in the table already
+            self._stopped = -1
             super()._setting_changed(change)
 
     # ---- wishes ---------------------------------------------------------------------------------------------------
@@ -129,7 +130,8 @@ class HeadAblation(View):
         elif action == "stop":
             self._stopped = self.session.revision
         else:
-            self._agreed, self._stopped = self.session.revision, -1
+            if action == "compute":
+                self._agreed, self._stopped = self.session.revision, -1
             super().act(action, args)
 
     def publish(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from interp_widgets.asking import asked_again
 from interp_widgets.model.errors import InterventionError, PromptError
 from interp_widgets.session import Session
 from interp_widgets.widgets.brief import brief
@@ -40,14 +41,10 @@ def read(content: dict[str, Any]) -> Intent:
         raise InterventionError("A wish needs a client name of 1 to 64 letters.")
     if not isinstance(seq, int) or isinstance(seq, bool) or not 0 < seq < 1 << 53:
         raise InterventionError(f"A wish needs a sequence number from 1, not {brief(seq)}.")
-    if (
-        not isinstance(name, str)
-        or name not in _APPLY
-        or not isinstance(key, str)
-        or len(key) > 1000
-        or not isinstance(args, dict)
-    ):
+    if not isinstance(name, str) or name not in _APPLY:
         raise InterventionError(f"There is no wish {brief(name)}; there are {', '.join(_APPLY)}.")
+    if not isinstance(key, str) or len(key) > 1000 or not isinstance(args, dict):
+        raise InterventionError(f"The wish {name!r} needs a key of at most 1000 letters, and its arguments by name.")
     return Intent(client, seq, str(name), key, args)
 
 
@@ -98,7 +95,10 @@ def _edge(_wishes: Wishes, session: Session, intent: Intent) -> None:
 
 
 def _set_mode(_wishes: Wishes, session: Session, intent: Intent) -> None:
-    session.set_mode(_mode(intent) or "mean")
+    mode = _mode(intent)
+    if mode is None:
+        raise InterventionError(f"The wish 'mode' needs a mode: {', '.join(_MODES)}.")
+    session.set_mode(mode)
 
 
 def _strength(_wishes: Wishes, session: Session, intent: Intent) -> None:
@@ -107,14 +107,12 @@ def _strength(_wishes: Wishes, session: Session, intent: Intent) -> None:
 
 
 def _vector(_wishes: Wishes, session: Session, intent: Intent) -> None:
-    args = intent.args
-    on = args.get("on")
     session.steer_settings(
         _text(intent, "name"),
-        on=on if isinstance(on, bool) else None,
-        site=_optional(args, "site"),
-        positions=_optional(args, "positions"),
-        mode=_optional(args, "mode"),
+        on=None if intent.args.get("on") is None else _flag(intent, "on"),
+        site=_optional(intent, "site"),
+        positions=_optional(intent, "positions"),
+        mode=_optional(intent, "mode"),
     )
 
 
@@ -123,12 +121,15 @@ def _ask(wishes: Wishes, session: Session, intent: Intent) -> None:
     if not isinstance(prompt, str) or len(prompt) > _TEXT:
         raise PromptError("A prompt is a text of at most a million characters.")
     target, foil = _tokens(intent, "target"), _tokens(intent, "foil")
-    if intent.args.get("chat") is True:
-        if not prompt.strip():
-            raise PromptError("The message is empty; type a few words first.")
-        wishes.later(session, intent, lambda: session.ask([{"role": "user", "content": prompt}], target, foil))
-    else:
-        wishes.later(session, intent, lambda: session.ask(prompt, target, foil))
+    chat = intent.args.get("chat") is True
+    if chat and not prompt.strip():
+        raise PromptError("The message is empty; type a few words first.")
+
+    def ask() -> Callable[[], object]:
+        question = asked_again(session.model, session.question, prompt, target, foil, chat=chat)
+        return lambda: session.put(question)
+
+    wishes.later(session, intent, ask)
 
 
 def _clear(_wishes: Wishes, session: Session, _intent: Intent) -> None:
@@ -172,9 +173,8 @@ def _text(intent: Intent, name: str) -> str:
     return value
 
 
-def _optional(args: dict[str, Any], name: str) -> str | None:
-    value = args.get(name)
-    return value if isinstance(value, str) and 0 < len(value) <= 1000 else None
+def _optional(intent: Intent, name: str) -> str | None:
+    return None if intent.args.get(name) is None else _text(intent, name)
 
 
 def _flag(intent: Intent, name: str) -> bool:
@@ -208,7 +208,7 @@ def _mode(intent: Intent) -> Any:
     return mode
 
 
-def _tokens(intent: Intent, name: str) -> str | list[str] | None:
+def _tokens(intent: Intent, name: str) -> str | list[str | int] | None:
     value = intent.args.get(name)
     if value is None or value == "":
         return None
@@ -216,4 +216,6 @@ def _tokens(intent: Intent, name: str) -> str | list[str] | None:
         return value
     if isinstance(value, list) and 0 < len(value) <= 100 and all(isinstance(v, str) and len(v) < 1000 for v in value):
         return [str(v) for v in value]
-    raise PromptError(f"The {name} is a token's text or a list of them, not {brief(value)}.")
+    if isinstance(value, list) and 0 < len(value) <= 100 and all(type(v) is int and 0 <= v < 1 << 31 for v in value):
+        return [int(v) for v in value]
+    raise PromptError(f"The {name} is a token's text, a list of them, or of ids, not {brief(value)}.")

@@ -215,6 +215,10 @@ class Outbox:
         buffers: list[bytes] = []
         packed = pack(content, buffers)
         size = _size(packed, buffers)
+        if size > LIMIT and (halves := _halves(content)):
+            for half in halves:
+                self._post(half)
+            return
         if size > LIMIT:
             log.error("a message of %d bytes for %s is over the limit and was not sent", size, content.get("kind"))
             packed, buffers = _too_large(packed, size), []
@@ -225,10 +229,28 @@ def _size(packed: Any, buffers: list[bytes]) -> int:
     return len(json.dumps(packed, allow_nan=False, ensure_ascii=False).encode()) + sum(map(len, buffers))
 
 
+def _halves(content: Json) -> list[Json]:
+    """The same as two messages, where what one view is told has several parts; the view is at its end with the second."""
+    data = content.get("data") if content.get("kind") == "panel" else None
+    if not isinstance(data, dict) or len(data) < 2:  # pyright: ignore[reportUnknownArgumentType]
+        return []
+    parts: list[tuple[str, Any]] = list(data.items())  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    middle = len(parts) // 2
+    return [
+        {**content, "status": "partial", "data": dict(parts[:middle])},
+        {**content, "data": dict(parts[middle:])},
+    ]
+
+
 def _too_large(content: Json, size: int) -> Json:
     """What is sent instead: the sentence, and of a state what every control needs."""
     message = f"This result is {size / 1e6:.1f} MB, over the 1 MB that one message may carry; ask for less."
     if content.get("kind") == "state":
-        bare = {"question": None, "interventions": [], "vectors": [], "answer": None, "error": message}
-        return {**content, "state": {**content["state"], **bare, "history": {"items": [], "index": 0}}}
+        # Undo and Clear stay: they are the way back from what is too large.
+        bare = {"interventions": [], "answer": None, "error": message}
+        smaller = {**content, "state": {**content["state"], **bare}}
+        if _size(smaller, []) <= LIMIT:
+            return smaller
+        bare |= {"question": None, "vectors": [], "history": {"items": [], "index": 0}}
+        return {**content, "state": {**content["state"], **bare}}
     return {**content, "status": "failed", "message": message, "data": None}

@@ -20,12 +20,15 @@ class Pages:
 
     def __init__(self) -> None:
         self._here: set[str] = set()
+        self._more = False  # pages that were not noted: nobody knows when the last of them has gone
         self._listening: dict[str, float] = {}
 
     def came(self, page: str, *, listening: object) -> None:
         """A page has opened, or opened again."""
         if len(self._here) < MOST:
             self._here.add(page)
+        elif page not in self._here:
+            self._more = True
         self.listens(page, on=listening)
 
     def listens(self, page: str, *, on: object) -> None:
@@ -38,7 +41,7 @@ class Pages:
         """A page has gone; True when it was the last."""
         self._here.discard(page)
         self._listening.pop(page, None)
-        return not self._here
+        return not self._here and not self._more
 
     @property
     def listened(self) -> bool:

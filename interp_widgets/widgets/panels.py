@@ -41,6 +41,11 @@ class Shown:
         """Whether it is not at its end."""
         return self.status in ("computing", "partial")
 
+    @property
+    def told(self) -> str:
+        """The status as pages are told it: a complaint is seen."""
+        return "failed" if self.complaint and not self.running else self.status
+
 
 class Panels:
     """The open views of a session, by panel, and what each shows; for calls from any thread."""
@@ -99,15 +104,14 @@ class Panels:
             shown.status, shown.revision, shown.progress, shown.message = status, revision, progress, message
             return True
 
-    def complain(self, panel: str, revision: int, message: str) -> None:
-        """Note a sentence beside what a view shows; an empty one takes it away."""
+    def complain(self, panel: str, revision: int, message: str) -> bool:
+        """Note a sentence beside what a view shows; an empty one takes it away. Whether that is any news."""
         with self._lock:
-            if panel not in self._views:
-                return
+            if panel not in self._views or (not message and panel not in self._shown):
+                return False
             shown = self._shown.setdefault(panel, Shown())
-            shown.complaint, shown.complained_at = message[:SENTENCE], revision
-            if message and not shown.running:
-                shown.status = "failed"
+            before, shown.complaint, shown.complained_at = shown.complaint, message[:SENTENCE], revision
+            return bool(before or message)
 
     def news(self, panel: str) -> list[Json]:
         """The messages with what a view has not been sent yet."""
@@ -139,7 +143,7 @@ def _messages(panel: str, shown: Shown, keys: Iterable[str]) -> list[Json]:
                 "kind": "panel",
                 "panel": panel,
                 "revision": revision,
-                "status": shown.status if last else "partial",
+                "status": shown.told if last else "partial",
                 "progress": shown.progress if last else 0.0,
                 "message": (shown.complaint or shown.message) if last else "",
                 "data": data or None,

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from interp_widgets.methods.self_repair import RepairReport, self_repair
-from interp_widgets.model.errors import InterventionError
+from interp_widgets.model.errors import CancelledError, InterventionError
 from interp_widgets.model.interventions import Ablate, AblateMode
 from interp_widgets.session import Session, Snapshot
 from interp_widgets.widgets.base import View
@@ -53,7 +53,11 @@ class SelfRepair(View):
         self._report: RepairReport | None = None
         self._asked: Any = None
         self._log: list[Step] = []
+        self._measured = -1  # the revision of the report
         self._rounds = 0
+        self._expected: Any = (
+            None  # what is asked and ablated when the next round begins; anything else ends the rounds
+        )
         super().__init__(session, **settings)
 
     @property
@@ -67,6 +71,8 @@ class SelfRepair(View):
             rounds = args.get("rounds", 1)
             if type(rounds) is not int or not 1 <= rounds <= ROUNDS:
                 raise InterventionError(f"Backups are ablated in 1 to {ROUNDS} rounds, not {brief(rounds)}.")
+            if self._report is not None and self._measured != self.session.revision:
+                raise InterventionError("The present state is still being measured; try again in a moment.")
             self._rounds = rounds
             self._next_round()
         elif action == "stop":
@@ -77,12 +83,17 @@ class SelfRepair(View):
         else:
             super().act(action, args)
 
+    def interrupted(self) -> None:
+        """No further round begins."""
+        self._rounds = 0
+
     def _next_round(self) -> None:
         backups = [] if self._report is None else candidates(self._report)
         if self._report is None or not backups or self._rounds <= 0:
             self._rounds = 0
             return
         self._rounds -= 1
+        self._expected = (self._asked, {*self._report.ablated, *backups})
         self.session.switch(backups, off=True, mode=self._report.mode)  # pyright: ignore[reportArgumentType]  (a mode it is)
 
     def compute(self, snapshot: Snapshot, cancelled: Callable[[], bool]) -> None:
@@ -90,27 +101,35 @@ class SelfRepair(View):
         assert snapshot.question is not None
         examples = tuple((asked.ids, asked.metric) for asked in snapshot.question.examples)
         if examples != self._asked:
-            self._asked, self._log, self._report = examples, [], None
+            self._asked, self._log, self._report, self._rounds = examples, [], None, 0
         ablations = [i for i in snapshot.interventions if isinstance(i, Ablate) and _counts(i)]
         if not ablations:
             self._report, self._rounds = None, 0
             self.publish(snapshot, "done", nothing(snapshot, self._log), 1.0)
             return
         self.publish(snapshot, "computing")
-        report = self_repair(
-            self.session.model,
-            snapshot.question,
-            ablations,
-            one_mode(ablations),
-            snapshot.interventions,
-            reference=snapshot.reference,
-            cancelled=cancelled,
-        )
-        self._report = report
+        try:
+            report = self_repair(
+                self.session.model,
+                snapshot.question,
+                ablations,
+                one_mode(ablations),
+                snapshot.interventions,
+                reference=snapshot.reference,
+                cancelled=cancelled,
+            )
+        except CancelledError:
+            raise
+        except Exception:
+            self._rounds = 0
+            raise
+        self._report, self._measured = report, snapshot.revision
         if not self._log or self._log[-1].ablated != report.ablated:
             self._log.append(step_of(report, self._log[-1] if self._log else None))
         used = dict.fromkeys(words_of(a.reference or snapshot.reference, report.mode) for a in ablations)
         self.publish(snapshot, "done", told(report, " and ".join(used), self._log), 1.0)
+        if self._expected != (self._asked, set(report.ablated)):
+            self._rounds = 0
         if self._rounds:
             self._next_round()
 

@@ -52,8 +52,8 @@ class SteeringSliders(View):
         self._agreed: Any = None
         self._stopped = self._writing = self._halted = False
         self._edited: tuple[Any, list[Json]] | None = None
-        super().__init__(session, **settings)
         self._plain: tuple[Any, list[Json]] | None = None
+        super().__init__(session, **settings)
         for name, vector in (vectors or {}).items():
             session.add_vector(vector, name)
 

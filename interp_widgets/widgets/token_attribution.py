@@ -135,6 +135,7 @@ class TokenAttribution(View):
     def _setting_changed(self, change: Any) -> None:
         # The page sums by itself; what is replaced at once in the deletion test follows, and nothing else.
         if change["name"] != "selection" or self.spans == "selection":
+            self._stopped = -1
             super()._setting_changed(change)
 
     # ---- wishes ---------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from interp_widgets.version import __version__
 
 Json = dict[str, Any]
 EXAMPLES = 1000  # whose own numbers are sent beside the mean
+MANY = 32  # rows: what comes beyond is sent by columns
 _LIMIT = 2.0  # sliders run from −2 to 2 times the vector as stored
 
 
@@ -26,7 +27,7 @@ def state_of(session: Session, *, busy: bool, error: str | None) -> Json:
         "version": __version__,
         "model": _model(session.model),
         "question": None if session.question is None else _question(session.question),
-        "interventions": [intervention_of(e) for e in session.now.entries],
+        "interventions": columns([intervention_of(e) for e in session.now.entries]),
         "vectors": [_vector(session, name) for name in session.vectors],
         "mode": session.mode,
         "reference": _reference(session),
@@ -36,6 +37,15 @@ def state_of(session: Session, *, busy: bool, error: str | None) -> Json:
         "error": error,
         "closed": session.closed,
     }
+
+
+def columns(rows: list[Json]) -> list[Json] | Json:
+    """Rows of the same names; where there are many, name by name: once what all have, else a value for each."""
+    if len(rows) <= MANY:
+        return rows
+    names = list(rows[0])
+    same = {name: rows[0][name] for name in names if all(row[name] == rows[0][name] for row in rows)}
+    return {"$rows": len(rows), "same": same, "each": {n: [row[n] for row in rows] for n in names if n not in same}}
 
 
 def token_of(token: Token) -> Json:
@@ -68,6 +78,7 @@ def _question(question: Question) -> Json:
         "label": question.label,
         "unit": "logits" if first.metric.fn is None else "",
         "examples": question.n,
+        "corrupt": first.corrupt is not None,
     }
 
 
@@ -138,7 +149,7 @@ def _answer(session: Session, answer: Answer) -> Json:
             }
             for t in answer.top
         ],
-        "receipts": [_receipt(r) for r in answer.receipts] + idle,
+        "receipts": columns([_receipt(r) for r in answer.receipts] + idle),
         "milliseconds": answer.seconds * 1e3,
         "floor": session.model.report.floor,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from interp_widgets.model.errors import InterpError
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from interp_widgets.widgets.panels import Panels
 
 log = logging.getLogger("interp_widgets")
+_STOPPED = "Stopped before it was done, because the kernel was interrupted; ask again."
+
+
+@dataclass(frozen=True, eq=False)
+class _Waiting:
+    """A wish that the worker is to do; of two with one key, the older one's end is not that of the newer."""
+
+    intent: Intent
 
 
 class Wishes:
@@ -40,7 +48,7 @@ class Wishes:
         self._publish = publish
         self._order: Order[Intent, Mark] = Order()
         self._taking = threading.RLock()
-        self._waiting: dict[str, object] = {}
+        self._waiting: dict[str, _Waiting] = {}
 
     @property
     def acks(self) -> dict[str, int]:
@@ -115,13 +123,13 @@ class Wishes:
         """The view that shows `panel`, or None."""
         return self._panels.view(panel)
 
-    def later(self, session: Session, intent: Intent, job: Callable[[], object]) -> None:
-        """Let the worker do `job` before anything else, for what may run the model; of one key only the newest."""
-        me = object()  # of two with one key, the older one's end is not that of the newer
+    def later(self, session: Session, intent: Intent, prepare: Callable[[], Callable[[], object]]) -> None:
+        """Let the worker `prepare` before anything else, which may run the model, and do what it gives; of one key only the newest."""
+        me = _Waiting(intent)
 
         def do(_cancelled: Callable[[], bool]) -> None:
             try:
-                self._tried(intent, job)
+                self._tried(intent, lambda: self._unless_dropped(me, prepare()))
             finally:
                 if self._waiting.get(intent.key) is me:
                     del self._waiting[intent.key]
@@ -130,17 +138,25 @@ class Wishes:
         self._waiting[intent.key] = me
         self._worker.submit((id(session), "do", intent.key), do, ANSWER)
 
+    def _unless_dropped(self, waiting: _Waiting, job: Callable[[], object]) -> None:
+        with self._taking:
+            if self._waiting.get(waiting.intent.key) is waiting:
+                job()
+
     def after_asking(self, session: Session, intent: Intent, job: Callable[[], object]) -> None:
         """Do `job` now; while a question is being asked, after it, for it takes back or brings back what was before."""
         if self._waiting:
             # Two of them are two steps: the sequence number keeps the second from taking the first one's place.
-            self.later(session, replace(intent, key=f"{intent.key}:{intent.client}:{intent.seq}"), job)
+            self.later(session, replace(intent, key=f"{intent.key}:{intent.client}:{intent.seq}"), lambda: job)
         else:
             job()
 
     def drop(self) -> None:
-        """What waits is not done any more; the caller has told the worker."""
-        self._waiting.clear()
+        """What waits is not done any more, and whoever wished it is told."""
+        with self._taking:
+            waiting, self._waiting = list(self._waiting.values()), {}
+        for one in waiting:
+            self.refused(one.intent, _STOPPED)
 
     # ---- refusals -------------------------------------------------------------------------------------------------
 
@@ -151,7 +167,7 @@ class Wishes:
     def _refuse_unread(self, content: Json, message: str) -> None:
         client, seq, key = content.get("client"), content.get("seq"), content.get("key")
         if isinstance(client, str) and isinstance(seq, int) and abs(seq) < 1 << 53 and isinstance(key, str):
-            self._refuse(_refusal(client[:64], int(seq), key[:200], message))
+            self._refuse(_refusal(client[:64], int(seq), key[:1000], message))
 
 
 def _refusal(client: str, seq: int, key: str, message: str) -> Json:

@@ -95,7 +95,7 @@ def test_the_views_write_what_the_model_writes_to_a_conversation(session: iw.Ses
     page = open_page(wire, session)
     page.calm(60)
     right = [t.id for t in generate(session.model, MESSAGES, [push], 8)]
-    edited = page.panel(texts)["data"]["branches"][1]["tokens"]
+    edited = page.panel(texts)["data"]["branch:1"]["tokens"]
     assert [t["id"] for t in edited] == right
     assert [t["id"] for t in page.panel(sliders)["data"]["continuation"]["edited"]] == right
 

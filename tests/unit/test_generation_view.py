@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
+import traitlets
 
 import interp_widgets as iw
 from interp_widgets.model.generate import generate, score
 from interp_widgets.widgets.generation import BRANCHES, Generation
+from interp_widgets.worker import worker_of
 from tests.unit.comm import RecordingComm, Wire
 from tests.unit.tiny_models import gpt2, llama, tokenizer
 
@@ -30,6 +32,14 @@ def session(request: pytest.FixtureRequest) -> Iterator[iw.Session]:
     opened.close()
 
 
+def texts_of(told: Sequence[Json]) -> Json:
+    """What a page knows after these messages: of every key the newest, and the branches in their order."""
+    data: Json = {"order": [], "running": True}
+    for one in told:
+        data |= one
+    return data | {"branches": [b for n in data["order"] if (b := data.get(f"branch:{n}")) is not None]}
+
+
 class Page:
     """One view and what its page is told."""
 
@@ -42,7 +52,7 @@ class Page:
     @property
     def last(self) -> Json:
         told = [s.content["data"] for s in self.comm.custom if s.content.get("kind") == "panel" and s.content["data"]]
-        return told[-1] if told else {"branches": [], "running": True}
+        return texts_of(told)
 
     def wish(self, action: str, **args: Any) -> None:
         self.seq += 1
@@ -244,3 +254,85 @@ def test_an_error_in_the_middle_keeps_the_text_and_leaves_the_model_as_it_was(
     assert len(page.last["branches"][0]["tokens"]) == 5
     monkeypatch.setattr(Rows, "_step", step)
     assert (session.model.run(PROMPT).logits == plain).all()
+
+
+@pytest.mark.case("E08")
+def test_a_stop_that_comes_before_the_text_begins_is_a_stop_of_it(
+    session: iw.Session, wire: Wire, slow: threading.Event
+) -> None:
+    page = Page(session, wire, tokens=50)
+    page.done()
+    with session.model.lock:
+        page.wish("generate")
+        page.wish("stop")
+    page.wait(lambda d: not d["running"] and {b["ended"] for b in d["branches"]} == {"stopped"}, "the end")
+    with session.model.lock:
+        session.toggle("L1H0", mode="zero")
+        page.wish("stop")
+    last = page.wait(lambda d: not d["running"] and {b["ended"] for b in d["branches"]} == {"stopped"}, "the end")
+    assert max(len(b["tokens"]) for b in last["branches"]) <= 1
+    slow.set()
+    session.toggle("L1H1", mode="zero")  # what is changed later is written all the same
+    page.wait(lambda d: not d["running"] and len(d["branches"][1]["tokens"]) > 3, "the text under the new state")
+
+
+@pytest.mark.case("E07")
+def test_a_branch_that_is_dropped_while_it_is_written_does_not_come_back(
+    session: iw.Session, wire: Wire, slow: threading.Event
+) -> None:
+    page = Page(session, wire, tokens=40)
+    slow.set()
+    token = page.done()["branches"][1]["tokens"][2]["top"][1][0]
+    slow.clear()
+    page.wish("branch", branch=1, at=2, token=token)
+    page.wait(lambda d: len(d["branches"]) == 3 and len(d["branches"][2]["tokens"]) > 3, "a branch that grows")
+    page.wish("drop", branch=2)
+    slow.set()
+    assert worker_of(session.model).wait(20)
+    assert [b["id"] for b in page.done()["branches"]] == [0, 1]
+    assert page.refusals == []
+
+
+def test_branches_that_are_wished_quickly_are_counted_too(session: iw.Session, wire: Wire) -> None:
+    page = Page(session, wire, tokens=4)
+    token = page.done()["branches"][0]["tokens"][1]["id"]
+    for _ in range(BRANCHES + 8):
+        page.wish("branch", branch=0, at=1, token=token)
+    assert worker_of(session.model).wait(20)
+    page.comm.wait(lambda: len(page.refusals) == 8, "eight refusals", 10)
+    page.done(2 + BRANCHES)
+    assert all("drop one first" in message for message in page.refusals)
+
+
+@pytest.mark.case("G11")
+def test_long_texts_and_their_branches_arrive_in_messages_below_the_limit(wire: Wire) -> None:
+    opened = iw.open(gpt2(n_positions=2048), tokenizer())
+    opened.ask(PROMPT, target="w11", foil="w13")
+    opened.set(iw.Ablate("L1H2", mode="zero"))
+    page = Page(opened, wire, tokens=512)
+    page.comm.wait(lambda: not page.last["running"] and len(page.last["branches"]) == 2, "two texts", 60)
+    for at in (1, 2, 3):
+        page.wish("branch", branch=0, at=at, token=page.last["branches"][0]["tokens"][at]["top"][1][0])
+        page.comm.wait(lambda at=at: not page.last["running"] and len(page.last["branches"]) == 2 + at, "a branch", 60)
+    before = len(page.comm.sent)
+    page.comm.receive({"kind": "hello", "client": "late", "version": "0"})
+
+    def late() -> list[int]:
+        told = [s.content["data"] for s in page.comm.sent[before:] if s.content.get("kind") == "panel"]
+        return [len(b["tokens"]) for b in texts_of(told)["branches"]]
+
+    page.comm.wait(lambda: len(late()) == 5, "all of it", 20)
+    assert late() == [512, 512, 511, 510, 509]
+    assert max(s.size for s in page.comm.custom) <= 1_000_000
+    assert not any(s.content.get("status") == "failed" for s in page.comm.custom)
+    opened.close()
+
+
+def test_a_seed_is_one_that_the_sampler_takes(session: iw.Session, wire: Wire) -> None:
+    page = Page(session, wire, tokens=4, temperature=1.0)
+    page.done()
+    with pytest.raises(traitlets.TraitError):
+        page.view.seed = 1 << 48
+    page.view.seed = (1 << 48) - 1
+    assert worker_of(session.model).wait(20)
+    page.comm.wait(lambda: page.last.get("seed") == (1 << 48) - 1 and not page.last["running"], "its text", 10)
