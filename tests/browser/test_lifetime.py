@@ -135,11 +135,11 @@ KINDS = {
 
 
 def left_by_runs(notebook: Notebook, cell: int, shown: str) -> float:
-    """How many kB of the page's JavaScript stay each time a cell is run again: the median of three times eight."""
+    """How many kB of the page's JavaScript stay each time a cell is run again: the median of three times five."""
     counters = Counters(notebook)
 
-    def eight() -> float:
-        for _ in range(8):
+    def five() -> float:
+        for _ in range(5):
             notebook.page.evaluate(
                 "(n) => { window.jupyterapp.shell.currentWidget.content.activeCellIndex = n; }", cell
             )
@@ -148,8 +148,8 @@ def left_by_runs(notebook: Notebook, cell: int, shown: str) -> float:
         notebook.calm()
         return counters.heap()
 
-    sizes = [eight() for _ in range(4)]
-    return statistics.median((b - a) / 8 for a, b in itertools.pairwise(sizes))
+    sizes = [five() for _ in range(4)]
+    return statistics.median((b - a) / 5 for a, b in itertools.pairwise(sizes))
 
 
 @pytest.mark.case("L03")
@@ -189,7 +189,7 @@ threading.Thread(target=note, daemon=True).start()
         notebook.wait(
             "() => document.querySelector('.iw-root')?.getAttribute('aria-busy') === 'true'", "a view that computes", 60
         )
-        notebook.page.wait_for_timeout(1500)
+        notebook.page.wait_for_timeout(500)
         assert notebook.page.locator(".iw-root").first.get_attribute("aria-busy") == "true", (
             "it has ended: the test shows nothing"
         )
@@ -197,7 +197,7 @@ threading.Thread(target=note, daemon=True).start()
         with Hiccups() as hiccups:
             shut = time.time()
             notebook.page.close(run_before_unload=False)
-            time.sleep(1.5)
+            time.sleep(1.0)
         last = float((lab.folder / "calls.txt").read_text())
         other.close()
     print(f"tab shut: the last step began {last - shut:+.2f} s after it")

@@ -248,9 +248,9 @@ def test_a_page_that_is_looked_at_is_beaten_for_twice_a_second_and_a_hidden_one_
 
 
 ENDS = {
-    "killed": "import subprocess; subprocess.run(['sh', '-c', 'sleep 1; date +%s.%N > died; kill -9 {pid}'])",
-    "killed between cells": "import subprocess; subprocess.Popen(['sh', '-c', 'sleep 1; date +%s.%N > died; kill -9 {pid}'])",
-    "os._exit in a cell": "import os, time; time.sleep(1); open('died', 'w').write(str(time.time())); os._exit(1)",
+    "killed": "import subprocess; subprocess.run(['sh', '-c', 'sleep 0.5; date +%s.%N > died; kill -9 {pid}'])",
+    "killed between cells": "import subprocess; subprocess.Popen(['sh', '-c', 'sleep 0.5; date +%s.%N > died; kill -9 {pid}'])",
+    "os._exit in a cell": "import os, time; time.sleep(0.5); open('died', 'w').write(str(time.time())); os._exit(1)",
 }
 
 
@@ -263,7 +263,7 @@ def test_a_kernel_that_has_ended_is_said_in_every_view_of_an_untouched_page_with
         again(shown)
     died, pid = shown.lab.folder / "died", int(shown.value("os.getpid()"))
     died.unlink(missing_ok=True)
-    shown.page.wait_for_timeout(1500)
+    shown.page.wait_for_timeout(700)
     with Hiccups() as hiccups:
         shown.page.evaluate(
             """(code) => { window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({code}).done

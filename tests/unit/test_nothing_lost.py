@@ -22,8 +22,6 @@ from tests.unit.conftest import Bench
 from tests.unit.page import PROMPT, Page, open_page
 from tests.unit.test_channel import Slow
 
-pytestmark = pytest.mark.alone
-
 
 def rows(table: Any) -> list[dict[str, Any]]:
     """A list as the page reads it, also where it came by columns."""
@@ -52,6 +50,7 @@ def test_a_page_that_is_loaded_again_while_the_answer_computes_gets_it(bench: Be
     page.hello()
 
 
+@pytest.mark.alone
 @pytest.mark.case("E10", "F08")
 def test_a_question_that_an_interrupt_keeps_from_being_asked_is_refused_and_not_asked_later(bench: Bench) -> None:
     page = bench.page
@@ -67,6 +66,7 @@ def test_a_question_that_an_interrupt_keeps_from_being_asked_is_refused_and_not_
     assert question is not None and question.first.prompt == PROMPT
 
 
+@pytest.mark.alone
 @pytest.mark.case("E11")
 def test_two_thousand_changes_of_a_setting_go_out_below_sixty_a_second_and_the_last_arrives(
     bench: Bench, wire: Wire
@@ -87,6 +87,7 @@ def test_two_thousand_changes_of_a_setting_go_out_below_sixty_a_second_and_the_l
     bench.sliders.tokens = 6
 
 
+@pytest.mark.alone
 @pytest.mark.case("G11", "E11")
 def test_with_three_thousand_heads_off_the_state_is_whole_small_and_can_be_undone(wire: Wire) -> None:
     model = tiny_models.gpt2(n_layer=48, n_head=64, n_embd=64, n_inner=8)
@@ -273,6 +274,7 @@ def test_a_prompt_that_had_a_bos_is_asked_with_one_again() -> None:
 # ---- what a typed pattern may cost --------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 @pytest.mark.case("D04", "E13")
 def test_a_regular_expression_without_end_is_refused_and_holds_nobody_up(bench: Bench, wire: Wire) -> None:
     session, page = bench.session, bench.page
