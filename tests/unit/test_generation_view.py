@@ -260,8 +260,10 @@ def test_an_error_in_the_middle_keeps_the_text_and_leaves_the_model_as_it_was(
 def test_a_stop_that_comes_before_the_text_begins_is_a_stop_of_it(
     session: iw.Session, wire: Wire, slow: threading.Event
 ) -> None:
+    slow.set()
     page = Page(session, wire, tokens=50)
     page.done()
+    slow.clear()
     with session.model.lock:
         page.wish("generate")
         page.wish("stop")
