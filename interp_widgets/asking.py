@@ -80,10 +80,14 @@ def _aimed(live: LiveModel, asked: Asked, first: Asked, target: TokenSpec, foil:
     wanted, against = live.tokens.many("target", target), live.tokens.many("foil", foil)
     if (wanted, against) == (first.target, first.foil):
         return asked
-    _differ(wanted, against)
-    wanted = wanted or (live.tokens.token(int(live.answer(asked).logits.argmax())),)
-    own = Metric(tuple(t.id for t in wanted), tuple(t.id for t in against), asked.metric.fn)
-    return replace(asked, target=wanted, foil=against, metric=own)
+    return _read_by(asked, wanted or (live.tokens.token(int(live.answer(asked).logits.argmax())),), against)
+
+
+def _read_by(asked: Asked, target: tuple[Token, ...], foil: tuple[Token, ...]) -> Asked:
+    """The same example for this target and foil."""
+    _differ(target, foil)
+    own = Metric(tuple(t.id for t in target), tuple(t.id for t in foil), asked.metric.fn)
+    return replace(asked, target=target, foil=foil, metric=own)
 
 
 def _bos(live: LiveModel, asked: Asked) -> bool | None:
@@ -100,10 +104,7 @@ def _bos(live: LiveModel, asked: Asked) -> bool | None:
 def aimed_at(asked: Asked, target: tuple[Token, ...]) -> Asked:
     """The same example for another target; a target that was the foil changes places with the old one."""
     same = {t.id for t in target} & {t.id for t in asked.foil}
-    foil = asked.target if same else asked.foil
-    _differ(target, foil)
-    own = Metric(tuple(t.id for t in target), tuple(t.id for t in foil), asked.metric.fn)
-    return replace(asked, target=target, foil=foil, metric=own)
+    return _read_by(asked, target, asked.target if same else asked.foil)
 
 
 def _examples(prompt: Any, target: TokenSpec, foil: TokenSpec, corrupt: str | None) -> list[Example | _Raw]:

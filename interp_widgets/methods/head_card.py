@@ -160,9 +160,8 @@ def _shared(
 def own_directions(live: LiveModel, asked: Asked) -> torch.Tensor:
     """For each token of the prompt, the direction that raises its own logit over the mean logit, `[src, d_model]` float64."""
     with live.lock, modes(live.device, grad=True):
-        ids = torch.tensor(
-            asked.ids, device=live.device
-        )  # inside: an inference tensor could not be kept for the gradient
+        # Inside: a tensor of inference mode could not be kept for the gradient.
+        ids = torch.tensor(asked.ids, device=live.device)
         dtype = torch.float32 if live.readout.direct else live.dtype
         hidden = torch.zeros(len(ids), live.anatomy.d_model, device=live.device, dtype=dtype, requires_grad=True)
         logits = live.readout.uncapped(hidden)

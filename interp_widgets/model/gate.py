@@ -98,6 +98,16 @@ def activate(program: Program) -> Generator[None]:
         _ACTIVE.reset(token)
 
 
+@contextmanager
+def suspended() -> Generator[None]:
+    """Code of the user's own that a run of ours calls sees the plain model: no program is active in this block, in this context."""
+    token = _ACTIVE.set(None)
+    try:
+        yield
+    finally:
+        _ACTIVE.reset(token)
+
+
 def switch(program: Program) -> None:
     """Go on under `program` in this context, which is a thread's own copy of that of a block that activated another."""
     _ACTIVE.set(program)

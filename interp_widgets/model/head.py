@@ -86,6 +86,7 @@ def _chain(recording: Recording, last: Block, unembed: Call) -> tuple[list[Call]
 def _unembed_call(root: nn.Module, recording: Recording, blocks: Sequence[Block]) -> Call:
     """The call of the unembedding: the model's own word, else the last projection to the vocabulary."""
     getter = getattr(root, "get_output_embeddings", None)
+    # Transformers' own base class raises where a family has not said it; the structure tells then.
     with contextlib.suppress(NotImplementedError, AttributeError):
         said: Any = getter() if callable(getter) else None
         for call in reversed(recording.calls):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from interp_widgets.model.errors import ModelRefusedError
+from interp_widgets.model.modes import modes
 
 ROWS, LENGTH = 2, 11  # a prime number of tokens: no width, head count or expert count is mistaken for it
 
@@ -92,6 +93,7 @@ def _special_ids(config: Any) -> set[int]:
 def embedding(root: nn.Module) -> nn.Module:
     """The token embedding, or a refusal."""
     getter = getattr(root, "get_input_embeddings", None)
+    # Transformers' own base class raises where a family has not said it; the structure tells then.
     with contextlib.suppress(NotImplementedError, AttributeError):
         found = getter() if callable(getter) else None
         if isinstance(found, nn.Module) and vocabulary(found):
@@ -122,24 +124,9 @@ def quiet(root: nn.Module) -> Generator[None]:
     cuda = sorted({p.device.index or 0 for p in root.parameters() if p.device.type == "cuda"})
     with contextlib.ExitStack() as stack:
         for kind in kinds:
-            stack.enter_context(own_modes(kind))
-        stack.enter_context(torch.no_grad())
+            stack.enter_context(modes(torch.device(kind)))
         stack.enter_context(torch.random.fork_rng(devices=cuda))
         stack.enter_context(eagerly(root))
-        yield
-
-
-@contextlib.contextmanager
-def own_modes(kind: str) -> Generator[None]:
-    """Neither the caller's autocast on devices of this kind, nor their inference mode, nor `meta` as the default device."""
-    with contextlib.ExitStack() as stack:
-        if torch.is_inference_mode_enabled():
-            stack.enter_context(torch.inference_mode(False))
-        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-            stack.enter_context(torch.autocast(kind, enabled=False))
-        # Any other default device may be what the model needs; on this one there are no numbers.
-        if torch.get_default_device().type == "meta":
-            stack.enter_context(torch.device("cpu"))
         yield
 
 

@@ -32,10 +32,8 @@ def _observed(module: nn.Module) -> bool:
 
 def _is_matrix(module: nn.Module) -> bool:
     """Whether calling a module is multiplying with its weight: not an adapter's, or somebody's own, which does more."""
-    ordinary: tuple[Any, ...] = (
-        nn.Linear.forward,
-        nn.Embedding.forward,
-    )  # tied weights may be used without their module
+    # An embedding is one too: where weights are tied, they may be used without a module of their own.
+    ordinary: tuple[Any, ...] = (nn.Linear.forward, nn.Embedding.forward)
     return type(module).forward in ordinary and "forward" not in module.__dict__
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 
 from interp_widgets.model.anatomy import Anatomy
 from interp_widgets.model.gate import Program, activate
+from interp_widgets.model.modes import modes
 from interp_widgets.model.places import on_input
 from interp_widgets.model.positions import Row
 from interp_widgets.model.probe import ids_argument, naming_return_dict
@@ -99,28 +100,6 @@ class Run:
             return axis[where.index] if where.part == "pattern" else axis[:, where.index]
         have = ", ".join(s.name for s in self.read) or "nothing"
         raise KeyError(f"{where.name} was not read in this run (read: {have}); ask for it with read=[{where.name!r}].")
-
-
-@contextmanager
-def modes(device: torch.device, grad: bool = False) -> Generator[None]:
-    """Grad, inference and autocast modes as *we* need them: they are per thread, and the caller's are not in force here.
-
-    The caller's default device stays, as the model may rely on it; `meta` goes, where a forward would make no numbers.
-    """
-    kind = device.type
-    on = kind in ("cpu", "cuda", "mps", "xpu") and torch.is_autocast_enabled(kind)
-    autocast = torch.autocast(kind, enabled=False) if on else nullcontext()
-    inference = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
-    numbers = torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext()
-    grads = torch.is_grad_enabled()
-    try:
-        with inference, torch.set_grad_enabled(grad), autocast, numbers:
-            yield
-    finally:
-        # Once more: an interrupt that falls into the end of one of those blocks leaves its mode behind in the user's thread.
-        torch.set_grad_enabled(grads)
-        if on:
-            torch.set_autocast_enabled(kind, True)
 
 
 def eager(root: nn.Module) -> Callable[..., Any]:

@@ -11,8 +11,8 @@ import torch
 
 from interp_widgets.model.anatomy import Anatomy
 from interp_widgets.model.errors import InterventionError
+from interp_widgets.model.gate import suspended
 from interp_widgets.model.interventions import Ablate, Edit, Intervention, Steer
-from interp_widgets.model.own_code import suspended
 from interp_widgets.model.places import layer_of
 from interp_widgets.model.positions import Row
 from interp_widgets.model.receipts import Receipt, Tally

@@ -349,9 +349,10 @@ class Generation(View):
         if running and now - self._said < _EACH * (1 + length / 64):
             return
         self._said = now
+        now = {branch.id: branch.state for branch in self._branches.values()}
         data: Json = {
-            "order": list(self._branches),
-            **self._changed_branches(),
+            "order": list(now),
+            **self._changed_branches(now),
             "divergence": self._divergence(),
             "running": running,
             "seed": self.seed,
@@ -359,14 +360,13 @@ class Generation(View):
         }
         share = len(self._branches[PLAIN].tokens) / self.tokens if PLAIN in self._branches else 0.0
         self.publish(snapshot, "partial" if running else "done", data, share if running else 1.0)
+        self._told_last = now  # behind it: what was told to stop has not told anything
 
-    def _changed_branches(self) -> Json:
+    def _changed_branches(self, now: dict[int, tuple[object, ...]]) -> Json:
         """What has changed since it was told, each branch under a name of its own: two long texts make half a megabyte."""
-        now = {branch.id: branch.state for branch in self._branches.values()}
         data: Json = {f"branch:{n}": None for n in self._told_last if n not in now}
-        data |= {f"branch:{n}": self._branches[n].told() for n in now if self._told_last.get(n) != now[n]}
-        self._told_last = now
-        return data
+        changed = [b for n, b in list(self._branches.items()) if n in now and self._told_last.get(n) != now[n]]
+        return data | {f"branch:{branch.id}": branch.told() for branch in changed}
 
     def _divergence(self) -> int | None:
         plain, edited = (self._branches[i].tokens if i in self._branches else [] for i in (PLAIN, EDITED))

@@ -68,18 +68,13 @@ class Guarded(anywidget.AnyWidget):
 
     def __init__(self, **kwargs: Any) -> None:
         self.dropped = 0
-        self._traits_unsent: set[str] = set()
         self._traits_box = Outbox(_speaker(weakref.ref(self)))
         super().__init__(**kwargs)
 
     def send_state(self, key: str | Iterable[str] | None = None) -> None:
         """Send these traits, or all, when their turn comes: a loop that sets one a thousand times must not flood the page."""
-        self._traits_unsent.update(self.keys if key is None else [key] if isinstance(key, str) else key)
-        self._traits_box.put("traits", self._traits_due)
-
-    def _traits_due(self) -> dict[str, Any] | None:
-        names, self._traits_unsent = self._traits_unsent, set()
-        return {"names": sorted(names)} if names else None
+        names = sorted(self.keys if key is None else [key] if isinstance(key, str) else key)
+        self._traits_box.put(tuple(names), lambda: {"names": names})
 
     def _send_traits(self, names: list[str]) -> None:
         if self.comm is not None:
@@ -142,9 +137,8 @@ class Guarded(anywidget.AnyWidget):
         except Exception as error:  # an observer, ours or the user's
             log.exception("a setting could not take effect")
             for key, value in before.items():
-                with contextlib.suppress(
-                    Exception
-                ):  # whoever has followed it follows it back; who raised may raise again
+                # Whoever has followed it follows it back; who raised may raise again.
+                with contextlib.suppress(Exception):
                     self.set_trait(key, value)
             return dict.fromkeys(values, error)
         return {}

@@ -149,7 +149,6 @@ def test_ten_thousand_random_messages_change_nothing_but_what_they_may(
     widgets = [*[mirror] * len(views), *views]
     fixed = {widget: {key: getattr(widget, key, None) for key in PROTECTED} for widget in widgets}
     escaped: list[BaseException] = []
-    refused = 0
     for n in range(10_000):
         widget, data, buffers = message(rng, widgets)
         if n % 1000 == 0:
@@ -158,9 +157,8 @@ def test_ten_thousand_random_messages_change_nothing_but_what_they_may(
             deliver(wire.of(widget), data, buffers)
         except BaseException as error:  # noqa: BLE001  # none may escape, whatever it is
             escaped.append(error)
-        if n % 2000 == 1999:
-            for comm in wire.comms.values():
-                refused += sum(sent.content.get("kind") == "refused" for sent in comm.custom)
+    # Answers leave at the wire's pace, behind the states that ten thousand wishes are news of.
+    bench.page.wait(lambda: bench.page.of("refused"), "an answer to what was refused", 20)
     sent = wire.sent
     for one in sent:
         strict(one.data)
@@ -174,7 +172,6 @@ def test_ten_thousand_random_messages_change_nothing_but_what_they_may(
         for key, value in keys.items()
     )
     assert max(one.size + sum(map(len, one.buffers)) for one in sent if one.kind == "comm_msg") <= 1_000_000
-    assert refused > 0, "nothing that was refused was answered"
     bench.session.ask("w5 w9 w12 w5 w30 w7", "w11", "w13")
     bench.heads.mode = "zero"
     for view in more:

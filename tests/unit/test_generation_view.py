@@ -11,6 +11,7 @@ import pytest
 import traitlets
 
 import interp_widgets as iw
+from interp_widgets.model.errors import CancelledError
 from interp_widgets.model.generate import generate, score
 from interp_widgets.widgets.generation import BRANCHES, Generation
 from interp_widgets.worker import worker_of
@@ -338,3 +339,27 @@ def test_a_seed_is_one_that_the_sampler_takes(session: iw.Session, wire: Wire) -
     page.view.seed = (1 << 48) - 1
     assert worker_of(session.model).wait(20)
     page.comm.wait(lambda: page.last.get("seed") == (1 << 48) - 1 and not page.last["running"], "its text", 10)
+
+
+@pytest.mark.case("E10")
+def test_what_could_not_be_said_for_a_view_was_stopped_is_said_the_next_time(
+    session: iw.Session, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Page(session, wire, tokens=6)
+    page.done()
+    publish, failed = page.view.publish, list[bool]()
+
+    def once(*args: Any) -> None:
+        if args[1] == "done" and not failed:
+            failed.append(True)
+            raise CancelledError
+        publish(*args)
+
+    monkeypatch.setattr(page.view, "publish", once)
+    page.view.seed = 5
+    assert worker_of(session.model).wait(20)
+    assert failed
+    page.wish("compute")
+    last = page.wait(lambda d: not d["running"] and d.get("seed") == 5, "the texts")
+    assert [len(b["tokens"]) for b in last["branches"]] == [6, 6]
+    assert {b["ended"] for b in last["branches"]} == {"length"}

@@ -8,12 +8,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import interp_widgets as iw
+from interp_widgets.methods.coherence import coherence
+from interp_widgets.methods.head_card import head_card
+from interp_widgets.model import gate
 from interp_widgets.widgets.channel import stop_all
 from interp_widgets.widgets.outbox import LIMIT
+from interp_widgets.widgets.pages import MOST, Pages
 from interp_widgets.widgets.wire import MANY
 from interp_widgets.worker import worker_of
 from tests.unit import tiny_models
@@ -364,3 +369,63 @@ def test_the_page_of_a_state_that_is_too_large_keeps_its_way_back() -> None:
     assert made["interventions"] == []
     huge = {**state, "question": {"prompt": "x" * 2_000_000}}
     assert len(json.dumps(_too_large({"kind": "state", "state": huge}, 2_000_000))) < LIMIT
+
+
+# ---- small things that were lost ----------------------------------------------------------------------------------------
+
+
+def test_work_goes_on_while_a_page_beyond_those_that_are_noted_may_still_look() -> None:
+    pages = Pages()
+    for n in range(MOST + 1):
+        pages.came(f"page {n}", listening=True)
+    assert not any(pages.left(f"page {n}") for n in range(MOST)), "the last of them may be one that was not noted"
+
+
+@pytest.mark.case("D03")
+def test_a_mode_that_is_not_named_and_an_action_that_is_not_known_are_refused(bench: Bench) -> None:
+    page = bench.page
+    page.calm()
+    before = bench.session.revision
+    seqs = [page.wish("mode", "mode", mode=None), act(page, bench.heads, "dance")]
+    page.wait(lambda: all(page.refusal(seq) for seq in seqs), "both sentences")
+    assert bench.session.revision == before
+    assert bench.heads._agreed == -1, "what is not known has said yes to a long sweep"
+
+
+@pytest.mark.case("D03")
+def test_a_key_without_end_is_refused_under_as_much_of_it_as_is_sent_back(bench: Bench) -> None:
+    page = bench.page
+    page.calm()
+    seq = page.wish("strength", "strength:" + "x" * 2000, name="x", value=1.0)
+    page.wait(lambda: page.refusal(seq), "the sentence")
+    assert "a key of at most 1000 letters" in str(page.refusal(seq))
+    page.ablate("L0H0", off=False)  # a number beyond it, so that the page has nothing left to wait for
+
+
+def test_texts_are_judged_on_a_prompt_that_nearly_fills_the_context_and_not_on_one_that_does(bench: Bench) -> None:
+    session, vector = bench.session, bench.session.vectors["push"]
+    session.ask(" ".join(["w5"] * 61), "w11", "w13")
+    assert session.question is not None
+    found = coherence(session.model, session.question.first, vector, [1.0], tokens=8, samples=20)
+    assert np.isfinite(found.loss).all()
+    session.ask(" ".join(["w5"] * 64), "w11", "w13")
+    with pytest.raises(iw.InterpError, match="fills the model's context of 64 tokens"):
+        coherence(session.model, session.question.first, vector, [1.0], samples=20)
+    session.ask(PROMPT, "w11", "w13")
+
+
+@pytest.mark.case("A18")
+def test_a_heads_card_is_the_same_in_the_callers_inference_mode(bench: Bench) -> None:
+    assert bench.session.question is not None
+    asked = bench.session.question.first
+    plain = head_card(bench.session.model, asked, 1, 2)
+    with torch.inference_mode():
+        again = head_card(bench.session.model, asked, 1, 2)
+    assert again.direct == plain.direct
+    assert again.copying == plain.copying
+
+
+def test_hooks_of_ours_that_torch_calls_without_keywords_leave_the_call_alone() -> None:
+    module, x = torch.nn.Linear(2, 2), torch.ones(1, 2)
+    assert gate.before_hook(module, (x,)) is None
+    assert gate.after_hook(module, (x,), x) is None  # pyright: ignore[reportArgumentType]  (torch leaves the keywords out)
