@@ -126,9 +126,11 @@ class Page:
 
 
 def open_page(wire: Wire, session: iw.Session, client: str = "page") -> Page:
-    """A page on the session's widget that has said hello."""
+    """A page on the session's widget that has said hello, and was told the state: another thread sends it."""
     page = Page(session, wire.of(mirror_of(session)), client)
+    told = len(page.of("state"))
     page.hello()
+    page.wait(lambda: len(page.of("state")) > told, "the state after a hello")
     return page
 
 
