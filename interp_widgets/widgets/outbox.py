@@ -79,6 +79,7 @@ class Sender:
         self._wake = threading.Condition(self._lock)
         self._waiting: dict[tuple[Outbox, Hashable], Make] = {}
         self._beating: dict[Outbox, Callable[[], bool]] = {}
+        self._state_was_last = False
         self._thread: threading.Thread | None = None
         self._allowance = float(BURST)
         self._at = time.monotonic()
@@ -131,10 +132,18 @@ class Sender:
                 if not self._waiting:
                     self._wake.wait_for(lambda: bool(self._waiting), IDLE if pause is None else pause)
                 if self._waiting:
-                    return min(self._waiting, key=lambda key: FIRST.get(key[1], len(FIRST)))
+                    return self._first_of_all()
                 if pause is None:
                     self._thread = None
                     return None
+
+    def _first_of_all(self) -> tuple[Outbox, Hashable]:
+        # A drag makes a state for each of its wishes: what else there is to say takes turns with them.
+        others = [key for key in self._waiting if key[1] != STATE] if self._state_was_last else []
+        first = min(others or self._waiting, key=lambda key: FIRST.get(key[1], len(FIRST)))
+        if first[1] != BEATS:
+            self._state_was_last = first[1] == STATE
+        return first
 
     def _note_beats(self) -> float | None:
         """Note the beats that are due; seconds until the next one, None when nobody listens."""

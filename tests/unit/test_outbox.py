@@ -73,6 +73,27 @@ def test_a_plain_slider_sends_every_update_as_fast_as_a_cell_makes_them(wire: Re
     slider.close()
 
 
+@pytest.mark.case("E01")
+def test_states_that_never_end_leave_room_for_everything_else() -> None:
+    wire, said = Wire(), 0
+    box = Outbox(wire.send)
+
+    def state() -> Any:
+        nonlocal said
+        said += 1
+        if said < 60:  # as a page does whose pointer moves: the next wish comes as soon as this one is acknowledged
+            box.put("state", state)
+        return {"kind": "state", "n": said}
+
+    box.put("state", state)
+    for n in range(5):
+        box.put(("panel", n), lambda n=n: {"kind": "panel", "n": n})
+    wire.wait(lambda: said == 60)
+    kinds = [content["kind"] for content in wire.contents[:11]]
+    assert kinds == [*["state", "panel"] * 5, "state"]
+    assert [content["n"] for content in wire.contents if content["kind"] == "panel"] == list(range(5))
+
+
 def test_the_state_does_not_queue_behind_tables_and_both_arrive() -> None:
     wire, begun, go = Wire(), threading.Event(), threading.Event()
     box = Outbox(wire.send)
