@@ -264,13 +264,13 @@ class _Task:
         own = embeddings(what.live, what.tokens).double().cpu()
         step = own if baseline is None else own - baseline.rows(own)
         pairs = [(o, a, w) for a, w in zip(alpha, weight, strict=True) for o in self.rows]
-        start, total = 0, torch.zeros(self.shape, dtype=torch.float64)
+        start, total = 0, torch.zeros(self.shape, dtype=torch.float64, device="cpu")
         size = chunk_rows(replace(what, each=what.positions), self.memory, grad=True)
         while start < len(pairs):
             self._said(start / len(pairs))
             here = pairs[start : start + size]
             rows = _one_output_each(what, self.outputs, [o for o, _, _ in here])
-            points = torch.tensor([a for _, a, _ in here])
+            points = torch.tensor([a for _, a, _ in here], dtype=torch.float64, device="cpu")
             embed = _points(points, baseline)
             _, _, slope = gradients(rows, embed, len(here), self.cancelled, rules=linearised if lrp else None)
             dots = torch.einsum("rpd,pd->rp", slope, step)
@@ -299,7 +299,7 @@ class _Task:
 
     def integrated(self, baseline: Baseline, steps: int) -> tuple[Table, Table, Table, int]:
         """Scores, metrics at the input and at the baseline, and the steps taken: twice as many where they left too much."""
-        ends = self._numbers(_points(torch.tensor([1.0, 0.0]), baseline), 2)
+        ends = self._numbers(_points(torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu"), baseline), 2)
         alpha, weight = nodes(steps)
         scores = self._slopes(alpha.tolist(), weight.tolist(), baseline, lrp=False)
         errors = scores.sum(1) - (ends[0] - ends[1])
@@ -317,8 +317,8 @@ class _Task:
         while start < n:
             self._said(start / n)
             at = list(range(start, min(start + size - 1, n)))
-            masks = torch.zeros(len(at) + 2, n, dtype=torch.bool)
-            masks[torch.arange(1, len(at) + 1), at] = True
+            masks = torch.zeros(len(at) + 2, n, dtype=torch.bool, device="cpu")
+            masks[torch.arange(1, len(at) + 1, device="cpu"), at] = True
             masks[-1] = True
             values = self._numbers(partial(baseline.where, masks), len(masks))
             scores[:, at] = (values[0] - values[1:-1]).T

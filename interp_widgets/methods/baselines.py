@@ -72,7 +72,7 @@ def find_baseline(live: LiveModel, asked: Asked, spec: BaselineSpec) -> Baseline
     if isinstance(spec, str) and spec in ("auto", "mean"):
         return Baseline("mean embedding", mean_embedding(live))
     if isinstance(spec, str) and spec == "zero":
-        return Baseline("zero", torch.zeros(_width(live, asked)))
+        return Baseline("zero", torch.zeros(_width(live, asked), dtype=torch.float32, device="cpu"))
     if isinstance(spec, str) and spec in _TOKENS:
         return _from_token(live, spec)
     return _from_prompt(live, asked, spec)
@@ -85,7 +85,7 @@ def mean_embedding(live: LiveModel) -> torch.Tensor:
     if isinstance(kept, torch.Tensor):
         return kept
     last = min(live.anatomy.vocab, _vocabulary(live))
-    total = torch.zeros(())
+    total = torch.zeros((), dtype=torch.float64, device="cpu")
     for start in range(0, last, _AT_ONCE):
         tokens = [Token(i, "") for i in range(start, min(start + _AT_ONCE, last))]
         total = total + embeddings(live, tokens).sum(0, dtype=torch.float64).cpu()

@@ -322,7 +322,7 @@ def delete(
             )
     at = tuple(dict.fromkeys(p % n for p in positions))
     what, chosen = explained(live, asked, interventions), replacement(live, asked, baseline)
-    mask = torch.zeros(1, n, dtype=torch.bool)
+    mask = torch.zeros(1, n, dtype=torch.bool, device="cpu")
     mask[0, list(at)] = True
     logits = logits_of_rows(what, lambda own: chosen.where(mask, own), 1, cancelled)
     return Deleted(at, logits[0, 0], float(what.score(logits)[0]), chosen.name)
@@ -347,7 +347,7 @@ def metrics_with(
     for start in range(0, len(sets), size):
         give_up(cancelled)
         here = sets[start : start + size]
-        masks = torch.zeros(len(here), len(what.tokens), dtype=torch.bool)
+        masks = torch.zeros(len(here), len(what.tokens), dtype=torch.bool, device="cpu")
         for row, positions in enumerate(here):
             masks[row, list(positions)] = True
         values = replaced(what, baseline, masks, cancelled)

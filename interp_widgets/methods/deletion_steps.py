@@ -102,7 +102,7 @@ def deletion_steps(
     units = units_of(live, asked, scores, spans)
     counts = counts_of(len(units), most)
     what, chosen = explained(live, asked, interventions), replacement(live, asked, baseline)
-    masks = torch.zeros(2 * len(counts), len(asked.tokens), dtype=torch.bool)
+    masks = torch.zeros(2 * len(counts), len(asked.tokens), dtype=torch.bool, device="cpu")
     for step, count in enumerate(counts):
         masks[step, [i for unit in units[:count] for i in unit]] = True
         masks[len(counts) + step, [i for unit in units[count:] for i in unit]] = True

@@ -90,12 +90,13 @@ class Frozen:
         Raises:
             FeatureOffError: when the module is not a norm of this kind.
         """
-        one, none = torch.ones(x.shape[-1], dtype=torch.float64), torch.zeros(x.shape[-1], dtype=torch.float64)
+        one = torch.ones(x.shape[-1], dtype=torch.float64, device="cpu")
+        none = torch.zeros_like(one)
         if norm is None:
             return cls(one, none, 1.0, centred=False)
         centred = is_centred(norm)
         dtype = next((p.dtype for p in norm.parameters()), x.dtype)
-        probe = torch.ones(x.shape[-1])
+        probe = torch.ones(x.shape[-1], dtype=torch.float32, device="cpu")
         probe[1::2] = -1.0  # without a mean
         probe[-1] = probe[-1] if x.shape[-1] % 2 == 0 else 0.0
         asked = torch.stack([probe, -probe, x.float().cpu()])[None].to(x.device, dtype)
@@ -291,8 +292,8 @@ def _take_apart(
 ) -> Components:
     layers, d = live.anatomy.layers, live.anatomy.d_model
     n_heads = max(layer.attention.n_heads for layer in layers if layer.attention is not None)
-    heads = torch.full((len(layers), n_heads, d), torch.nan, dtype=torch.float64)
-    bias, mlps, other = (torch.zeros(len(layers), d, dtype=torch.float64) for _ in range(3))
+    heads = torch.full((len(layers), n_heads, d), torch.nan, dtype=torch.float64, device="cpu")
+    bias, mlps, other = (torch.zeros(len(layers), d, dtype=torch.float64, device="cpu") for _ in range(3))
     streams = [_wide(here[Site("resid_pre", layer.index)]) for layer in layers] + [_wide(last)]
     for i, layer in enumerate(layers):
         rest = streams[i + 1] - layer.carry * streams[i]
@@ -317,7 +318,7 @@ def _take_apart(
 
 def sizes(layers: Sequence[Layer]) -> torch.Tensor:
     """What a unit that a layer adds to the stream has become by the last stream, `[layer]` float64."""
-    size = torch.ones(len(layers), dtype=torch.float64)
+    size = torch.ones(len(layers), dtype=torch.float64, device="cpu")
     for i in range(len(layers) - 2, -1, -1):
         size[i] = size[i + 1] * layers[i + 1].carry
     return size
@@ -327,7 +328,8 @@ def head_writes(attention: Attention, z: torch.Tensor) -> torch.Tensor:
     """What each head of `z [head, d_head]` adds to the stream, `[head, d_model]` float64, by the module's own projection."""
     n = z.shape[0]
     alone = torch.zeros(n + 2, n, z.shape[-1], dtype=z.dtype, device=z.device)
-    alone[torch.arange(n), torch.arange(n)] = z
+    each = torch.arange(n, device=z.device)
+    alone[each, each] = z
     alone[n + 1] = z
     return through_output(attention, alone.flatten(1))
 

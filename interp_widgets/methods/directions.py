@@ -64,8 +64,8 @@ def _probe(above: Rows, below: Rows) -> Rows:
     x = np.concatenate([above, below])
     scale = float(x.std()) or 1.0
     features = torch.from_numpy((x - x.mean(0)) / scale)
-    labels = torch.cat([torch.ones(len(above)), torch.zeros(len(below))]).double()
-    weights = torch.zeros(x.shape[1] + 1, dtype=torch.float64, requires_grad=True)
+    labels = torch.from_numpy(np.concatenate([np.ones(len(above)), np.zeros(len(below))]))
+    weights = torch.zeros(x.shape[1] + 1, dtype=torch.float64, device="cpu", requires_grad=True)
     optimizer = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:

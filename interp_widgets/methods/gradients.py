@@ -82,8 +82,13 @@ def integrated_gradients(
     """
     alpha, weight = nodes(steps)
     ends = [1.0, 0.0] if metric is None else [0.0]
-    at_ends = numbers(what, lambda own: along(own, baseline, torch.tensor(ends)), len(ends), cancelled)
-    total = torch.zeros(())
+    at_ends = numbers(
+        what,
+        lambda own: along(own, baseline, torch.tensor(ends, dtype=torch.float64, device="cpu")),
+        len(ends),
+        cancelled,
+    )
+    total = torch.zeros((), dtype=torch.float64, device="cpu")
     size, start = chunk_rows(what, memory, grad=True), 0
     while start < steps:
         give_up(cancelled)
@@ -114,7 +119,7 @@ def small(live: LiveModel, error: float, metric: float, baseline_metric: float) 
 def nodes(steps: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Gauss–Legendre nodes and weights on the unit interval, float64 `[steps]`; n nodes are exact up to degree 2n − 1."""
     at, weight = np.polynomial.legendre.leggauss(steps)
-    return torch.tensor((at + 1) / 2), torch.tensor(weight / 2)
+    return torch.from_numpy((at + 1) / 2), torch.from_numpy(weight / 2)
 
 
 def first_step(what: Explained, baseline: Baseline, steps: int) -> float:
@@ -124,7 +129,9 @@ def first_step(what: Explained, baseline: Baseline, steps: int) -> float:
     everything happens in the first instant, where no node is. On a smooth line this is about 1.4 / steps².
     """
     first = float(nodes(steps)[0][0])
-    value = numbers(what, lambda own: along(own, baseline, torch.tensor([1.0, first, 0.0])), 3)
+    value = numbers(
+        what, lambda own: along(own, baseline, torch.tensor([1.0, first, 0.0], dtype=torch.float64, device="cpu")), 3
+    )
     end, start, zero = (float(v) for v in value)
     return (start - zero) / max(abs(end - zero), abs(end), abs(zero), 1e-6)
 

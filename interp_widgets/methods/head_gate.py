@@ -44,7 +44,7 @@ def gate_of(
     attention = layer.attention
     assert attention is not None
     if not attention.gated:
-        return torch.ones(attention.n_heads, attention.d_head, dtype=torch.float64)
+        return torch.ones(attention.n_heads, attention.d_head, dtype=torch.float64, device="cpu")
     if not live.patterns_wrapped:
         raise FeatureOffError(_unsplit(layer))
     site, caught = Site("z", layer.index), dict[Site, torch.Tensor]()

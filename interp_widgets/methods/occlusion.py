@@ -44,8 +44,8 @@ def occlusion(
     while start <= last:
         give_up(cancelled)
         at = list(range(start, min(start + size - 1, last + 1)))
-        masks = torch.zeros(len(at) + 1 + (start == 0), n, dtype=torch.bool)
-        masks[torch.arange(1, len(at) + 1), at] = True
+        masks = torch.zeros(len(at) + 1 + (start == 0), n, dtype=torch.bool, device="cpu")
+        masks[torch.arange(1, len(at) + 1, device="cpu"), at] = True
         if start == 0:
             masks[-1] = True
         value = replaced(what, baseline, masks, cancelled)
@@ -125,7 +125,7 @@ def _replaced_streams(what: Explained, base: Base, baseline: Baseline) -> torch.
 
     Seen by replacing every second token as well.
     """
-    masks = torch.ones(2, len(what.tokens), dtype=torch.bool)
+    masks = torch.ones(2, len(what.tokens), dtype=torch.bool, device="cpu")
     masks[1, ::2] = False
     own, (whole, half) = base.trace.calls[0].hidden[0], streams_in(what, lambda e: baseline.where(masks, e), 2)
     expected = torch.where(masks[1].to(own.device)[:, None], whole, own)

@@ -162,6 +162,6 @@ def _solved_cap(raw: Tensor, logits: Tensor) -> float | None:
     low, high = y, 1e6 * y
     for _ in range(200):
         middle = (low * high) ** 0.5
-        shown = middle * float(torch.tanh(torch.tensor(x / middle, dtype=torch.float64)))
+        shown = middle * float(torch.tanh(torch.tensor(x / middle, dtype=torch.float64, device="cpu")))
         low, high = (middle, high) if shown < y else (low, middle)
     return low

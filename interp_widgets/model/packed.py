@@ -75,20 +75,20 @@ class _Pack:
 
     @classmethod
     def of(cls, starts: Sequence[int], length: int, last: int) -> _Pack:
-        rows = [torch.full((last + 1 - p,), i) for i, p in enumerate(starts)]
-        places = [torch.arange(p, last + 1) for p in starts]
-        return cls(length, torch.cat(rows), torch.cat(places), torch.tensor(list(starts)))
+        rows = [torch.full((last + 1 - p,), i, device="cpu") for i, p in enumerate(starts)]
+        places = [torch.arange(p, last + 1, device="cpu") for p in starts]
+        return cls(length, torch.cat(rows), torch.cat(places), torch.tensor(list(starts), device="cpu"))
 
     @property
     def index(self) -> torch.Tensor:
         """The prompt's position of every token of the sequence."""
-        return torch.cat([torch.arange(self.length), self.places])
+        return torch.cat([torch.arange(self.length, device="cpu"), self.places])
 
     def allowed(self) -> torch.Tensor:
         """Who may see whom, `[dest, src]`."""
         index = self.index
-        row = torch.cat([torch.full((self.length,), -1), self.rows])
-        start = torch.cat([torch.full((self.length,), self.length), self.starts[self.rows]])
+        row = torch.cat([torch.full((self.length,), -1, device="cpu"), self.rows])
+        start = torch.cat([torch.full((self.length,), self.length, device="cpu"), self.starts[self.rows]])
         back = index[None] <= index[:, None]
         base = (row[None] == -1) & (index[None] < start[:, None])
         return back & (base | (row[None] == row[:, None]))

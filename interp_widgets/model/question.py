@@ -61,7 +61,9 @@ class Metric:
         """The metric of every row of `logits [row, vocab]` (float32), differentiable unless `fn` is set."""
         if self.fn is not None:
             # Each its own copy: a function that writes into what it gets must not write into a run that is kept.
-            return torch.tensor([float(self.fn(row.clone())) for row in logits], device=logits.device)
+            return torch.tensor(
+                [float(self.fn(row.clone())) for row in logits], dtype=torch.float32, device=logits.device
+            )
         target = _pick(logits, self.target)
         return target - (_pick(logits, self.foil) if self.foil else logits.mean(-1))
 

@@ -48,7 +48,7 @@ class Frame:
         chosen = step.chosen(len(self.rows))
         if self.width == 1:  # one token more: no need to look at the whole text again
             flags = [self._holds(step, r, self._position(r)) for r in chosen]
-            return None if all(flags) else torch.tensor(flags)[:, None]
+            return None if all(flags) else torch.tensor(flags, device="cpu")[:, None]
         out = np.zeros((len(chosen), self.width), dtype=bool)
         for at, r in enumerate(chosen):
             row, pad = self.rows[r], self.pad(r)

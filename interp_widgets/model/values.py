@@ -52,7 +52,7 @@ def _ablated(live: LiveModel, ablate: Ablate, tokens: Sequence[Token]) -> torch.
     if ablate.mode == "edge":
         return None
     if ablate.mode == "zero":
-        return torch.zeros(())
+        return torch.zeros((), dtype=torch.float32, device="cpu")
     reference = ablate.reference or live.reference
     if reference is None:
         raise InterventionError(
