@@ -10,6 +10,7 @@ import pytest
 import traitlets
 
 import interp_widgets as iw
+from interp_widgets.widgets import outbox
 from interp_widgets.widgets.base import View
 from interp_widgets.widgets.channel import mirror_of
 from tests.unit.comm import Json, NotStrictJsonError, RecordingComm, Wire, strict
@@ -135,8 +136,9 @@ def deliver(comm: RecordingComm, data: Any, buffers: list[Any]) -> None:
 
 @pytest.mark.case("D03", "D04", "D05", "D06", "D12")
 def test_ten_thousand_random_messages_change_nothing_but_what_they_may(
-    bench: Bench, wire: Wire, caplog: pytest.LogCaptureFixture
+    bench: Bench, wire: Wire, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(outbox, "RATE", 1000.0)  # hundreds of refusals; their pace is `test_outbox`'s
     rng = random.Random(6)
     caplog.set_level("CRITICAL")
     mirror = mirror_of(bench.session)
@@ -157,7 +159,6 @@ def test_ten_thousand_random_messages_change_nothing_but_what_they_may(
             deliver(wire.of(widget), data, buffers)
         except BaseException as error:  # noqa: BLE001  # none may escape, whatever it is
             escaped.append(error)
-    # Answers leave at the wire's pace, behind the states that ten thousand wishes are news of.
     bench.page.wait(lambda: bench.page.of("refused"), "an answer to what was refused", 20)
     sent = wire.sent
     for one in sent:
@@ -345,16 +346,18 @@ def test_two_pages_and_one_that_opens_later_show_the_same_within_a_second(bench:
     bench.page.ablate("L1H2")
     other.drag(1.0, final=True)
     bench.page.calm()
-    before = len(bench.page.comm.custom)
+    before, views = len(bench.page.comm.custom), (bench.heads, bench.tokens, bench.sliders)
     later = open_page(wire, bench.session, "later")
-    later.wait(lambda: len(later.comm.custom) >= before + 4, "all of it again", 1.0)
+
+    def panels() -> dict[str, set[str]]:
+        sent = [one.content for one in later.comm.custom[before:]]
+        return {one["panel"]: set(one["data"] or {}) for one in sent if one["kind"] == "panel"}
+
+    later.wait(lambda: {view.panel for view in views} <= set(panels()), "all of it again", 1.0)
     again = later.comm.custom[before:]
-    panels = {
-        sent.content["panel"]: set(sent.content["data"] or {}) for sent in again if sent.content["kind"] == "panel"
-    }
-    assert {"effects", "metrics"} <= panels[bench.heads.panel]
-    assert "scores" in panels[bench.tokens.panel]
-    assert {"vectors", "continuation"} <= panels[bench.sliders.panel]
+    assert {"effects", "metrics"} <= panels()[bench.heads.panel]
+    assert "scores" in panels()[bench.tokens.panel]
+    assert {"vectors", "continuation"} <= panels()[bench.sliders.panel]
     states = [sent.content["state"] for sent in again if sent.content["kind"] == "state"]
     assert states[-1]["answer"]["metric"] == bench.session.answer.metric
 
