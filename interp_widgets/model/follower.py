@@ -41,6 +41,7 @@ class Follower:
         program.on_before(anatomy.root, self._call)
         program.on_after(anatomy.embed, self._embedded)
         program.on_before(anatomy.layers[0].module, self._first_block)
+        program.on_after(anatomy.layers[-1].module, self._last_block)
 
     # ---- what is called ---------------------------------------------------------------------------------------------
 
@@ -81,6 +82,12 @@ class Follower:
                 step.refuse_lost()
         if cache is not None and self._text is not None:
             self._texts.keep(cache, self._text)
+
+    def _last_block(self, args: Args, kwargs: Kwargs, _output: Any) -> None:
+        mine = self._elsewhere() or self
+        cache = cache_in((*args, *kwargs.values()))
+        if cache is not None and mine.n_rows > 1:
+            mine._texts.filled(cache)  # noqa: SLF001
 
     def _trunk(self, args: Args, kwargs: Kwargs, cache: Any) -> None:
         """The blocks are called past the model's own call (`model.forward`, `model.model`, an adapter's wrapper)."""

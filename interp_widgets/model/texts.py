@@ -45,6 +45,10 @@ class Text:
         """Whether hidden columns stand between the tokens of a row."""
         return any(c and c[-1] - c[0] + 1 != len(c) for c in self.columns)
 
+    def of_rows(self, order: Sequence[int]) -> Text:
+        """The texts of these rows, in this order."""
+        return Text(tuple(self.rows[r] for r in order), tuple(self.columns[r] for r in order), self.width)
+
     @property
     def generated(self) -> bool:
         """Whether any row goes on after its prompt."""
@@ -92,10 +96,17 @@ class Texts:
 
     def __init__(self) -> None:
         self._of: WeakKeyDictionary[Any, Text] = WeakKeyDictionary()
+        self._told: WeakKeyDictionary[Any, torch.Tensor] = WeakKeyDictionary()
 
     def keep(self, cache: Any, text: Text) -> None:
         """Remember what `cache` holds after the call that goes on now."""
         self._of[cache] = text
+
+    def filled(self, cache: Any) -> None:
+        """Remember by what the rows of `cache` are told apart, after a call of several."""
+        told = _told_apart(cache)
+        if told is not None and cache in self._of:
+            self._told[cache] = told
 
     def before(self, cache: Any) -> Text | None:
         """The text in front of a call with `cache`; None where nothing is known of what it holds."""
@@ -104,7 +115,9 @@ class Texts:
             return Text()
         known = self._of.get(cache) if is_cache(cache) else None
         if known is not None and (length is None or known.width >= length):
-            return known if length is None else known.cut(length)
+            known = known if length is None else known.cut(length)
+            order = _order(self._told.get(cache), cache)
+            return None if order is None else known if order is _AS_IT_WAS else known.of_rows(order)
         if length is None:
             return None
         copied = (
@@ -148,6 +161,42 @@ def _same(one: Any, other: Any, n: int) -> bool:
         and torch.equal(a[..., :n, :], b[..., :n, :])
         for a, b in keys
     )
+
+
+_AS_IT_WAS: Sequence[int] = ()
+
+
+def _told_apart(cache: Any) -> torch.Tensor | None:
+    """What tells the rows of `cache` apart, `[row, …]`: the keys of its last layer, or a recurrent layer's state."""
+    for layer in reversed(getattr(cache, "layers", ())):
+        states = (getattr(layer, "recurrent_states", None) or {}).values()
+        for value in (getattr(layer, "keys", None), *states):
+            if isinstance(value, torch.Tensor) and value.dim() > 1 and value.numel():
+                return value
+    return None
+
+
+def _order(told: torch.Tensor | None, cache: Any) -> Sequence[int] | None:
+    """Which row each row of `cache` was when it was `told`; None where that cannot be seen.
+
+    A beam search, or code of the user's, puts a cache's rows in another order, repeats them or leaves some out.
+    """
+    if any(getattr(layer, "_pending_beam_idx", None) is not None for layer in getattr(cache, "layers", ())):
+        return None  # a quantized cache, which changes the order when it is next read
+    now = _told_apart(cache)
+    if told is None or now is None or now is told:
+        return _AS_IT_WAS  # whatever changes the order makes new tensors
+    if told.dim() == now.dim() == 4:
+        width = min(told.shape[-2], now.shape[-2])
+        told, now = told[..., :width, :], now[..., :width, :]
+    rows = [_found(row, told.to(now.device), first=r) for r, row in enumerate(now)]
+    return None if any(r is None for r in rows) else [r for r in rows if r is not None]
+
+
+def _found(row: torch.Tensor, among: torch.Tensor, first: int) -> int | None:
+    """Which of the rows of `among` is `row`, `first` before the others."""
+    order = sorted(range(len(among)), key=lambda r: r != first)
+    return next((r for r in order if torch.equal(among[r], row)), None)
 
 
 def prompt_columns(width: int, past: Text, prompt: int) -> int | None:

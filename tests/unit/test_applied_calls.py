@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, Gemma3TextConfig, MambaConfig, StaticCache
 
 import interp_widgets as iw
 from interp_widgets.model.errors import FeatureOffError, InterventionError
@@ -225,6 +226,92 @@ def test_a_copied_prefix_cache_and_a_cropped_one_keep_their_tokens(session: iw.S
         model(torch.tensor([[8, 8]]), past_key_values=prefix)
         prefix.crop(-2)
         assert close(model(IDS[:, 3:], past_key_values=prefix).logits[0], right(session, [1, 2])[3:])
+
+
+CHANGES: dict[str, tuple[Any, list[int]]] = {
+    "as it was": (lambda _cache: None, [0, 1, 2]),
+    "reordered": (lambda cache: cache.reorder_cache(torch.tensor([1, 2, 1])), [1, 2, 1]),
+    "repeated": (lambda cache: cache.batch_repeat_interleave(2), [0, 0, 1, 1, 2, 2]),
+    "chosen from": (lambda cache: cache.batch_select_indices(torch.tensor([2, 1])), [2, 1]),
+}
+
+
+# A static cache has no call that repeats rows or chooses from them.
+@pytest.mark.parametrize(
+    ("change", "static"), [*((c, False) for c in CHANGES), ("as it was", True), ("reordered", True)]
+)
+def test_rows_of_a_cache_that_change_places_take_their_text_along(
+    session: iw.Session, change: str, static: bool
+) -> None:
+    model: Any = session.model.module
+    rows = torch.tensor([[3, 4, 5, 12], [5, 9, 12, 5], [8, 9, 12, 4]])
+    act, order = CHANGES[change]
+    cache = StaticCache(config=model.config, max_cache_len=12) if static else DynamicCache(config=model.config)
+    session.set(steer(iw.tokens("w5w30")))
+    with session.applied() as receipts:
+        model(rows, past_key_values=cache)
+        act(cache)
+        got = model(torch.full((len(order), 1), 30), past_key_values=cache).logits[:, -1]
+    whole = torch.cat([rows[order], torch.full((len(order), 1), 30)], 1)
+    edited = torch.tensor([r == 1 for r in order])[:, None]  # its text alone ends in "w5"
+    assert close(
+        got, torch.where(edited, right(session, [4], whole[order.index(1)][None])[-1], model(whole).logits[:, -1])
+    )
+    assert receipts[0].positions == order.count(1)
+
+
+def test_a_cache_whose_rows_are_no_longer_known_is_refused_by_what_goes_by_text(session: iw.Session) -> None:
+    model: Any = session.model.module
+    session.set(steer(iw.tokens("w5w30")))
+    with session.applied():
+        past = model(IDS.repeat(2, 1), use_cache=True).past_key_values
+        past.layers[-1].keys = past.layers[-1].keys + 1.0
+        with pytest.raises(InterventionError, match="its tokens are not known"):
+            model(torch.tensor([[30], [30]]), past_key_values=past)
+
+
+def search_by_beams(session: iw.Session, rows: torch.Tensor, cache: str) -> None:
+    """A beam search that is edited by what each beam has just said is the same with a cache as without."""
+    model: Any = session.model.module
+
+    def beams(**how: Any) -> Any:
+        return model.generate(
+            rows, attention_mask=(rows != 0).long(), num_beams=4, num_return_sequences=4, max_new_tokens=8, do_sample=False,
+            pad_token_id=0, eos_token_id=59, return_dict_in_generate=True, output_scores=True, **how,
+        )  # fmt: skip
+
+    found = beams(cache_implementation=cache)
+    pairs = {(int(a), int(b)) for row in found.sequences for a, b in itertools.pairwise(row[6:])}
+    moved = 0
+    for one, two in sorted(pairs)[:8]:
+        session.set(iw.Steer("L0", V, 3.0, positions=iw.tokens(f"w{one}w{two}")))
+        with session.applied():
+            got = beams(cache_implementation=cache)
+        with session.applied():
+            want = beams(use_cache=False)
+        assert torch.equal(got.sequences, want.sequences)
+        assert torch.allclose(got.sequences_scores, want.sequences_scores, atol=1e-4)
+        moved += not torch.allclose(got.sequences_scores, found.sequences_scores, atol=1e-4)
+    assert moved > 0, "no beam is edited: the test shows nothing"
+
+
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+def test_a_beam_search_edits_each_beam_by_its_own_text(session: iw.Session, cache: str) -> None:
+    search_by_beams(session, torch.tensor([[5, 9, 12, 5, 30, 7], [0, 0, 9, 20, 21, 22]]), cache)
+
+
+RECURRENT = MambaConfig(vocab_size=tiny_models.VOCAB, hidden_size=32, num_hidden_layers=3, state_size=8)
+SLIDING = Gemma3TextConfig(
+    vocab_size=tiny_models.VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+    head_dim=8, max_position_embeddings=64, sliding_window=4, layer_types=["full_attention", *["sliding_attention"] * 2],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("config", [RECURRENT, SLIDING], ids=["recurrent", "sliding"])
+def test_a_beam_search_knows_beams_by_whatever_a_cache_holds(config: Any) -> None:
+    session = iw.open(tiny_models.shaken(config), tiny_models.tokenizer())
+    search_by_beams(session, torch.tensor([[5, 9, 12, 5, 30, 7], [7, 3, 9, 20, 21, 22]]), "dynamic")
+    session.close()
 
 
 # ---- masks and embeddings ----------------------------------------------------------------------------------------
