@@ -135,11 +135,11 @@ KINDS = {
 
 
 def left_by_runs(notebook: Notebook, cell: int, shown: str) -> float:
-    """How many kB of the page's JavaScript stay each time a cell is run again: the median of three times five."""
+    """How many kB of the page's JavaScript stay each time a cell is run again: the median of three times four."""
     counters = Counters(notebook)
 
-    def five() -> float:
-        for _ in range(5):
+    def four() -> float:
+        for _ in range(4):
             notebook.page.evaluate(
                 "(n) => { window.jupyterapp.shell.currentWidget.content.activeCellIndex = n; }", cell
             )
@@ -148,8 +148,8 @@ def left_by_runs(notebook: Notebook, cell: int, shown: str) -> float:
         notebook.calm()
         return counters.heap()
 
-    sizes = [five() for _ in range(4)]
-    return statistics.median((b - a) / 5 for a, b in itertools.pairwise(sizes))
+    sizes = [four() for _ in range(4)]
+    return statistics.median((b - a) / 4 for a, b in itertools.pairwise(sizes))
 
 
 @pytest.mark.case("L03")

@@ -55,7 +55,7 @@ def flood(send: Callable[[int], object], n: int, hertz: float) -> float:
 
 @pytest.mark.case("E01")
 @pytest.mark.timeout(120)
-def test_of_a_thousand_events_at_100_hz_the_last_is_painted_two_forwards_after_it(bench: Bench) -> None:
+def test_of_four_hundred_events_at_100_hz_the_last_is_painted_two_forwards_after_it(bench: Bench) -> None:
     page, slow = bench.page, Slow(0.0)
     for view in (bench.tokens, bench.sliders, bench.heads):
         view.close()
@@ -65,20 +65,20 @@ def test_of_a_thousand_events_at_100_hz_the_last_is_painted_two_forwards_after_i
     page.calm()  # what the view measures before the first event takes two hundred forwards
     before, slow.seconds = len(slow.calls), FORWARD
     with Hiccups() as hiccups:
-        last = flood(lambda n: page.drag(n / 1000), 1000, 100) and time.monotonic()
+        last = flood(lambda n: page.drag(n / 400), 400, 100) and time.monotonic()
         page.wait(lambda: page.acknowledged and page.metric is not None and not page.state["busy"], "the last value")
         painted = time.monotonic() - last
     forward = page.state["answer"]["milliseconds"] / 1000
     value = next(one["coefficient"] for one in page.state["interventions"] if one["kind"] == "steer")
     runs = len(slow.calls) - before
     print(
-        f"flood: last of 1000 events painted {painted:.3f} s after it, forward {forward:.3f} s, {runs} forwards run, "
+        f"flood: last of 400 events painted {painted:.3f} s after it, forward {forward:.3f} s, {runs} forwards run, "
         f"hiccups of {hiccups.worst:.3f} s"
     )
-    assert value == pytest.approx(0.999)
+    assert value == pytest.approx(399 / 400)
     assert page.metric == bench.session.answer.metric
     assert painted <= 2 * forward + 0.05 + hiccups.allowed
-    assert 20 <= runs < 200
+    assert 10 <= runs < 80
     assert len(bench.session.history.moments) < 20, "a drag is one step of the history"
     view.close()
     bench.session.clear()
