@@ -119,12 +119,10 @@ class Follower:
         if before is None or (before.rows and len(before.rows) != rows):
             self._lose(CACHE, rows)
             return
-        prompt = prompt_columns(width, before, self._prompt)
+        prompt, self._prompt = prompt_columns(width, before, self._prompt)
         if prompt is None:
             self._lose(DRAFTS, rows)
             return
-        if before.width == 0:
-            self._prompt = prompt
         unknown = given.is_floating_point()
         new = [[None] * width] * rows if unknown else [self._tokens(ids) for ids in given.tolist()]
         self._text = text = before.longer(new, _kept(mask, rows, width, before.width), prompt)

@@ -18,7 +18,8 @@ CACHE = (
 )
 EMBEDS = "the model was called with inputs_embeds, whose tokens have no text; call it with input_ids, or give positions as numbers."
 DRAFTS = (
-    'it is not known which tokens are drafts; generate without an assistant or a prompt lookup, or use positions="all".'
+    "it is not known which tokens are drafts, or a negative prompt; generate without an assistant or a prompt lookup, and with "
+    'use_cache=True where there is a negative prompt, or use positions="all".'
 )
 HOLES = (
     "its values go by position, and attention_mask hides tokens between those of a row; pad on the left, or leave out the tokens "

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _GENERATION = "transformers.generation.utils"
 _FEEDING = frozenset(("_prefill", "_assisted_decoding", "_sample", "_beam_search"))
+# What calls a model beside the text that is generated, as guidance by a negative prompt does.
+_BESIDE = frozenset(("transformers.generation.logits_process", "transformers.generation.stopping_criteria"))
 _UNKNOWN = "\0"  # the text of a token that is known by its embedding alone: no rule spells it
 
 
@@ -199,8 +201,8 @@ def _found(row: torch.Tensor, among: torch.Tensor, first: int) -> int | None:
     return next((r for r in order if torch.equal(among[r], row)), None)
 
 
-def prompt_columns(width: int, past: Text, prompt: int) -> int | None:
-    """How many of the `width` new columns belong to the prompt; None where that cannot be known.
+def prompt_columns(width: int, past: Text, prompt: int) -> tuple[int | None, int]:
+    """How many of the `width` new columns belong to the prompt, None where that cannot be known; and `prompt`, or the new one.
 
     Inside `generate` the function that feeds the prompt says so, and the one that drafts tokens says how many it drafts.
     Elsewhere one token after others is a generated one, and a longer call belongs to the prompt.
@@ -208,18 +210,22 @@ def prompt_columns(width: int, past: Text, prompt: int) -> int | None:
     Args:
         prompt: the columns of the last prompt that `generate` fed, for calls that feed the whole text anew.
     """
+    elsewhere = width if width > 1 or past.width == 0 else 0
     frame = sys._getframe(1)  # noqa: SLF001
     while frame is not None:
-        name = frame.f_code.co_name
-        if name in _FEEDING and frame.f_globals.get("__name__") == _GENERATION:
+        name, module, here = frame.f_code.co_name, frame.f_globals.get("__name__"), frame.f_locals
+        if module in _BESIDE:
+            guidance: Any = getattr(here.get("self"), "unconditional_context", None)
+            anew = isinstance(guidance, dict) and not guidance.get("use_cache", True)  # pyright: ignore[reportUnknownMemberType]
+            return (None if anew else elsewhere), prompt
+        if name in _FEEDING and module == _GENERATION:
             if name == "_prefill":
-                return width
+                return width, width
             if name == "_assisted_decoding":
-                drafts = frame.f_locals.get("candidate_length")
-                first = frame.f_locals.get("is_first_iteration")
-                return None if drafts is None or first is None else (width - int(drafts) if first else 0)
-            if past.width == 0 and prompt:
-                return min(width, prompt)
-            break
+                drafts, first = here.get("candidate_length"), here.get("is_first_iteration")
+                if drafts is None or first is None:
+                    return None, prompt
+                return (width - int(drafts) if first else 0), prompt
+            return (min(width, prompt) if past.width == 0 and prompt else elsewhere), prompt
         frame = frame.f_back
-    return width if width > 1 or past.width == 0 else 0
+    return elsewhere, prompt

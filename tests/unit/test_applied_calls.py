@@ -12,7 +12,9 @@ import torch
 from transformers import DynamicCache, Gemma3TextConfig, MambaConfig, StaticCache
 
 import interp_widgets as iw
+from interp_widgets.model.decode import Decoder
 from interp_widgets.model.errors import FeatureOffError, InterventionError
+from interp_widgets.model.generate import line_of
 from tests.unit import tiny_models
 
 IDS = torch.tensor([[5, 9, 12, 5, 30, 7]])
@@ -174,6 +176,38 @@ def test_generate_with_a_prompt_lookup_or_an_assistant_gives_the_same_text(sessi
 @pytest.mark.parametrize("positions", ["prompt", "generated", "gen[:3]", -1])
 def test_generate_without_a_cache_knows_where_the_prompt_ends(session: iw.Session, positions: Any) -> None:
     assert generated(session, positions, use_cache=False)[0] == generated(session, positions)[0]
+
+
+# ---- guidance ----------------------------------------------------------------------------------------------------
+
+
+def guided(session: iw.Session, negative: list[int], scale: float) -> list[int]:
+    """Guidance as it is defined, over two texts that are each edited as a text of its own."""
+    live, text = session.model, list[int]()
+    both = [Decoder(live, [line_of(live, ids, session.interventions)], False) for ids in (IDS[0].tolist(), negative)]
+    for _ in range(6):
+        one, other = (decoder.step()[0].log_softmax(-1) for decoder in both)
+        text.append(int((scale * (one - other) + other).argmax()))
+        for decoder in both:
+            decoder.append([live.tokens.token(text[-1])])
+    return text
+
+
+@pytest.mark.parametrize("negative", [[3, 4], [3, 4, 8, 9, 20, 21, 22, 5, 30]], ids=["shorter", "longer"])
+@pytest.mark.parametrize("positions", ["prompt", "generated", -1, "gen[:2]", "content", iw.tokens("w5")])
+def test_guidance_by_a_negative_prompt_is_edited_at_the_positions_of_either_text(
+    session: iw.Session, positions: Any, negative: list[int]
+) -> None:
+    how: dict[str, Any] = {"guidance_scale": 2.5, "negative_prompt_ids": torch.tensor([negative])}
+    model: Any = session.model.module
+    session.set(steer(positions))
+    with session.applied():
+        found = model.generate(
+            IDS, max_new_tokens=6, do_sample=False, pad_token_id=0, attention_mask=torch.ones_like(IDS), **how
+        )
+    assert found[0, IDS.shape[1] :].tolist() == guided(session, negative, 2.5)
+    with session.applied(), pytest.raises(InterventionError, match="negative prompt"):
+        model.generate(IDS, max_new_tokens=2, do_sample=False, pad_token_id=0, use_cache=False, **how)
 
 
 # ---- caches ------------------------------------------------------------------------------------------------------
