@@ -12,7 +12,7 @@ import torch
 from interp_widgets.model.interventions import Intervention, with_reference
 from interp_widgets.model.live import LiveModel
 from interp_widgets.model.question import Asked, Question
-from interp_widgets.model.receipts import Receipt
+from interp_widgets.model.receipts import Receipt, merged
 from interp_widgets.model.reference import Reference
 from interp_widgets.model.rows import divergence_of
 
@@ -62,7 +62,7 @@ class Answer:
 
 
 def reference_for(live: LiveModel, question: Question, chosen: Reference | None) -> Reference | None:
-    """Which prompts a mean ablation uses: the chosen ones, the question's corrupt prompts, the rest of its set, the model's own."""
+    """Which prompts a mean ablation uses: the chosen ones, the question's corrupt prompts, its prompt set, the model's own."""
     if chosen is not None:
         return chosen
     given = [a for a in question.examples if a.corrupt is not None]
@@ -71,7 +71,8 @@ def reference_for(live: LiveModel, question: Question, chosen: Reference | None)
         pairs = tuple((a.ids, tuple(t.id for t in a.corrupt or ())) for a in given)
         return Reference(name, tuple(_text(a) for a in given), pairs=pairs)
     if question.n > 1:
-        return Reference("the prompt set", tuple(a.prompt for a in question.examples))
+        asked = tuple(((), a.ids) for a in question.examples)
+        return Reference("the prompt set", tuple(a.prompt for a in question.examples), pairs=asked)
     return live.reference
 
 
@@ -102,13 +103,13 @@ def compute_answer(
     uses = with_references(interventions, reference_for(live, question, reference))
     plain: list[torch.Tensor] = []
     edited: list[torch.Tensor] = []
-    receipts: tuple[Receipt, ...] = ()
-    for n, asked in enumerate(question.examples):
+    receipts: list[tuple[Receipt, ...]] = []
+    for asked in question.examples:
         plain.append(live.answer(asked, (), cancelled).logits)
         reading = live.answer(asked, uses, cancelled) if uses else None
         edited.append(reading.logits if reading is not None else plain[-1])
-        if n == 0 and reading is not None:
-            receipts = reading.receipts
+        if reading is not None:
+            receipts.append(reading.receipts)
     values = _metrics(question, edited)
     plain_values = _metrics(question, plain) if uses else values
     examples = question.examples
@@ -129,7 +130,7 @@ def compute_answer(
         plain_target_probability=float(np.mean(plain_chances)),
         kl=float(np.mean(kls)),
         top=_top(live, plain[0], edited[0], top),
-        receipts=receipts,
+        receipts=merged(receipts),
         seconds=time.perf_counter() - start,
         ranks=ranks,
         target_probabilities=chances,

@@ -23,6 +23,7 @@ from interp_widgets.model.parts import Attention, Layer
 from interp_widgets.model.places import on_input
 from interp_widgets.model.question import Asked, Question
 from interp_widgets.model.reads import is_centred, norm_scale
+from interp_widgets.model.residual import rounding
 from interp_widgets.model.rows import Cancelled
 from interp_widgets.model.run import forward, modes
 from interp_widgets.model.sites import Site
@@ -113,7 +114,7 @@ class Frozen:
             rest = (out[2] - bias)[-1] * frozen.scale / (given - given.mean() if centred else given)[-1]
             gain[-1] = rest
         off = float((frozen(given) + bias - out[2]).norm() / out[2].norm().clamp_min(1e-30))
-        if off > 64 * torch.finfo(dtype).eps:
+        if off > 64 * rounding(dtype):
             raise FeatureOffError(
                 f"Direct effects are off: {type(norm).__name__} is not linear at a held scale (off by {off:.1e})."
             )

@@ -113,7 +113,7 @@ def _score(metric: Metric) -> Callable[[torch.Tensor], torch.Tensor]:
         rows = logits[:, 0]
         values: list[Any] = [fn(row) for row in rows.detach()]
         if not rows.requires_grad or not all(isinstance(v, torch.Tensor) and v.numel() == 1 for v in values):
-            return torch.tensor([float(v) for v in values], dtype=torch.float32, device=logits.device)
+            return torch.tensor([metric.number(v) for v in values], dtype=torch.float32, device=logits.device)
         tensors = cast("list[torch.Tensor]", [fn(row) for row in rows])
         return torch.stack([v.reshape(()).float() for v in tensors])
 

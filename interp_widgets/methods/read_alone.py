@@ -11,6 +11,7 @@ import torch
 from interp_widgets.model.errors import CancelledError
 from interp_widgets.model.last_block import may_read_alone
 from interp_widgets.model.places import first_block
+from interp_widgets.model.residual import rounding
 
 if TYPE_CHECKING:
     from interp_widgets.methods.explained import Explained
@@ -61,6 +62,6 @@ def _same(what: Explained, once: Once) -> bool:
         raise
     except Exception:  # noqa: BLE001  (a block that cannot be called so may raise anything; the whole forward is there)
         return False
-    slack = _ROUNDING * torch.finfo(what.live.dtype).eps
+    slack = _ROUNDING * rounding(what.live.dtype)
     pairs = zip(whole, alone, strict=True)
     return all(float((a - b).abs().max()) <= slack * max(float(a.abs().max()), 1e-30) for a, b in pairs)

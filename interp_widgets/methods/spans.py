@@ -17,6 +17,7 @@ from interp_widgets.model.live import LiveModel
 from interp_widgets.model.question import Asked, Question, Token
 
 _SECONDS = 1.0
+_COPIES = 50_000  # of parts of an expression; a tenth of a second to compile, and 20 MB, at most
 
 SpanKind = Literal["token", "word", "sentence", "line"]
 SpanSpec = SpanKind | str | re.Pattern[str] | Sequence[tuple[int, int]]
@@ -109,17 +110,60 @@ def _matches(by: str | re.Pattern[str], text: str) -> list[tuple[int, int]]:
     """
     if isinstance(by, re.Pattern):
         return [match.span() for match in by.finditer(text)]
+    shown = by[1:-1]
+    _refuse_many(shown)
     try:
-        rule: Any = regex.compile(by[1:-1])
-    except (regex.error, OverflowError, RecursionError, ValueError) as error:
-        raise PromptError(f"The regular expression {by[1:-1]!r} cannot be read: {error}; correct it there.") from error
-    try:
+        rule: Any = regex.compile(shown)
         return [match.span() for match in rule.finditer(text, concurrent=True, timeout=_SECONDS)]
+    except (MemoryError, RecursionError):
+        raise PromptError(
+            f"The regular expression {shown!r} takes more memory than a search has, because it calls itself or holds groups in "
+            "groups without end; write it without that."
+        ) from None
     except TimeoutError:
         raise PromptError(
-            f"The regular expression {by[1:-1]!r} takes longer than {_SECONDS:g} s on this prompt; write it without a repeat "
+            f"The regular expression {shown!r} takes longer than {_SECONDS:g} s on this prompt; write it without a repeat "
             "inside a repeat, such as (a+)+."
         ) from None
+    except (regex.error, OverflowError, ValueError) as error:
+        raise PromptError(f"The regular expression {shown!r} cannot be read: {error}; correct it there.") from error
+
+
+_PIECES = re.compile(
+    r"(?P<open>\()|(?P<close>\))|(?P<one>\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.)",
+    re.DOTALL,
+)
+_REPEAT = re.compile(r"(?:\{(?P<least>\d*)(?:,\d*)?\}|(?P<some>\+)|[*?])[+?]?")
+
+
+def _refuse_many(expression: str) -> None:
+    """Refuse an expression whose repeats are too many copies of their parts: compiling makes them all, and cannot be stopped."""
+    if _copies(expression) > _COPIES:
+        raise PromptError(
+            f"The regular expression {expression!r} cannot be read: it repeats its parts more than {_COPIES:,} times in all; write "
+            "smaller counts, or fewer repeats inside repeats."
+        )
+
+
+def _copies(expression: str) -> int:
+    """How many parts `expression` is compiled to, about: a repeat of at least n is n copies and one that goes on."""
+    sums, at = [0], 0
+    while at < len(expression):
+        piece = _PIECES.match(expression, at)
+        assert piece is not None
+        at = piece.end()
+        if piece["open"]:
+            sums.append(1)
+            continue
+        # A bracket that is none of a group's (in a class that we misread) closes all there is: too many is safe.
+        here = 1 if piece["one"] else sums.pop()
+        sums = sums or [0]
+        if repeat := _REPEAT.match(expression, at):
+            at = repeat.end()
+            least = 1 if repeat["some"] else int((repeat["least"] or "0")[:9])
+            here *= 1 + least
+        sums[-1] = min(sums[-1] + here, _COPIES + 1)
+    return sum(sums)
 
 
 def _by_piece(

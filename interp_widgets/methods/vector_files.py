@@ -16,6 +16,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as parse
 from safetensors.numpy import save as serialise
+from safetensors.torch import load as parse_tensors
 
 from interp_widgets.methods.directions import Separation
 from interp_widgets.methods.steering import SteeringVector, check_stream, is_centred_model, residual_norm
@@ -30,7 +31,7 @@ FORMAT = "interp_widgets.steering_vector"
 MAX_BYTES = 16 << 20
 MAX_HEADER = 1 << 20
 MAX_TEXT = 10_000  # characters of a name, a source or a number in words
-_FLOATS = frozenset({"F16", "F32", "F64"})
+_FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
 _KNOWN = (
     (b"\x80", "a Python pickle"),
     (b"PK\x03\x04", "a zip archive, as torch.save writes"),
@@ -102,7 +103,7 @@ def load(path: str | os.PathLike[str], live: LiveModel | None = None, *, any_mod
     header = header_of(data, where)
     _check_tensors(header, where)
     try:
-        values = parse(data)["vector"]
+        values = _numbers(data, header["vector"]["dtype"])
     except (SafetensorError, ValueError, TypeError, KeyError) as error:
         raise FileRefusedError(f"{_named(where)} is damaged safetensors: {_first_line(error)}.") from error
     found = _vector(values, cast("dict[str, Any]", header.get("__metadata__") or {}), where)
@@ -222,6 +223,11 @@ def _check_tensors(header: dict[str, Any], where: Path) -> None:
         raise FileRefusedError(
             f"{_named(where)} holds an array of shape {str(shape)[:60]} where one vector is expected."
         )
+
+
+def _numbers(data: bytes, dtype: str) -> np.ndarray[Any, Any]:
+    """The one array; numpy has no numbers of BF16, which are those of F32 cut short."""
+    return parse_tensors(data)["vector"].float().numpy() if dtype == "BF16" else parse(data)["vector"]
 
 
 # ---- what it says about itself ----------------------------------------------------------------------------------------

@@ -24,13 +24,21 @@ if TYPE_CHECKING:
 
 @contextmanager
 def applied(
-    live: LiveModel, interventions: Sequence[Intervention], tokens: Sequence[Token]
+    live: LiveModel,
+    interventions: Sequence[Intervention],
+    tokens: Sequence[Token],
+    asked: Sequence[Sequence[Token]] = (),
 ) -> Generator[list[Receipt]]:
     """Put `interventions` in force for calls of the module made in this context; yields the list that receives receipts.
 
     An edit of the stream is made in what the block before gives, wherever that is the very tensor that is read next, so that
     `output_hidden_states` and hooks of other libraries record what the model went on with. Which tokens a call goes on with is
     known from its cache, where that was filled in this context, and from `generate`, which says what is prompt.
+
+    Args:
+        tokens: the prompt that values by position are made for.
+        asked: prompts whose tokens are more than their ids say: of a chat, which of them are the template's. A call that begins
+            as one of them is edited as it is.
 
     Raises:
         FeatureOffError: for a model compiled in place, whose own call would not see the interventions; in the block, for a call that
@@ -53,7 +61,7 @@ def applied(
             "Give each model a block of its own, around its own calls."
         )
     receipts: list[Receipt] = []
-    shares = _Shares(live, compile_steps(live, interventions, tokens))
+    shares = _Shares(live, compile_steps(live, interventions, tokens), asked)
     try:
         with activate(shares.here().compiled.program):
             yield receipts
@@ -68,9 +76,10 @@ class _Shares:
     `asyncio.to_thread`) comes here with its first forward.
     """
 
-    def __init__(self, live: LiveModel, steps: Sequence[Step]) -> None:
+    def __init__(self, live: LiveModel, steps: Sequence[Step], asked: Sequence[Sequence[Token]]) -> None:
         self.live = live
         self.steps = steps
+        self.asked = asked
         self.handed = handed_on(live) if any(step.site.part in STREAM for step in steps) else {}
         self.each: dict[int, Follower] = {}
         self.over = False
@@ -86,7 +95,7 @@ class _Shares:
         live = self.live
         compiled = Compiled(live.program(), [replace(step, tally=Tally()) for step in self.steps])
         compiled.program.lock = live.lock if self.over else None  # the user's own call does not hold it
-        follow = Follower(live, compiled, self.here)
+        follow = Follower(live, compiled, self.here, self.asked)
         follow.watch()
         for step in compiled.steps:
             place_step(live, compiled.program, step, lambda: follow.n_rows, given_at(self.handed, step.site))

@@ -16,10 +16,10 @@ from interp_widgets.model.parts import Write
 from interp_widgets.model.places import check_site, layer_of, on_output, place
 from interp_widgets.model.question import Token
 from interp_widgets.model.reads import capture
-from interp_widgets.model.receipts import Receipt
+from interp_widgets.model.receipts import Receipt, RowTallies
 from interp_widgets.model.run import Batch
 from interp_widgets.model.sites import Site
-from interp_widgets.model.steps import Frame, Step, check_width, op_of, reach_of, receipt
+from interp_widgets.model.steps import Frame, Step, check_shape, op_of, reach_of, receipt
 from interp_widgets.model.values import resolve
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def compile_steps(live: LiveModel, interventions: Sequence[Intervention], tokens
     steps: list[Step] = []
     for intervention in interventions:
         check_site(live.anatomy, intervention.site)
-        check_width(intervention, live.anatomy)
+        check_shape(intervention, live.anatomy, len(tokens))
         value = resolve(live, intervention, tokens)
         step = Step(intervention, intervention.site, op_of(intervention), value)
         if value is not None:
@@ -176,12 +176,14 @@ def compile_program(
     prompts: Sequence[Sequence[Token]],
     cancelled: Callable[[], bool] | None = None,
 ) -> Compiled:
-    """The program of one forward over `batch`."""
+    """The program of one forward over `batch`; of several prompts only where no value depends on the prompt (`goes_by_tokens`)."""
     program = live.program(cancelled)
     compiled = Compiled(program, compile_steps(live, interventions, max(prompts, key=len)))
     compiled.enter(Frame(batch.rows, batch.ids.shape[1]))
     rows = len(batch.rows)
     for step in compiled.steps:
+        if rows > 1:
+            step.tally = RowTallies(rows)
         check_edge(step.intervention, max(len(p) for p in prompts))
         place_step(live, program, step, lambda: rows)
     for site in reads:
@@ -194,4 +196,6 @@ def receipts_of(compiled: Compiled, anatomy: Anatomy, batch: Batch, row: int) ->
     """One receipt per intervention; reach is judged from the last position of `row`."""
     here = batch.rows[row]
     position = len(here) - 1 if compiled.position < 0 else compiled.position
-    return tuple(receipt(step, reach_of(step, anatomy, here, position), generating=False) for step in compiled.steps)
+    return tuple(
+        receipt(step, reach_of(step, anatomy, here, position), generating=False, row=row) for step in compiled.steps
+    )

@@ -25,9 +25,11 @@ from interp_widgets.model.positions import Positions, Row
 from interp_widgets.model.probe import probe_ids
 from interp_widgets.model.question import Token
 from interp_widgets.model.receipts import Receipt, Tally
+from interp_widgets.model.residual import rounding
 from interp_widgets.model.run import eager, force_eager, is_compiled, logits_of, modes, row_of
 from interp_widgets.model.sites import LOCAL
 from interp_widgets.model.steps import Frame, Step, receipt
+from interp_widgets.model.values import goes_by_tokens
 
 if TYPE_CHECKING:
     from interp_widgets.model.live import LiveModel
@@ -100,11 +102,13 @@ class Decoder:
         self._steps = self._compile()
 
     def _compile(self) -> list[Step]:
-        shared: dict[tuple[tuple[Intervention, ...], int], list[int]] = {}
+        shared: dict[tuple[tuple[Intervention, ...], int, tuple[int, ...]], list[int]] = {}
         for r, line in enumerate(self.lines):
-            shared.setdefault((line.interventions, line.n_prompt), []).append(r)
+            own = any(goes_by_tokens(self.live, item) for item in line.interventions)
+            prompt = tuple(t.id for t in line.tokens[: line.n_prompt]) if own else ()
+            shared.setdefault((line.interventions, line.n_prompt, prompt), []).append(r)
         every: list[Step] = []
-        for (interventions, n_prompt), rows in shared.items():
+        for (interventions, n_prompt, _), rows in shared.items():
             for item in interventions:
                 check_growing(item.positions)
             steps = compile_steps(self.live, interventions, self.lines[rows[0]].tokens[:n_prompt])
@@ -288,7 +292,7 @@ def _decoding(live: LiveModel) -> Decoding:
 
 def _differs(live: LiveModel, texts: Sequence[list[Token]], n: int = 3) -> str:
     """Why these texts cannot be decoded with a cache, side by side; empty when they can."""
-    eps = float(torch.finfo(live.dtype).eps) if live.dtype.is_floating_point else 1e-6
+    eps = rounding(live.dtype) if live.dtype.is_floating_point else 1e-6
     try:
         whole = [Decoder(live, [Line(list(t), len(t))], use_cache=False).step(every=True)[0] for t in texts]
         decoder = Decoder(live, [Line(t[:-n], len(t) - n) for t in texts])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,8 +12,10 @@ from interp_widgets.model.compile import Compiled
 from interp_widgets.model.errors import InterventionError
 from interp_widgets.model.gate import Args, Kwargs, switch
 from interp_widgets.model.places import hidden_of
+from interp_widgets.model.positions import Row
 from interp_widgets.model.question import Token
 from interp_widgets.model.refused_calls import CACHE, DRAFTS, EMBEDS, HOLES, PART, SOURCES, refuse_call
+from interp_widgets.model.run import row_of
 from interp_widgets.model.steps import Frame
 from interp_widgets.model.texts import Text, Texts, cache_in, is_cache, past_length, prompt_columns
 
@@ -23,10 +26,17 @@ if TYPE_CHECKING:
 class Follower:
     """Keeps the rows of the user's own calls up to date, in one thread: prompt first, then what a cache goes on with."""
 
-    def __init__(self, live: LiveModel, compiled: Compiled, here: Callable[[], Follower]) -> None:
+    def __init__(
+        self,
+        live: LiveModel,
+        compiled: Compiled,
+        here: Callable[[], Follower],
+        asked: Sequence[Sequence[Token]] = (),
+    ) -> None:
         self.live = live
         self.compiled = compiled
         self.here = here
+        self.asked = asked
         self.n_rows = 0
         self.calls = 0
         self._texts = Texts()
@@ -125,7 +135,8 @@ class Follower:
             return
         unknown = given.is_floating_point()
         new = [[None] * width] * rows if unknown else [self._tokens(ids) for ids in given.tolist()]
-        self._text = text = before.longer(new, _kept(mask, rows, width, before.width), prompt)
+        text = before.longer(new, _kept(mask, rows, width, before.width), prompt)
+        self._text = text = self._as_asked(text, before) if prompt else text
         self.n_rows = rows
         if prompt and before.rows and not before.generated:
             self._refuse_other_end(before, text)
@@ -140,6 +151,31 @@ class Follower:
 
     def _tokens(self, ids: Sequence[int]) -> list[Token | None]:
         return [self.live.tokens.token(i) for i in ids]
+
+    def _as_asked(self, text: Text, before: Text) -> Text:
+        """The text with what is known of the tokens of a question, in the rows whose prompt begins as it or is its beginning.
+
+        Its beginning too, for it may come in several calls; what goes on otherwise is known by its ids alone.
+        """
+        rows = list(text.rows)
+        for r, row in enumerate(rows):
+            asked, n = self._begun(row)
+            told = self._begun(before.rows[r])[1] if before.rows else 0
+            known = row_of([*asked[:n], *(self.live.tokens.token(i) for i in row.ids[n:told])], 0)
+            if (end := len(known)) > 0:
+                texts, special = known.texts + row.texts[end:], known.special + row.special[end:]
+                rows[r] = replace(row, texts=texts, special=special)
+        return replace(text, rows=tuple(rows))
+
+    def _begun(self, row: Row) -> tuple[Sequence[Token], int]:
+        """The question that the prompt of a row begins as, and how many tokens they share."""
+        prompt, shared = row.ids[: row.n_prompt], list[tuple[int, Sequence[Token]]]()
+        for asked in self.asked:
+            n = min(len(prompt), len(asked))
+            if all(token.id == i for token, i in zip(asked, prompt, strict=False)):
+                shared.append((n, asked))
+        n, asked = max(shared, key=lambda one: one[0], default=(0, ()))
+        return asked, n
 
     def _check(self, unknown: bool, text: Text) -> None:
         for step in self.compiled.steps:
@@ -157,7 +193,7 @@ class Follower:
             for old, new in zip(before.rows, after.rows, strict=True):
                 if (rule.mask(old) != rule.mask(new)[: len(old)]).any():
                     raise InterventionError(
-                        f"{step.intervention.label} acts at {rule}, which depends on where the prompt ends, and the prompt comes in "
+                        f"{step.intervention.label} acts at {rule}, which depends on how the prompt goes on, and the prompt comes in "
                         "several calls: feed it in one (in generate, without prefill_chunk_size)."
                     )
 

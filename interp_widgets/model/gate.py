@@ -52,6 +52,7 @@ class Program:
         inside: asked before every watched module of a block, too: one of many rows takes long, and whoever clicked waits for it.
         blocks: the modules that are blocks.
         own: entered for the run, where attention is to be looked at that does not go through the registry.
+        late: the handlers that come behind all others of their module.
         lock: the model's; the program acts only while this thread holds it. An interrupt can come between any two
             instructions, also between the end of a run and the reset of the context variable; the lock, which is released by the
             interpreter itself, then still keeps the user's next forward free of us. None: acts in its context without it.
@@ -66,14 +67,20 @@ class Program:
     blocks: frozenset[nn.Module] = frozenset()
     own: AbstractContextManager[Any] | None = None
     lock: Any = None
+    late: set[Before | After] = field(default_factory=set["Before | After"])
 
-    def on_before(self, module: nn.Module, handler: Before) -> None:
-        """Add a handler of `module`'s arguments."""
-        self.before.setdefault(module, []).append(handler)
+    def on_before(self, module: nn.Module, handler: Before, *, late: bool = False) -> None:
+        """Add a handler of `module`'s arguments, behind the others; with `late` behind those that are still to come, too."""
+        self._add(self.before.setdefault(module, []), handler, late)
 
-    def on_after(self, module: nn.Module, handler: After) -> None:
-        """Add a handler of `module`'s output."""
-        self.after.setdefault(module, []).append(handler)
+    def on_after(self, module: nn.Module, handler: After, *, late: bool = False) -> None:
+        """Add a handler of `module`'s output, behind the others; with `late` behind those that are still to come, too."""
+        self._add(self.after.setdefault(module, []), handler, late)
+
+    def _add(self, handlers: list[Any], handler: Before | After, late: bool) -> None:
+        if late:
+            self.late.add(handler)
+        handlers.insert(len(handlers) if late else sum(h not in self.late for h in handlers), handler)
 
 
 _ACTIVE: ContextVar[Program | None] = ContextVar("interp_widgets_active_program", default=None)

@@ -5,6 +5,7 @@ They are shown, compared, undone, saved and printed as code; `program.py` is the
 
 from __future__ import annotations
 
+import keyword
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -42,7 +43,7 @@ class Ablate:
             of the same length has at the same position, `"edge"` cuts attention of a head from `edge = (dest, src)`:
             that weight becomes 0, and the others stay as they are.
         reference: a `Reference`, a prompt, or a list of prompts; None lets the session or the model choose and say which.
-        positions: `"all"` by default, as in TransformerLens.
+        positions: `"all"` by default, as in TransformerLens; an edge has none beside its own.
         edge: destination and source position, for `mode="edge"` only.
 
     Raises:
@@ -82,6 +83,10 @@ class Ablate:
             raise InterventionError(
                 'Cutting an edge needs a head and edge=(dest, src): Ablate("L1H3", "edge", edge=(7, 2)).'
             )
+        if edge is not None and str(Positions.of(positions)) != "all":
+            raise InterventionError(
+                f"An edge names its positions itself: leave positions={positions!r} out, or cut another edge."
+            )
         object.__setattr__(self, "site", where)
         object.__setattr__(self, "mode", mode)
         object.__setattr__(self, "reference", Reference.of(reference))
@@ -97,12 +102,16 @@ class Ablate:
 
     @property
     def code(self) -> str:
-        """Python that builds the same intervention."""
+        """Python that builds the same intervention, a long reference under the name `reference`."""
+        return self.code_with("reference")
+
+    def code_with(self, reference: str) -> str:
+        """The same code, a long reference under this name."""
         args = [repr(self.site.name)]
         if self.mode != "mean":
             args.append(f"mode={self.mode!r}")
         if self.reference is not None:
-            args.append(f"reference={self.reference.code}")
+            args.append(f"reference={self.reference.code if self.reference.short else reference}")
         if str(self.positions) != "all":
             args.append(f"positions={self.positions.code}")
         if self.edge is not None:
@@ -196,13 +205,16 @@ class Steer:
     @property
     def code(self) -> str:
         """Python that builds the same intervention, the vector under its name."""
-        name = self.name if self.name.isidentifier() else "vector"
-        args = [repr(self.site.name), name, repr(self.coefficient)]
+        return self.code_with(in_code(self.name, "vector"))
+
+    def code_with(self, vector: str) -> str:
+        """The same code, the vector under this name."""
+        args = [repr(self.site.name), vector, repr(self.coefficient)]
         if self.mode != "add":
             args.append(f"mode={self.mode!r}")
         if str(self.positions) != "content":
             args.append(f"positions={self.positions.code}")
-        if self.mode == "clamp" and self.origin:
+        if self.mode == "clamp":
             args.append(f"origin={self.origin!r}")
         return f"iw.Steer({', '.join(args)})"
 
@@ -242,8 +254,12 @@ class Patch:
 
     @property
     def code(self) -> str:
-        """Python that builds the same intervention."""
-        source = repr(self.source) if isinstance(self.source, str) else "source"
+        """Python that builds the same intervention, numbers under the name `source`."""
+        return self.code_with("source")
+
+    def code_with(self, source: str) -> str:
+        """The same code, numbers under this name."""
+        source = repr(self.source) if isinstance(self.source, str) else source
         tail = "" if str(self.positions) == "all" else f", positions={self.positions.code}"
         return f"iw.Patch({self.site.name!r}, {source}{tail})"
 
@@ -294,10 +310,20 @@ class Edit:
     @property
     def code(self) -> str:
         """Python that builds the same intervention, the function under its name."""
-        return f"iw.Edit({self.site.name!r}, {getattr(self.fn, '__name__', 'fn')}, name={self.name!r})"
+        return self.code_with(in_code(getattr(self.fn, "__name__", ""), "fn"))
+
+    def code_with(self, fn: str) -> str:
+        """The same code, the function under this name."""
+        tail = "" if str(self.positions) == "all" else f", positions={self.positions.code}"
+        return f"iw.Edit({self.site.name!r}, {fn}, name={self.name!r}{tail})"
 
 
 Intervention = Ablate | Steer | Patch | Edit
+
+
+def in_code(name: str, fallback: str) -> str:
+    """What something of this name is called in code: by the name where Python takes it as one, else by the fallback."""
+    return name if name.isidentifier() and not keyword.iskeyword(name) else fallback
 
 
 def finite_strength(value: object) -> float:

@@ -31,6 +31,7 @@ from interp_widgets.model.report import Report
 from interp_widgets.model.run import Batch, Caller, Run, batch_of, forward
 from interp_widgets.model.sites import Site
 from interp_widgets.model.unwrap import dropout_of, refuse_structure, unwrap
+from interp_widgets.model.values import goes_by_tokens
 
 if TYPE_CHECKING:
     from interp_widgets.model.ending import Options
@@ -262,9 +263,11 @@ class LiveModel:
         encoded = [self.tokens.encode(p) for p in prompts]
         sites = [Site.parse(s) for s in read]
         out: list[Run] = []
-        for chunk in _chunks(
+        together = _chunks(
             encoded, self.anatomy.vocab if logits or not self.caller.keeps else self.anatomy.d_model * 16
-        ):
+        )
+        alone = any(goes_by_tokens(self, i) for i in interventions)
+        for chunk in [[one] for one in encoded] if alone else together:
             out += self._run_batch(chunk, interventions, sites, logits, cancelled)
         return out
 

@@ -91,7 +91,7 @@ def put_hidden(args: Args, kwargs: Kwargs, where: int | str, new: torch.Tensor) 
 Touch = Callable[[torch.Tensor], torch.Tensor | None]
 
 
-def on_input(program: Program, module: nn.Module, rows: Callable[[], int], touch: Touch) -> None:
+def on_input(program: Program, module: nn.Module, rows: Callable[[], int], touch: Touch, *, late: bool = False) -> None:
     """Let `touch` see, and maybe replace, the `[row, pos, d]` that `module` is called with; it may hand back more rows."""
 
     def handler(args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
@@ -100,10 +100,12 @@ def on_input(program: Program, module: nn.Module, rows: Callable[[], int], touch
         new = touch(x.reshape(rows(), -1, x.shape[-1]) if flat else x)
         return None if new is None else put_hidden(args, kwargs, where, new.reshape(-1, *x.shape[1:]))
 
-    program.on_before(module, handler)
+    program.on_before(module, handler, late=late)
 
 
-def on_output(program: Program, write: Write, rows: Callable[[], int], touch: Touch, *, flat: bool = False) -> None:
+def on_output(
+    program: Program, write: Write, rows: Callable[[], int], touch: Touch, *, flat: bool = False, late: bool = False
+) -> None:
     """Let `touch` see, and maybe replace, what `write` adds to the stream, `[row, pos, d_model]`; more rows may come back.
 
     With `flat` only where the module gives rows and positions in one dimension.
@@ -122,7 +124,7 @@ def on_output(program: Program, write: Write, rows: Callable[[], int], touch: To
         new = (new if write.scale == 1.0 else new / write.scale).reshape(-1, *raw.shape[1:])
         return _with_output(output, write.index, new)
 
-    program.on_after(write.module, handler)
+    program.on_after(write.module, handler, late=late)
 
 
 def _with_output(output: Any, index: int | None, new: torch.Tensor) -> Any:
@@ -236,5 +238,6 @@ def _place_mid(program: Program, layer: Layer, rows: Callable[[], int], touch: T
         new = touch(mid)
         return None if new is None else new - stream[0]
 
-    on_input(program, layer.module, rows, remember)
-    on_output(program, layer.attention.write, rows, middle)
+    # The stream in the middle of a block comes after what enters it and after what attention writes, however they are listed.
+    on_input(program, layer.module, rows, remember, late=True)
+    on_output(program, layer.attention.write, rows, middle, late=True)

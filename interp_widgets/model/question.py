@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -61,11 +63,33 @@ class Metric:
         """The metric of every row of `logits [row, vocab]` (float32), differentiable unless `fn` is set."""
         if self.fn is not None:
             # Each its own copy: a function that writes into what it gets must not write into a run that is kept.
-            return torch.tensor(
-                [float(self.fn(row.clone())) for row in logits], dtype=torch.float32, device=logits.device
-            )
+            numbers = [self.number(self.fn(row.clone())) for row in logits]
+            return torch.tensor(numbers, dtype=torch.float32, device=logits.device)
         target = _pick(logits, self.target)
         return target - (_pick(logits, self.foil) if self.foil else logits.mean(-1))
+
+    def number(self, value: object) -> float:
+        """What the user's function gave, as a number.
+
+        Raises:
+            PromptError: when it is not one number.
+        """
+        many = isinstance(value, torch.Tensor) and (value.numel() != 1 or value.is_complex())
+        if not many and not isinstance(value, (str, bytes)):
+            with contextlib.suppress(TypeError, ValueError, OverflowError):
+                return float(value)  # pyright: ignore[reportArgumentType]  (whatever it is: one number, or the sentence below)
+        raise PromptError(
+            f"The metric {self.label!r} returned {_brief(value)}, and one number is needed; let it return a float, or a tensor of one "
+            "number, such as logits[3] - logits[5]."
+        )
+
+
+def _brief(value: object) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of shape {list(value.shape)}"
+    if isinstance(value, int):  # so long a one that it is not to be read
+        return "a number that no float holds"
+    return f"{value!r:.60}"
 
 
 def _pick(logits: torch.Tensor, ids: tuple[int, ...]) -> torch.Tensor:
@@ -189,7 +213,7 @@ class Tokenizer:
         for message in messages:
             _refuse_half("message", str(message.get("content", "")) if isinstance(message, dict) else "")
         try:
-            text = str(self.raw.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+            text = self._rendered(messages)
             ids = [int(i) for i in self.raw(text, add_special_tokens=False)["input_ids"]]
         except Exception as error:
             raise PromptError(
@@ -198,13 +222,27 @@ class Tokenizer:
         if not getattr(self.raw, "is_fast", False):
             return ids, []
         offsets = self.raw(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-        spans: list[tuple[int, int]] = []
-        for message in messages:
-            words = str(message.get("content", "")).strip()
-            at = text.find(words, spans[-1][1] if spans else 0) if words else -1
-            if at >= 0:
-                spans.append((at, at + len(words)))
+        spans = [span for n in range(len(messages)) for span in self._said(messages, n, text)]
         return ids, [not any(a < end and b > start for start, end in spans) for a, b in offsets]
+
+    def _rendered(self, messages: Sequence[Any]) -> str:
+        return str(self.raw.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    def _said(self, messages: Sequence[Any], n: int, text: str) -> list[tuple[int, int]]:
+        """Where the words of message `n` stand in the rendered `text`: where another rendering has a mark in place of them.
+
+        Not where they are found: a short message ("user") is also a word of the template.
+        """
+        words = str(messages[n].get("content", "")).strip()
+        if not words:
+            return []
+        mark = next(chr(c) for c in range(0xE000, 0xF900) if chr(c) not in text)
+        try:
+            other = self._rendered([*messages[:n], {**messages[n], "content": mark}, *messages[n + 1 :]])
+        except Exception:  # noqa: BLE001  # whatever a template raises that takes no other words there
+            other = text.replace(words, mark) if text.count(words) == 1 else text
+        spans = _marked(text, other, mark)
+        return [span for start, stop in spans if (span := _narrowed(text, start, stop, words))[0] < span[1]]
 
     def token(self, i: int, special: bool | None = None) -> Token:
         """The token with id `i`, a part of a split character shown as its byte."""
@@ -255,6 +293,33 @@ class Tokenizer:
         if not spec:
             raise PromptError(f"The {what} is an empty list; give at least one token.")
         return tuple(dict.fromkeys(self.one(what, s) for s in spec))
+
+
+def _marked(text: str, other: str, mark: str) -> list[tuple[int, int]]:
+    """What stands in `text` in place of every mark of `other`; where the two differ in more than that, where they differ."""
+    pieces = other.split(mark)
+    times = len(pieces) - 1
+    length = (len(text) - sum(map(len, pieces))) // times if times else -1
+    start = len(pieces[0])
+    if length >= 0 and text[start : start + length].join(pieces) == text:
+        starts = [sum(map(len, pieces[: n + 1])) + n * length for n in range(times)]
+        return [(at, at + length) for at in starts]
+    head = _alike(text, other)
+    return [(head, len(text) - _alike(text[head:][::-1], other[head:][::-1]))]
+
+
+def _alike(one: str, other: str) -> int:
+    """How many letters two texts begin with alike."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def _narrowed(text: str, start: int, stop: int, words: str) -> tuple[int, int]:
+    """Where the words are in a span, which may hold what a template adds to such words; else all of it but the white space."""
+    if text.count(words, start, stop) == 1:
+        at = text.index(words, start)
+        return at, at + len(words)
+    found = text[start:stop]
+    return start + len(found) - len(found.lstrip()), stop - len(found) + len(found.rstrip())
 
 
 def _refuse_half(what: str, text: str) -> None:

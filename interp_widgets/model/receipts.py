@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -76,11 +76,55 @@ class Tally:
                 setattr(whole, name, getattr(whole, name) + getattr(part, name))
         return whole
 
+    def of_row(self, row: int) -> Tally:
+        """What it did in one row of a batch: here all of it."""
+        del row
+        return self
+
     @property
     def relative(self) -> float:
         """‖Δ‖ / ‖before‖, or ‖Δ‖ where nothing stood before."""
         change = math.sqrt(self.change)
         return change / math.sqrt(self.before) if self.before > 0 else change
+
+
+class RowTallies(Tally):
+    """A tally for each row of a batch, whose prompts are runs of their own."""
+
+    __slots__ = ("rows",)
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.rows = [Tally() for _ in range(n)]
+
+    def add(self, before: torch.Tensor, after: torch.Tensor, mask: torch.Tensor | None) -> None:
+        """Count one call, row by row."""
+        for r, tally in enumerate(self.rows):
+            tally.add(before[r : r + 1], after[r : r + 1], None if mask is None else mask[r : r + 1])
+
+    def of_row(self, row: int) -> Tally:
+        """What it did in one row."""
+        self.rows[row].fired = self.fired
+        return self.rows[row]
+
+
+def merged(each: Sequence[Sequence[Receipt]]) -> tuple[Receipt, ...]:
+    """One receipt for each intervention, over the prompts of a set: it acted where it acted on any of them."""
+    return tuple(_merged(parts) for parts in zip(*each, strict=True))
+
+
+def _merged(parts: Sequence[Receipt]) -> Receipt:
+    told = next((part for part in parts if part.state == "acted"), parts[0])
+    before, after = (math.hypot(*values) for values in ([p.norm_before for p in parts], [p.norm_after for p in parts]))
+    change = math.hypot(*(part.change * (part.norm_before or 1.0) for part in parts))
+    return replace(
+        told,
+        fired=sum(part.fired for part in parts),
+        positions=sum(part.positions for part in parts),
+        norm_before=before,
+        norm_after=after,
+        change=change / before if before > 0 else change,
+    )
 
 
 def _squares(x: torch.Tensor, y: torch.Tensor) -> tuple[float, float, float]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from interp_widgets.model.errors import InterventionError
 
+_SHORT = 4
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -17,8 +19,8 @@ class Reference:
         name: what stands beside the number.
         prompts: one or more texts.
         by_position: mean at each position over aligned prompts, instead of one mean pooled over positions.
-        pairs: for prompts that were written for one question each: the token ids of the question and of the prompt, in the
-            order of `prompts`.
+        pairs: for prompts whose tokens are known: the token ids of the one question that each was written for (`()` for any
+            question) and of the prompt, in the order of `prompts`.
 
     Raises:
         InterventionError: when it is empty or holds an empty text.
@@ -48,6 +50,10 @@ class Reference:
             return spec
         if isinstance(spec, str):
             return cls("one prompt", (spec,))
+        if not isinstance(spec, Sequence) or not all(isinstance(p, str) for p in spec):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InterventionError(
+                f"{spec!r:.60} is no reference; give a prompt, a list of prompts, or iw.Reference(name, prompts)."
+            )
         return cls(f"{len(spec)} prompts", tuple(spec))
 
     @property
@@ -57,15 +63,19 @@ class Reference:
 
     @property
     def digest(self) -> str:
-        """A short hash of the prompts, the same in every process."""
-        joined = "\x00".join(self.prompts) + str(self.by_position)
+        """A short hash of the prompts, of their tokens where these are known, the same in every process."""
+        known = str([list(prompt) for _, prompt in self.pairs]) if self.pairs else ""
+        joined = "\x00".join(self.prompts) + str(self.by_position) + known
         return hashlib.blake2b(joined.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
 
     @property
     def code(self) -> str:
         """Python that builds the same reference."""
-        return (
-            f"iw.Reference({self.name!r}, {list(self.prompts)!r})"
-            if self.n <= 4
-            else f"iw.Reference({self.name!r}, prompts)"
-        )
+        by_position = ", by_position=True" if self.by_position else ""
+        pairs = f", pairs={self.pairs!r}" if self.pairs else ""
+        return f"iw.Reference({self.name!r}, {tuple(self.prompts)!r}{by_position}{pairs})"
+
+    @property
+    def short(self) -> bool:
+        """Whether its code goes into one line of code about something else."""
+        return self.n <= _SHORT

@@ -28,8 +28,8 @@ def wide(tensor: Tensor) -> Tensor:
 
 
 def rounding(dtype: torch.dtype) -> float:
-    """One rounding step of `dtype`, relative."""
-    return torch.finfo(dtype).eps
+    """One rounding step of `dtype`, relative; of float64 that of float32, in which models cast here and there, and we read."""
+    return max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
 
 
 def same(a: Tensor | None, b: Tensor | None) -> bool:
@@ -65,7 +65,7 @@ class Sums:
     """The search for sums: `out` against `start` and the candidate `parts`, all `[batch, pos, d_model]`."""
 
     def __init__(self, start: Tensor, out: Tensor, parts: Sequence[Tensor], known: Sequence[float] = ()) -> None:
-        self.eps = max(rounding(out.dtype), 1e-11)  # the sums are solved in float64 themselves
+        self.eps = rounding(out.dtype)
         self.known = known
         self.start, self.out = wide(start).flatten(), wide(out).flatten()
         self.parts = [wide(p).flatten() for p in parts]

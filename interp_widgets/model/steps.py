@@ -12,11 +12,12 @@ import torch
 from interp_widgets.model.anatomy import Anatomy
 from interp_widgets.model.errors import InterventionError
 from interp_widgets.model.gate import suspended
-from interp_widgets.model.interventions import Ablate, Edit, Intervention, Steer
+from interp_widgets.model.interventions import Ablate, Edit, Intervention, Patch, Steer
 from interp_widgets.model.places import layer_of
 from interp_widgets.model.positions import Row
 from interp_widgets.model.receipts import Receipt, Tally
 from interp_widgets.model.sites import LOCAL, Site
+from interp_widgets.model.vector import Vector
 
 Op = Callable[[torch.Tensor, "Step"], torch.Tensor]
 
@@ -191,8 +192,11 @@ def _replace(x: torch.Tensor, step: Step) -> torch.Tensor:
         first, last = max(0, -shift), min(x.shape[1], value.shape[0] - shift)
         if first < last:
             # a pattern put in place by position has no sources beyond its own prompt, while a longer text does
-            new[r, first:last] = 0 if step.site.part == "pattern" else new[r, first:last]
-            new[r, first:last, ..., : value.shape[-1]] = value[first + shift : last + shift]
+            if step.site.part == "pattern":
+                new[r, first:last] = 0
+                new[r, first:last, ..., : value.shape[-1]] = value[first + shift : last + shift]
+            else:
+                new[r, first:last] = value[first + shift : last + shift]
     return new
 
 
@@ -254,9 +258,9 @@ def op_of(intervention: Intervention) -> Op:
 # ---- what it did ------------------------------------------------------------------------------------------
 
 
-def receipt(step: Step, reach: str | None, generating: bool) -> Receipt:
-    """What `step` did; `reach` says why nothing that is read can see it, or is None."""
-    tally, intervention = step.tally, step.intervention
+def receipt(step: Step, reach: str | None, generating: bool, row: int = 0) -> Receipt:
+    """What `step` did in one row of the batch; `reach` says why nothing that is read can see it, or is None."""
+    tally, intervention = step.tally.of_row(row), step.intervention
     norms = (tally.before**0.5, tally.after**0.5, tally.relative)
     if isinstance(intervention, Steer) and intervention.coefficient == 0 and intervention.mode != "clamp":
         return Receipt(intervention, step.site, "idle", "strength 0", tally.fired, 0, *norms)
@@ -283,39 +287,72 @@ def receipt(step: Step, reach: str | None, generating: bool) -> Receipt:
 
 def reach_of(step: Step, anatomy: Anatomy, row: Row, position: int) -> str | None:
     """Why the answer at `position` cannot see `step`, or None: attention is causal, and the last block reads one column."""
-    at = np.flatnonzero(step.intervention.positions.mask(row))
+    what = step.intervention
+    edge = what.edge if isinstance(what, Ablate) else None
+    at = np.flatnonzero(what.positions.mask(row)) if edge is None else np.array([edge[0]])
     if at.size == 0:
         return None
     if at.min() > position:
         return f"it acts after position {position}, where the answer is read"
     last = len(anatomy.layers) - 1
-    local = step.site.part in LOCAL
+    local = step.site.part in LOCAL or step.site.part == "pattern"  # a pattern is edited by the row that attends
     if step.site.layer == last and local and position not in at:
         return f"in the last block only position {position}, where the answer is read, matters"
     return None
 
 
-def check_width(intervention: Intervention, anatomy: Anatomy) -> None:
-    """Refuse a steering vector of the wrong width.
+def check_shape(intervention: Intervention, anatomy: Anatomy, n_tokens: int) -> None:
+    """Refuse a steering vector, or the numbers of a patch, that do not fit where they are put.
 
     Raises:
-        InterventionError: with both widths.
+        InterventionError: with both shapes.
     """
-    if not isinstance(intervention, Steer):
+    if isinstance(intervention, Steer):
+        need, shape = _features(anatomy, intervention.site), intervention.vector.shape
+        if shape != need:
+            raise InterventionError(
+                f"The vector {intervention.name!r} has shape {list(shape)}, but {intervention.site.name} needs {list(need)}; "
+                "was it made for another model?"
+            )
+    elif isinstance(intervention, Patch) and isinstance(intervention.source, Vector):
+        _check_patch(intervention, intervention.source.shape, anatomy, n_tokens)
+
+
+def _check_patch(patch: Patch, shape: tuple[int, ...], anatomy: Anatomy, n: int) -> None:
+    fits = _patch_shapes(anatomy, patch.site, n)
+    if shape in fits:
         return
-    site, shape = intervention.site, intervention.vector.shape
+    length = 0 if not shape else shape[-1] if patch.site.part == "pattern" else shape[0]
+    if shape == _patch_shapes(anatomy, patch.site, length)[0]:
+        raise InterventionError(
+            f"{patch.label}: the source has {length} positions and the prompt {n}; align them first."
+        )
+    raise InterventionError(
+        f"{patch.label}: the source has shape {list(shape)}, but {patch.site.name} of this prompt needs {list(fits[0])}, or "
+        f"{list(fits[1])} for every position alike."
+    )
+
+
+def _patch_shapes(anatomy: Anatomy, site: Site, n: int) -> tuple[tuple[int, ...], ...]:
+    """What a patch at `site` of a prompt of `n` tokens may be: by position first, then the same for every position."""
+    if site.part == "pattern":
+        attention = layer_of(anatomy, site).attention
+        assert attention is not None
+        heads = () if site.index is not None else (attention.n_heads,)
+        return (*heads, n, n), (*heads, n)
+    need = _features(anatomy, site)
+    alone = ((n,), ()) if need == (1,) else ()  # a single neuron is one number
+    return (n, *need), need, *alone
+
+
+def _features(anatomy: Anatomy, site: Site) -> tuple[int, ...]:
+    """The shape of what stands at `site` at one position."""
     if site.part == "z":
         attention = layer_of(anatomy, site).attention
         assert attention is not None
-        need: tuple[int, ...] = (attention.d_head,) if site.index is not None else (attention.n_heads, attention.d_head)
-    elif site.part == "neurons":
+        return (attention.d_head,) if site.index is not None else (attention.n_heads, attention.d_head)
+    if site.part == "neurons":
         mlp = layer_of(anatomy, site).mlp
         assert mlp is not None
-        need = (mlp.d_neurons,) if site.index is None else (1,)
-    else:
-        need = (anatomy.d_model,)
-    if shape != need:
-        raise InterventionError(
-            f"The vector {intervention.name!r} has shape {list(shape)}, but {site.name} needs {list(need)}; "
-            "was it made for another model?"
-        )
+        return (mlp.d_neurons,) if site.index is None else (1,)
+    return (anatomy.d_model,)

@@ -12,7 +12,7 @@ from interp_widgets.model.blocks import Block, is_norm, is_projection, projectio
 from interp_widgets.model.heads import Heads, is_gated, kv_heads, softmaxes_of
 from interp_widgets.model.parts import Attention, Layer, Mlp, Write
 from interp_widgets.model.probe import Call, Recording
-from interp_widgets.model.residual import Fit, Sums, factor, same
+from interp_widgets.model.residual import Fit, Sums, factor, rounding, same
 
 
 @dataclass(frozen=True)
@@ -226,15 +226,9 @@ def _middle(block: Block, total: Total | None) -> nn.Module | None:
         given = block.given(call)
         if call.times == 1 and call.start > total.attention.call.end and given is not None:
             off = float((given.double() - total.middle.double()).norm())
-            if off <= 4 * max(1e-7, _eps(given)) * float(total.middle.double().norm()):
+            if off <= 4 * rounding(given.dtype) * float(total.middle.double().norm()):
                 return call.module
     return None
-
-
-def _eps(value: Tensor) -> float:
-    import torch
-
-    return torch.finfo(value.dtype).eps
 
 
 # ---- the MLP ----------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from interp_widgets.model.compile import place_step
 from interp_widgets.model.gate import Program, activate
 from interp_widgets.model.places import Touch, first_block, hidden_of, on_output, place, put_hidden
 from interp_widgets.model.replay import finish, run_layers
+from interp_widgets.model.residual import rounding
 from interp_widgets.model.rows import Base, Cancelled, replays, same_model
 from interp_widgets.model.run import batch_of, force_eager, forward, modes
 from interp_widgets.model.sites import Site
@@ -243,9 +244,7 @@ def _whole(live: LiveModel, base: Base, births: Sequence[Birth], cancelled: Canc
     hidden = _whole_batch(live, base, births, range(total), cancelled, guard=True)
     with modes(live.device):
         off = float((live.readout.logits(hidden[:1]) - base.logits).abs().max())
-    if off <= 64 * torch.finfo(torch.float32 if live.dtype == torch.float32 else live.dtype).eps * float(
-        base.logits.abs().max()
-    ):
+    if off <= 64 * rounding(live.dtype) * float(base.logits.abs().max()):
         return hidden[1:]
     return torch.cat([_whole_batch(live, base, births, range(i, i + 1), cancelled, guard=False) for i in range(total)])
 

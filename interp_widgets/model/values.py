@@ -48,6 +48,17 @@ def resolve(live: LiveModel, intervention: Intervention, tokens: Sequence[Token]
     return None
 
 
+def goes_by_tokens(live: LiveModel, intervention: Intervention) -> bool:
+    """Whether what is put in place depends on the prompt, so that another prompt needs a value of its own."""
+    if isinstance(intervention, Patch):
+        return True
+    if not isinstance(intervention, Ablate):
+        return False
+    reference = intervention.reference or live.reference
+    by_position = reference is not None and reference.by_position
+    return intervention.mode in ("resample", "edge") or (intervention.mode == "mean" and by_position)
+
+
 def _ablated(live: LiveModel, ablate: Ablate, tokens: Sequence[Token]) -> torch.Tensor | None:
     if ablate.mode == "edge":
         return None
@@ -92,7 +103,7 @@ def draws(
     lengths: set[int] = set()
     for i in own or range(reference.n):
         prompt = reference.prompts[i]
-        other = own[i] if own else tuple(t.id for t in live.tokens.encode(prompt))
+        other = own[i] if own else tuple(t.id for t in _encoded(live, reference, i))
         lengths.add(len(other))
         if len(other) == len(ids):
             one = Reference(reference.name, (prompt,), reference.by_position, ((ids, other),))
@@ -120,12 +131,7 @@ def _pick(value: torch.Tensor, site: Site, by_position: bool = True) -> torch.Te
 
 def _patched(live: LiveModel, patch: Patch, tokens: Sequence[Token]) -> torch.Tensor:
     if isinstance(patch.source, Vector):
-        value = torch.from_numpy(patch.source.values.copy())
-        if value.dim() > 1 and value.shape[0] != len(tokens):
-            raise InterventionError(
-                f"{patch.label}: the source has {value.shape[0]} positions and the prompt {len(tokens)}; align them first."
-            )
-        return value
+        return torch.from_numpy(patch.source.values.copy())
     other = live.tokens.encode(patch.source)
     return _activation(live, patch.site, other, tokens, patch.label[0].upper() + patch.label[1:])
 
@@ -157,12 +163,17 @@ def means(live: LiveModel, reference: Reference, positions: Positions, n_tokens:
     kept = live.cache.get(key)
     if isinstance(kept, Means):
         return kept
-    prompts = [live.tokens.encode(p) for p in reference.prompts]
+    prompts = [_encoded(live, reference, i) for i in range(reference.n)]
     _check(live, reference, prompts, n_tokens)
     reads = reference_sites(live)
     result = _by_position(live, prompts, reads) if reference.by_position else _pooled(live, prompts, reads, positions)
     live.cache.put(key, result)
     return result
+
+
+def _encoded(live: LiveModel, reference: Reference, i: int) -> tuple[Token, ...]:
+    """A prompt of the reference as it was asked: its text may be written with a BOS in front of it, or come from a chat."""
+    return live.tokens.encode(reference.pairs[i][1] if reference.pairs else reference.prompts[i])
 
 
 def _check(live: LiveModel, reference: Reference, prompts: Sequence[Sequence[Token]], n_tokens: int) -> None:

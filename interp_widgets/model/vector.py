@@ -73,6 +73,11 @@ class Vector:
 def _as_array(values: object) -> Array:
     if isinstance(values, Vector):
         return values.values.copy()
+    if torch.is_complex(values) if isinstance(values, torch.Tensor) else _complex(values):
+        raise InterventionError(
+            "The vector holds complex numbers, and activations are real, so the imaginary part would be lost; pass their real part "
+            "(.real) or their size (abs)."
+        )
     if isinstance(values, torch.Tensor):
         values = values.detach().to("cpu", torch.float32).numpy()
     try:
@@ -80,3 +85,10 @@ def _as_array(values: object) -> Array:
             return np.array(cast("npt.ArrayLike", values), dtype=np.float32, order="C")
     except (TypeError, ValueError) as error:
         raise InterventionError(f"A vector is an array of numbers, not {type(values).__name__}: {error}.") from None
+
+
+def _complex(values: object) -> bool:
+    try:
+        return np.iscomplexobj(np.asarray(values))
+    except (TypeError, ValueError):
+        return False  # no array at all, which is refused when it is made one

@@ -17,6 +17,7 @@ from interp_widgets.model.question import Asked, Metric, Token
 from interp_widgets.model.reads import capture
 from interp_widgets.model.replay import batch_dims, finish, record, run_layers
 from interp_widgets.model.report import Check, Report
+from interp_widgets.model.residual import rounding
 from interp_widgets.model.run import Batch, batch_of, force_eager, forward, modes
 from interp_widgets.model.sites import Site
 
@@ -51,7 +52,7 @@ class _Verifier:
         self.live = live
         ids = [int(i) for i in probe_ids(live.anatomy.root).flatten()[:8]]
         self.one = self._batch([ids])
-        self.eps = float(torch.finfo(live.dtype).eps) if live.dtype.is_floating_point else 1e-6
+        self.eps = rounding(live.dtype) if live.dtype.is_floating_point else 1e-6
         self.checks: list[Check] = []
         self.off: dict[str, str] = {}
         program = live.program()

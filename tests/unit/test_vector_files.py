@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save as serialise
+from safetensors.torch import save as serialise_tensors
 
 from interp_widgets.methods.steering import SteeringVector, steering_vector
 from interp_widgets.methods.vector_files import FORMAT, load, save
-from interp_widgets.model.errors import FileRefusedError
+from interp_widgets.model.errors import FileRefusedError, InterventionError
+from interp_widgets.model.interventions import Steer
 from interp_widgets.model.live import LiveModel, open_model
 from interp_widgets.model.vector import Vector
 from tests.unit.tiny_models import gpt2, llama, tokenizer
@@ -279,3 +281,50 @@ def test_numbers_come_back_bit_for_bit(vector: SteeringVector, tmp_path: Path) -
     )
     again = load(save(odd, tmp_path / "v.safetensors"))
     assert again.vector.values.tobytes() == odd.vector.values.tobytes()
+
+
+KINDS: dict[str, torch.dtype] = {
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_of_any_floating_point_is_read_to_the_number(
+    kind: str, live: LiveModel, vector: SteeringVector, tmp_path: Path
+) -> None:
+    stored = torch.from_numpy(vector.vector.values.copy()).to(KINDS[kind])
+    path = tmp_path / "v.safetensors"
+    path.write_bytes(serialise_tensors({"vector": stored}, metadata=good(vector)))
+    assert json.loads(path.read_bytes()[8:].split(b"}}", 1)[0] + b"}}")["vector"]["dtype"] == kind
+    assert load(path, live) == dataclasses.replace(vector, vector=Vector([float(x) for x in stored.tolist()]))
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"), [(float("nan"), "not finite"), (float("inf"), "not finite")], ids=["nan", "infinity"]
+)
+def test_a_file_of_bfloat16_is_checked_like_any_other(
+    value: float, sentence: str, live: LiveModel, vector: SteeringVector, tmp_path: Path
+) -> None:
+    path = tmp_path / "v.safetensors"
+    whole = serialise_tensors({"vector": torch.full((32,), value, dtype=torch.bfloat16)}, metadata=good(vector))
+    path.write_bytes(whole)
+    assert sentence in refused(path, live)
+    path.write_bytes(whole[:-3])
+    assert "damaged safetensors" in refused(path, live)
+
+
+COMPLEX = np.array([1 + 2j, 3 + 0j] * 16, dtype=np.complex64)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [COMPLEX, COMPLEX.astype(np.complex128), torch.from_numpy(COMPLEX), COMPLEX.tolist(), COMPLEX.real + 0j],
+    ids=["array", "wide", "tensor", "list", "no imaginary part"],
+)
+def test_complex_numbers_are_refused_and_not_cut_to_their_real_part(values: Any) -> None:
+    with pytest.raises(InterventionError, match=r"complex numbers.*\.real"):
+        Steer("L1", values)
+    assert Steer("L1", COMPLEX.real).vector == Vector([1.0, 3.0] * 16)

@@ -246,10 +246,10 @@ def test_the_attention_of_the_language_part_decides_and_not_that_of_the_whole() 
 def test_a_norm_over_all_heads_does_not_switch_patterns_off() -> None:
     with opened(tiny("bitnet")) as live:
         assert "patterns written" not in live.report.off
-        cut = iw.Ablate("L1H2", mode="edge", edge=(4, 2))
-        run = live.run(PROMPT, [cut], read=["L1.pattern"])
+        cut = iw.Ablate("L0H2", mode="edge", edge=(4, 2))
+        run = live.run(PROMPT, [cut], read=["L0.pattern"])
         assert run.receipts[0].state == "acted"
-        assert float(run["L1.pattern"][2, 4, 2]) == 0.0
+        assert float(run["L0.pattern"][2, 4, 2]) == 0.0
 
 
 # ---- faults that must be noticed --------------------------------------------------------------------------------------
