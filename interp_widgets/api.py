@@ -11,7 +11,6 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from interp_widgets.code import read_json, unpack
 from interp_widgets.methods import answers as _answers
 from interp_widgets.methods import attention as _attention
 from interp_widgets.methods import attribution as _attribution
@@ -24,14 +23,15 @@ from interp_widgets.methods import position_effects as _position_effects
 from interp_widgets.methods import self_repair as _self_repair
 from interp_widgets.methods import spans as _spans
 from interp_widgets.methods import steering as _steering
-from interp_widgets.model.errors import InterpError, InterventionError, ModelRefusedError, PromptError
+from interp_widgets.model.errors import InterpError, ModelRefusedError, PromptError
 from interp_widgets.model.interventions import Intervention
 from interp_widgets.model.live import LiveModel, open_model
-from interp_widgets.model.question import Example, Question
+from interp_widgets.model.question import Question
 from interp_widgets.model.reference import Reference
 from interp_widgets.model.sites import Site
 from interp_widgets.model.unwrap import held_by
 from interp_widgets.session import Session
+from interp_widgets.session_json import read_json, restore
 
 if TYPE_CHECKING:
     from interp_widgets.builtin.prompts import NamedPrompt
@@ -419,29 +419,13 @@ def session_from_json(text: str, model: Any = None, tokenizer: Any = None) -> Se
     Raises:
         InterventionError: when the text is not a saved session.
     """
-    data = read_json(text)
-    interventions = [unpack(i) for i in data.get("interventions", [])]
-    session = open(model if model is not None else data.get("model"), tokenizer)
+    saved = read_json(text)
+    session = open(model if model is not None else saved.model, tokenizer)
     try:
-        _ask_again(session, data.get("question") or [])
-        session.set(*interventions)
-    except (KeyError, TypeError) as error:
+        told = restore(session, saved)
+    except BaseException:
         session.close()
-        raise InterventionError(f"The saved session cannot be read: {error}.") from None
-    for label in data.get("left_out", []):
-        warnings.warn(f"{label}: own code is never loaded; set it again by hand.", stacklevel=2)
+        raise
+    for sentence in told:
+        warnings.warn(sentence, stacklevel=3)  # at the line that calls Session.from_json
     return session
-
-
-def _ask_again(session: Session, items: Sequence[Mapping[str, Any]]) -> None:
-    """Put a saved question; a prompt whose text no longer gives the same tokens is put by its ids."""
-    tokens = session.model.tokens
-    if len(items) > 1:
-        session.ask(
-            [Example(i["prompt"], i["target"], i["foil"] or None) for i in items], position=items[0]["position"]
-        )
-    for item in items[:1] if len(items) == 1 else ():
-        same = [t.id for t in tokens.encode(item["prompt"])] == item["ids"] if item["prompt"] else False
-        corrupt = "".join(tokens.token(i).text for i in item["corrupt"]) if item["corrupt"] else None
-        prompt = item["prompt"] if same else item["ids"]
-        session.ask(prompt, item["target"], item["foil"] or None, corrupt=corrupt, position=item["position"])

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from interp_widgets.answer import Answer, compute_answer, reference_for, with_references
 from interp_widgets.asking import Reading, TokenSpec, aimed_at, question_of
-from interp_widgets.code import to_json, to_session_code, to_torch_code
+from interp_widgets.code import to_session_code, to_torch_code
 from interp_widgets.methods.steering import SteeringVector, place_name, writes
 from interp_widgets.model.applied import applied
 from interp_widgets.model.compile import check_edge, compile_steps
@@ -22,12 +22,13 @@ from interp_widgets.model.interventions import Ablate, AblateMode, Intervention,
 from interp_widgets.model.live import LiveModel
 from interp_widgets.model.places import check_site
 from interp_widgets.model.positions import Positions, PositionSpec
-from interp_widgets.model.question import Example, MetricFn, Prompt, Question, Token
+from interp_widgets.model.question import Example, MetricFn, Prompt, Question
 from interp_widgets.model.receipts import Receipt
 from interp_widgets.model.reference import Reference
 from interp_widgets.model.run import row_of
 from interp_widgets.model.sites import Site, span
-from interp_widgets.moment import Entry, History, Moment, once
+from interp_widgets.moment import Entry, History, Moment, Tail, once
+from interp_widgets.session_json import to_json
 from interp_widgets.worker import retire_worker, worker_of
 
 log = logging.getLogger("interp_widgets")
@@ -44,6 +45,9 @@ class Mark:
     index: int
     metrics: dict[int, float]
     mode: AblateMode
+    era: int
+    tail: Tail
+    forgotten: int
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,8 @@ class Session:
         self._answers: dict[int, Answer] = {}
         self._asked: Fingerprint = ()
         self._reference: Reference | None = None
-        self._vectors: dict[str, SteeringVector] = {}
-        self._mode: AblateMode = "mean"
         self._revision = 0
+        self._era = 0  # of the numbers in the history: in another one the same state has another number
         self._closed = False
         self._widgets: weakref.WeakSet[Any] = weakref.WeakSet()
         self._held = [live]
@@ -184,15 +187,15 @@ class Session:
         """
         self._open()
         where = Positions.of(positions)
-        ablations = [Ablate(Site.parse(s), mode or self._mode, positions=where) for s in sites]
+        ablations = [Ablate(Site.parse(s), mode or self.mode, positions=where) for s in sites]
         for ablation in ablations:
             self._check(ablation)
         once(ablations)
         names = ", ".join(a.site.name for a in ablations[:3]) + (
             f" and {len(ablations) - 3} more" if len(ablations) > 3 else ""
         )
-        for asked in self.question.examples if off and self.question is not None else ():
-            where.mask(row_of(asked.tokens, len(asked.tokens)))
+        if off:
+            self._there(where)
 
         def switched(moment: Moment) -> Moment:
             if not off:
@@ -231,15 +234,14 @@ class Session:
             )
 
     def set_mode(self, mode: AblateMode) -> None:
-        """The mode of every ablation, those in force included."""
+        """The mode of every ablation, those in force included; undo brings the old one back."""
         self._open()
         Ablate("L0H0", mode)
         with self._lock:
             entries = tuple(e.in_mode(mode) for e in self.now.entries)
             for entry in entries:
                 self._check(entry.intervention)
-            self._mode = mode
-            self._step(lambda now: replace(now, entries=entries, label=f"{mode} ablation", draft=""))
+            self._step(lambda now: replace(now, entries=entries, mode=mode, label=f"{mode} ablation", draft=""))
 
     def strength(self, name: str, value: float, *, final: bool = True) -> None:
         """Set a named vector's coefficient, at every layer it acts on; a drag (`final=False`) is one step of the history.
@@ -255,8 +257,8 @@ class Session:
             changed = tuple(Entry(steer.at(value), on) for steer, on in group)
             for entry in changed:
                 self._check(entry.intervention)
-            if changed != self.now.group(f"strength:{name}"):
-                moment = self.now.with_group(changed, f"{name} {value:+z.2f}")
+            if changed != self.now.moved_by(name):
+                moment = self.now.with_group(self.now.moved_by(name), changed, f"{name} {value:+z.2f}")
                 self._step(lambda _now: replace(moment, draft=f"strength:{name}"))
             if final:
                 self._history.finish()
@@ -277,7 +279,8 @@ class Session:
                 everything that is added to it.
 
         Raises:
-            SiteError: for a layer that does not exist. InterventionError: for what makes no sense here; nothing is changed then.
+            SiteError: for a layer that does not exist. InterventionError: for what makes no sense here, a position that the
+                prompt does not have included; nothing is changed then.
         """
         self._open()
         self._known(name)
@@ -292,34 +295,51 @@ class Session:
             changed = tuple(Entry(steer.placed(mode=mode, positions=positions), shown) for steer in steers)
             for entry in changed:
                 self._check(entry.intervention)
+                if shown:  # one that a shorter prompt has left without its place can be switched off
+                    self._there(entry.intervention.positions)
             label = f"{name} changed" if on is None else f"{name} {'on' if shown else 'off'}"
-            if changed == self.now.group(f"strength:{name}"):
+            if changed == self.now.moved_by(name):
                 return
-            self._step(lambda now: now.with_group(changed, label))
+            self._step(lambda now: now.with_group(now.moved_by(name), changed, label))
 
     def steering(self, name: str) -> tuple[tuple[Steer, bool], ...]:
-        """How a named vector acts now, and whether it is on: once for every layer of its range."""
+        """How a named vector acts now, and whether it is on: once for every layer of its range.
+
+        A `Steer` of the same name along another vector is not this one's: no slider moves it.
+        """
         vector = self._known(name)
-        group = [(e.intervention, e.on) for e in self.now.group(f"strength:{name}")]
+        group = [(e.intervention, e.on) for e in self.now.moved_by(name)]
         found = tuple((steer, on) for steer, on in group if isinstance(steer, Steer))
         return found or ((Steer(vector.site, vector, 0.0, name=name), True),)
 
     def _known(self, name: str) -> SteeringVector:
-        vector = self._vectors.get(name)
+        vectors = self.now.vectors
+        vector = vectors.get(name)
         if vector is None:
-            raise InterventionError(f"There is no vector {name!r}; there are {', '.join(self._vectors) or 'none yet'}.")
+            raise InterventionError(f"There is no vector {name!r}; there are {', '.join(vectors) or 'none yet'}.")
         return vector
 
     def add_vector(self, vector: SteeringVector, name: str | None = None) -> None:
-        """Give the session a vector that sliders and `strength` know by name."""
+        """Give the session a vector that sliders and `strength` know by name.
+
+        Under a name that is there it takes the old one's place. Where that one acts, or is switched off, it is one step of the
+        history: the new one acts at the same strength and positions, in the same mode, at the sites that were chosen, and
+        undo brings the old one back.
+        """
         self._open()
         self._check(Steer(vector.site, vector, 0.0))
         called = vector.name if name is None else name
         if not isinstance(called, str) or not 0 < len(called) <= _NAME:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InterventionError(f"A vector is called by a text of 1 to {_NAME} letters, not {called!r:.60}.")
         with self._lock:
-            self._vectors[called] = vector
-            self._changed()
+            moment = self.now.remade(called, vector)
+            for entry in moment.moved_by(called):
+                self._check(entry.intervention)
+            self._history.knows(called, vector)
+            if moment.entries == self.now.entries:
+                self._changed()
+            else:
+                self._step(lambda _now: moment)
 
     def clear(self) -> None:
         """Take every intervention away."""
@@ -345,20 +365,38 @@ class Session:
         """The state and its history as they are, to come back to with `rewind`."""
         with self._lock:
             history = self._history
-            return Mark(self._revision, tuple(history.moments), history.index, dict(history.metrics), self._mode)
+            moments, metrics = tuple(history.moments), dict(history.metrics)
+            where = (history.tail, history.forgotten)
+            return Mark(self._revision, moments, history.index, metrics, self.mode, self._era, *where)
 
     def rewind(self, mark: Mark) -> None:
-        """Be as at `mark`, as a new revision: what was done since is as if it had never been."""
+        """Be as at `mark`, as a new revision: what was done since is as if it had never been; vectors given since stay."""
         self._open()
         with self._lock:
             self._revision += 1
-            self._history = History(list(mark.moments), mark.index, dict(mark.metrics))
-            self._mode = mark.mode
+            vectors = self.now.vectors
+            history = History(list(mark.moments), mark.index, dict(mark.metrics), mark.tail, mark.forgotten)
+            history.moments[history.index] = replace(history.now, mode=mark.mode)
+            if mark.era != self._era:
+                history.forget_numbers()
+            self._history = history
+            for name, vector in vectors.items():
+                self._history.knows(name, vector)
             self._notify("state")
 
     def held(self) -> AbstractContextManager[bool]:
         """While a `with` block of this runs, nobody else changes the session: for several reads, or changes, as one."""
         return self._lock
+
+    def _there(self, positions: Positions) -> None:
+        """Refuse the number of a position that a prompt of the question does not have.
+
+        Raises:
+            InterventionError: naming it.
+        """
+        question = self.question
+        for asked in question.examples if question is not None else ():
+            positions.mask(row_of(asked.tokens, len(asked.tokens)))
 
     def _check(self, intervention: Intervention) -> None:
         check_site(self._live.anatomy, intervention.site)
@@ -401,12 +439,12 @@ class Session:
     @property
     def vectors(self) -> dict[str, SteeringVector]:
         """The named vectors."""
-        return dict(self._vectors)
+        return dict(self.now.vectors)
 
     @property
     def mode(self) -> AblateMode:
         """The mode in which `toggle` ablates."""
-        return self._mode
+        return self.now.mode
 
     @property
     def reference(self) -> Reference | None:
@@ -419,6 +457,7 @@ class Session:
         self._open()
         with self._lock:
             self._reference = Reference.of(value)
+            self._forget_numbers()
             self._changed()
 
     @property
@@ -442,6 +481,7 @@ class Session:
             return False
         with self._lock:
             self._answers, self._asked = {}, ()
+            self._forget_numbers()
             self._changed()
         return True
 
@@ -460,13 +500,24 @@ class Session:
         except Exception:
             with self._lock:
                 if snapshot.revision == self._revision:
-                    self._asked = weights  # once it has changed, it may have an answer
+                    self._asked_of(weights)  # once it has changed, it may have an answer
             raise
         with self._lock:
             if snapshot.revision == self._revision:
-                self._answers, self._asked = {snapshot.revision: answer}, weights
+                self._asked_of(weights)
+                self._answers = {snapshot.revision: answer}
                 self._history.metrics[self._history.index] = answer.metric
         return answer
+
+    def _asked_of(self, weights: Fingerprint) -> None:
+        if self._asked and self._asked != weights:  # nobody has looked since the model changed
+            self._forget_numbers()
+        self._asked = weights
+
+    def _forget_numbers(self) -> None:
+        """The numbers of earlier states would be others now: coming back to one must not show what it no longer gives."""
+        self._era += 1
+        self._history.forget_numbers()
 
     def peek(self) -> Answer | None:
         """The answer of the present revision if it has been computed."""
@@ -477,7 +528,7 @@ class Session:
         with self._lock:
             question, reference = self.question, self.reference
             uses = with_references(self.interventions, reference) if question else self.interventions
-            return Snapshot(self._revision, question, uses, reference, self._mode)
+            return Snapshot(self._revision, question, uses, reference, self.mode)
 
     @contextmanager
     def applied(self) -> Generator[list[Receipt]]:
@@ -498,23 +549,39 @@ class Session:
         """
         self._open()
         snapshot = self.snapshot()
-        tokens: tuple[Token, ...] = snapshot.question.first.tokens if snapshot.question else ()
-        with applied(self._live, with_references(snapshot.interventions, snapshot.reference), tokens) as receipts:
+        asked = tuple(a.tokens for a in snapshot.question.examples) if snapshot.question else ()
+        uses = with_references(snapshot.interventions, snapshot.reference)
+        with applied(self._live, uses, asked[0] if asked else (), asked) as receipts:
             yield receipts
 
     def to_code(self, dialect: Literal["session", "torch"] = "session") -> str:
-        """The present state as Python: in this package's words, or as plain torch hooks that give the same numbers."""
+        """The present state as Python: in this package's words, or as plain torch hooks that give the same numbers.
+
+        What Python has no short form for is left to be filled in: a vector as `push = ...`, own code as a comment.
+        """
         if dialect not in ("session", "torch"):
             raise InterventionError(f'There is no dialect {dialect!r}; choose "session" or "torch".')
-        return to_session_code(self) if dialect == "session" else to_torch_code(self)
+        if dialect == "torch":
+            return to_torch_code(self)
+        with self._lock:
+            return to_session_code(self, self._reference)
 
     def to_json(self) -> str:
-        """The present state as JSON: question, interventions, vectors; own code is left out and named."""
-        return to_json(self)
+        """The present state as JSON; own code, a metric or an edit, is left out and named, and the history is not kept.
+
+        Saved are the question by its tokens, every intervention, those that are switched off too, the named vectors, the
+        mode, and the reference that was assigned.
+        """
+        with self._lock:
+            return to_json(self, self._reference)
 
     @classmethod
     def from_json(cls, text: str, model: Any = None, tokenizer: Any = None) -> Session:
-        """A session from `to_json`'s text, on the named model or on the one given."""
+        """A session from `to_json`'s text, on the named model or on the one given; warns of what could not be loaded.
+
+        Raises:
+            InterpError: when the text is not a saved session, or holds what this model cannot take.
+        """
         from interp_widgets.api import session_from_json
 
         return session_from_json(text, model, tokenizer)
@@ -526,6 +593,7 @@ class Session:
         self._open()
         self._live.refresh()
         with self._lock:
+            self._forget_numbers()
             self._changed()
 
     def close(self) -> None:

@@ -10,12 +10,13 @@ from interp_widgets.model.interventions import Ablate, Edit, Intervention, Steer
 from interp_widgets.model.live import LiveModel
 from interp_widgets.model.question import Question, Token
 from interp_widgets.model.receipts import Receipt
-from interp_widgets.moment import Entry
+from interp_widgets.moment import Entry, Moment
 from interp_widgets.session import Session
 from interp_widgets.version import __version__
 
 Json = dict[str, Any]
 EXAMPLES = 1000  # whose own numbers are sent beside the mean
+STEPS = 40  # of the history, around the present one
 MANY = 32  # rows: what comes beyond is sent by columns
 _LIMIT = 2.0  # sliders run from −2 to 2 times the vector as stored
 
@@ -27,7 +28,7 @@ def state_of(session: Session, *, busy: bool, error: str | None) -> Json:
         "version": __version__,
         "model": _model(session.model),
         "question": None if session.question is None else _question(session.question),
-        "interventions": columns([intervention_of(e) for e in session.now.entries]),
+        "interventions": _interventions(session.now),
         "vectors": [_vector(session, name) for name in session.vectors],
         "mode": session.mode,
         "reference": _reference(session),
@@ -82,11 +83,24 @@ def _question(question: Question) -> Json:
     }
 
 
-def intervention_of(entry: Entry) -> Json:
-    """One line of the list of interventions."""
+def _interventions(now: Moment) -> list[Json] | Json:
+    moved = {name: now.moved_by(name) for name in now.vectors}
+    return columns([intervention_of(e, moves=e in moved.get(_name(e) or "", (e,))) for e in now.entries])
+
+
+def _name(entry: Entry) -> str | None:
+    return entry.intervention.name if isinstance(entry.intervention, Steer) else None
+
+
+def intervention_of(entry: Entry, *, moves: bool = True) -> Json:
+    """One line of the list of interventions.
+
+    Args:
+        moves: whether a control of its name would move it; a push along another vector than the slider's of this name has none.
+    """
     what: Intervention = entry.intervention
     return {
-        "key": entry.key,
+        "key": entry.key if moves else f"steer:{what.site.name}",
         "kind": type(what).__name__.lower(),
         "site": what.site.name,
         "label": what.label,
@@ -94,7 +108,7 @@ def intervention_of(entry: Entry) -> Json:
         "mode": what.mode if isinstance(what, (Ablate, Steer)) else "",
         "positions": str(what.positions),
         "coefficient": what.coefficient if isinstance(what, Steer) else None,
-        "vector": what.name if isinstance(what, Steer) else None,
+        "vector": _name(entry) if moves else None,
         "code": "own code" if isinstance(what, Edit) else what.code,
     }
 
@@ -184,6 +198,7 @@ def receipt_of(what: Intervention, state: str, reason: str) -> Json:
 
 def _history(session: Session) -> Json:
     history = session.history
-    first = max(0, len(history.moments) - 40)
-    items = [{"label": m.label, "metric": history.metrics.get(i)} for i, m in list(enumerate(history.moments))[first:]]
+    first = max(0, min(history.index - STEPS // 2, len(history.moments) - STEPS))
+    steps = list(enumerate(history.moments))[first : first + STEPS]
+    items = [{"label": m.label, "metric": history.metrics.get(i)} for i, m in steps]
     return {"items": items, "index": history.index - first}

@@ -307,3 +307,80 @@ def test_a_layer_of_heads_and_its_heads_are_switched_on_and_off_as_one_thing(ses
     assert off() == ["L1.heads", "L0H1", "L1H0"]
     session.toggle("L1.heads")
     assert off() == ["L0H1"]
+
+
+def numbers_shown(session: iw.Session) -> list[float | None]:
+    """The number of every state of the history, as it is known without asking again."""
+    return [session.history.metrics.get(i) for i in range(len(session.history.moments))]
+
+
+def numbers_true(session: iw.Session) -> list[float]:
+    """The number of every state of the history, by going back to each."""
+    here, found = session.history.index, list[float]()
+    while session.undo():
+        pass
+    for i in range(len(session.history.moments)):
+        found.append(session.answer.metric if session.question is not None else float("nan"))
+        session.redo()
+        assert i <= session.history.index
+    while session.history.index > here:
+        session.undo()
+    return found
+
+
+def another_reference(session: iw.Session) -> None:
+    session.reference = ["w33 w34 w35"]
+
+
+def weights_seen_by_a_look(session: iw.Session) -> None:
+    heavier(session)
+    assert session.look()
+
+
+def weights_seen_by_no_look(session: iw.Session) -> None:
+    heavier(session)
+    session.toggle("L2H1", "zero")
+    session.compute(session.snapshot())  # as a worker does, which has not looked
+
+
+def heavier(session: iw.Session) -> None:
+    with torch.no_grad():
+        session.model.anatomy.layers[1].module.get_parameter(
+            next(name for name, _ in session.model.anatomy.layers[1].module.named_parameters())
+        ).mul_(1.5)
+
+
+@pytest.mark.parametrize("change", [another_reference, weights_seen_by_a_look, weights_seen_by_no_look])
+def test_the_history_shows_no_number_that_coming_back_would_not_give(change: Any) -> None:
+    session = iw.open(llama(), tokenizer())  # its own: the weights are changed
+    session.reference = OTHERS
+    session.ask(PROMPT, target="w11", foil="w13")
+    session.set(iw.Ablate("L1H2", "mean"))
+    assert session.answer.metric == numbers_shown(session)[-1]
+    session.toggle("L0H0", "mean")
+    before = [*numbers_shown(session)[:-1], session.answer.metric]
+    mark = session.mark()
+    told: list[list[float | None]] = []
+    session.listen(lambda s, _what: told.append(numbers_shown(s)))
+    change(session)
+    shown = numbers_shown(session)
+    assert told and (shown[2] is None or shown[2] != before[2])
+    session.answer  # noqa: B018  # asked for, as a page does
+    true = numbers_true(session)
+    assert true[2] != pytest.approx(before[2], abs=1e-4), (
+        "the number does not depend on what changed: the test shows nothing"
+    )
+    assert all(s is None or s == pytest.approx(t, abs=1e-5) for s, t in zip(shown, true, strict=True))
+    session.rewind(mark)
+    assert numbers_shown(session) == [None] * len(session.history.moments)
+    session.close()
+
+
+def test_a_refresh_forgets_the_numbers_of_earlier_states_too(session: iw.Session) -> None:
+    session.set(iw.Ablate("L1H2", "zero"))
+    assert session.answer.metric == numbers_shown(session)[-1]
+    session.toggle("L0H0", "zero")
+    session.refresh()
+    assert numbers_shown(session) == [None] * len(session.history.moments)
+    session.undo()
+    assert session.answer.metric == numbers_shown(session)[session.history.index]
