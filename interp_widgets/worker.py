@@ -155,7 +155,7 @@ class Worker:
             except CancelledError:
                 if not wish.preempted and not wish.dropped:
                     log.exception("a computation stopped though nobody asked it to: %s", wish.key)
-            except Exception:
+            except BaseException:  # what the user's own function raises, SystemExit too, must not end the thread
                 wish.preempted = False
                 log.exception("a computation failed: %s", wish.key)
             else:

@@ -29,10 +29,11 @@ class AttentionPatterns(View):
         session: from `iw.open`.
         show: `"now"` under the interventions, `"difference"` from the plain run, `"value-weighted"` (Kobayashi et al. 2020).
         layer, head: the head drawn large; by default the one that scores highest for induction, or where no token comes
-            twice, for looking at the previous token.
+            twice, for looking at the previous token. Two that only make sense together are set in one
+            `with view.hold_trait_notifications():`.
 
     Raises:
-        InterventionError: for a head that the model does not have.
+        InterventionError: for a head that the model does not have; a trait that is set to one raises `TraitError` and stays.
 
     Example:
         >>> iw.AttentionPatterns(session, layer=1, head=4)  # doctest: +SKIP
@@ -52,6 +53,17 @@ class AttentionPatterns(View):
             need_head(heads_of(session), settings.get("layer", 0), settings.get("head", 0))
         super().__init__(session, **settings)
 
+    @traitlets.validate("layer", "head")
+    def _there_is(self, proposal: Any) -> int:
+        """A head that is there, with what the other trait holds; of two that are set at once, with each other."""
+        if self.session is not None:
+            site: Json = {"layer": self.layer, "head": self.head, proposal["trait"].name: proposal["value"]}
+            try:
+                need_head(heads_of(self.session), **site)
+            except InterventionError as error:
+                raise traitlets.TraitError(str(error)) from error
+        return proposal["value"]
+
     def act(self, action: str, args: Json) -> None:
         """`head` draws another head large."""
         if action != "head":
@@ -68,6 +80,7 @@ class AttentionPatterns(View):
         if change["name"] == "show":
             super()._setting_changed(change)
         elif self.comm is not None:
+            self._chosen = True
             self._draw_large()
 
     def _draw_large(self) -> None:
@@ -77,22 +90,22 @@ class AttentionPatterns(View):
         snapshot, drawn = self._drawn
         layer, head = self._there()
         if layer in drawn.exact:
-            self.publish(snapshot, "done", {"large": _large(drawn.exact[layer], layer, head)}, 1.0)
+            self.publish(snapshot, None, {"large": _large(drawn.exact[layer], layer, head)})
             return
 
         def draw(_view: object, _snapshot: Snapshot, cancelled: Callable[[], bool]) -> None:
             if self._drawn == (snapshot, drawn) and not cancelled():
-                self._measure_large(snapshot, drawn)
+                self.publish(snapshot, None, self._measured(snapshot, drawn))
 
         self._mirror.compute_beside(self, "large", draw)
 
-    def _measure_large(self, snapshot: Snapshot, drawn: Overview) -> None:
+    def _measured(self, snapshot: Snapshot, drawn: Overview) -> Json:
+        """The head that is drawn large, of a layer that is not held; nothing when another layer was chosen meanwhile."""
         assert snapshot.question is not None
         layer, _ = self._there()
         values = exact_layer(self.session.model, snapshot.question.first, snapshot.interventions, drawn.show, layer)
         drawn.exact = {layer: values}
-        if layer == self._there()[0]:
-            self.publish(snapshot, "done", {"large": _large(values, *self._there())}, 1.0)
+        return {"large": _large(values, *self._there())} if layer == self._there()[0] else {}
 
     def _there(self) -> tuple[int, int]:
         heads = heads_of(self.session)
@@ -102,6 +115,7 @@ class AttentionPatterns(View):
     def compute(self, snapshot: Snapshot, cancelled: Callable[[], bool]) -> None:
         """One forward, two for the difference."""
         assert snapshot.question is not None
+        self.session.model.need("patterns read")
         self.publish(snapshot, "computing")
         live, asked, show = self.session.model, snapshot.question.first, str(self.show)
         chosen = self._there()[0] if self._chosen else None
@@ -115,7 +129,7 @@ class AttentionPatterns(View):
             self.publish(snapshot, "done", drawn.told() | {"large": _large(drawn.exact[layer], layer, head)}, 1.0)
         else:
             self.publish(snapshot, "partial", drawn.told(), 1.0)
-            self._measure_large(snapshot, drawn)
+            self.publish(snapshot, "done", self._measured(snapshot, drawn), 1.0)
 
 
 def _large(values: Array, layer: int, head: int) -> Json:

@@ -94,13 +94,16 @@ class View(Guarded):
             return
         raise InterventionError(f"{type(self).__name__} cannot do {action!r}.")
 
+    def changed(self) -> None:
+        """The session changed: what of this view goes with it goes now, on the thread and under the lock of the change."""
+
     def interrupted(self) -> None:
         """The kernel was interrupted: what this view would have begun by itself it does not begin. The base begins nothing."""
 
     def publish(
-        self, snapshot: Snapshot, status: str, data: Json | None = None, progress: float = 0.0, message: str = ""
+        self, snapshot: Snapshot, status: str | None, data: Json | None = None, progress: float = 0.0, message: str = ""
     ) -> None:
-        """Send what this view shows."""
+        """Send what this view shows; with `None`, a part beside the rest, which stays as far as it is."""
         self._mirror.publish(self.panel, snapshot.revision, status, data, progress, message)
 
     def in_page(self, job: Callable[[], None]) -> None:

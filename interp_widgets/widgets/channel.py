@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from interp_widgets.worker import PANEL, worker_of
 if TYPE_CHECKING:
     from interp_widgets.widgets.base import View
 
+log = logging.getLogger("interp_widgets")
 _CLOSED = "This session is closed; run the cell again."
 _STOPPED = "Stopped, because the kernel was interrupted; change something, or run the cell again."
 
@@ -168,7 +170,7 @@ class SessionWidget(Held):
         self,
         panel: str,
         revision: int,
-        status: str,
+        status: str | None,
         data: Json | None = None,
         progress: float = 0.0,
         message: str = "",
@@ -192,6 +194,11 @@ class SessionWidget(Held):
         self._computing.error = None
         self.publish_state()
         self._computing.compute()
+        for view in self.views():
+            try:
+                view.changed()
+            except Exception:
+                log.exception("a view could not follow the session; the others still do")
 
     def stop(self, message: str) -> None:
         """Stop what computes for this session, and say so where it would have been shown."""
@@ -254,7 +261,11 @@ def look_all() -> None:
 
 def mirror_of(session: Session) -> SessionWidget:
     """The session's widget, made when its first view opens."""
-    with _MIRRORS_LOCK:
+    mirror = _MIRRORS.get(session)
+    if mirror is not None and mirror.comm is not None:
+        return mirror
+    # The session's lock first: making one takes it, and a listener of the session, which holds it, may make a view.
+    with session.held(), _MIRRORS_LOCK:
         mirror = _MIRRORS.get(session)
         if mirror is None or mirror.comm is None:
             mirror = _MIRRORS[session] = SessionWidget(session)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,7 @@ class Computing:
         self._panels = panels
         self._news = news
         self._publish = publish
-        self._turns: dict[str, Cancelled] = {}
+        self._turns: dict[str, tuple[int, Cancelled]] = {}
         self._failed = -1
         self.error: str | None = None
 
@@ -71,13 +72,14 @@ class Computing:
         session = self._session()
         if session is None or session.question is None:
             return
-        if self._worker.any(mine(session, "answer", "panel")):
+        if self._worker.any(mine(session, "answer")):
             return
         if session.peek() is None and not self.fails(session.revision):
             self.compute()
             return
         for view in self._panels.views():
-            if not self._panels.shows(view.panel, session.revision):
+            under_way = self._worker.has((id(session), "panel", view.panel))
+            if not under_way and not self._panels.shows(view.panel, session.revision):
                 self.compute_panel(view)
 
     def compute_panel(self, view: View, priority: int = PANEL) -> None:
@@ -91,7 +93,7 @@ class Computing:
     def _submit(self, panel: str, part: tuple[str, ...], draw: Draw, priority: int) -> None:
         session = self._session()
         if session is not None:
-            job = lambda cancelled: self._draw(panel, draw, cancelled)  # noqa: E731
+            job = lambda cancelled: self._draw(panel, draw, cancelled, beside=bool(part))  # noqa: E731
             self._worker.submit((id(session), "panel", panel, *part), job, priority)
 
     def look(self) -> None:
@@ -163,31 +165,35 @@ class Computing:
             raise
         except InterpError as error:
             return str(error)
-        except Exception as error:
+        except BaseException as error:  # a SystemExit of the user's own function is told like any other fault of it
             log.exception("the answer could not be computed")
             return _sentence("The answer", error)
         return None
 
-    def _draw(self, panel: str, draw: Draw, cancelled: Cancelled) -> None:
+    def _draw(self, panel: str, draw: Draw, cancelled: Cancelled, *, beside: bool) -> None:
         view, session = self._panels.view(panel), self._session()
         if view is None or session is None:
             return
         snapshot = session.snapshot()
         if snapshot.question is None:
             return
-        self._turns[panel] = cancelled
+        self._turns[panel] = threading.get_ident(), cancelled
         try:
             with session.model.unchanged():
                 draw(view, snapshot, cancelled)
         except CancelledError:
             raise
-        except InterpError as error:
-            self.publish(panel, snapshot.revision, "failed", message=str(error)[:SENTENCE])
-        except Exception as error:
+        except BaseException as error:
             if cancelled():
-                raise CancelledError from error  # a view that was closed under its own computation
-            log.exception("%s could not be computed", type(view).__name__)
-            self.publish(panel, snapshot.revision, "failed", message=_sentence(type(view).__name__, error))
+                raise CancelledError from error  # a view that was closed under its own computation, and the like
+            known = isinstance(error, InterpError)
+            if not known:
+                log.exception("%s could not be computed", type(view).__name__)
+            why = str(error)[:SENTENCE] if known else _sentence(type(view).__name__, error)
+            if not beside:
+                self.publish(panel, snapshot.revision, "failed", message=why)
+            elif self._panels.complain(panel, snapshot.revision, why):
+                self._news(panel)
         finally:
             self._turns.pop(panel, None)
 
@@ -195,19 +201,19 @@ class Computing:
         self,
         panel: str,
         revision: int,
-        status: str,
+        status: str | None,
         data: Json | None = None,
         progress: float = 0.0,
         message: str = "",
     ) -> None:
-        """Send what one panel shows; keys that are left out keep their value.
+        """Send what one panel shows; keys that are left out keep their value, and without a status so does all but the data.
 
         Raises:
             CancelledError: in a computation that has been told to stop, which has nothing to say any more.
         """
-        turn = self._turns.get(panel)
-        if turn is not None and turn():
-            raise CancelledError
+        worker, cancelled = self._turns.get(panel, (0, None))
+        if cancelled is not None and worker == threading.get_ident() and cancelled():
+            raise CancelledError  # on the page's thread it is what was wished, whatever is being computed meanwhile
         self._show(panel, revision, status, data, progress, message)
 
     def _show(self, panel: str, *shown: Any) -> None:
@@ -227,10 +233,10 @@ def of(session: Session, panel: str) -> Callable[[object], bool]:
     return lambda key: isinstance(key, tuple) and key[:3] == start  # pyright: ignore[reportUnknownVariableType]
 
 
-def _sentence(what: str, error: Exception) -> str:
+def _sentence(what: str, error: BaseException) -> str:
     """What a page says of an error that nobody expected, and what to do where that is known."""
     where = "".join(f" ({note})" for note in getattr(error, "__notes__", ())[:1])
-    text = f"{what} could not be computed{where}: {type(error).__name__}: {error}"[:SENTENCE]
+    text = f"{what} could not be computed{where}: {type(error).__name__}: {error}"[:SENTENCE].rstrip(": ")
     if "device-side assert" in text or "CUDA error" in text or "illegal memory access" in text:
         return f"{text.rstrip('.')}. The GPU has lost its state: restart the kernel; nothing that runs on it can be trusted any more."
     if isinstance(error, MemoryError) or "out of memory" in text:

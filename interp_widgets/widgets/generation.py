@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -63,11 +63,16 @@ class Branch:
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
-    """A branch that was asked for; one that is asked for twice is two."""
+    """A branch that was asked for; one that is asked for twice is two.
+
+    Attributes:
+        text: what it was to go on from: the tokens before it, and the one whose place it takes.
+    """
 
     parent: int
     at: int
     token: int
+    text: tuple[int, ...]
 
 
 class Generation(View):
@@ -99,6 +104,7 @@ class Generation(View):
     def __init__(self, session: Session, **settings: Any) -> None:
         self._branches: dict[int, Branch] = {}
         self._wanted: list[Wanted] = []
+        self._lost = 0  # branches that were asked for and cannot begin, which is still to be said
         self._growing: tuple[Wanted, int] | None = None
         self._stop = False  # no Event: its own lock is not safe from interrupts
         self._stopped_at = -1  # the revision that was in force then: what is changed later is written all the same
@@ -131,19 +137,21 @@ class Generation(View):
 
     def _branch(self, args: Json) -> None:
         parent, at, token = (args.get(name) for name in ("branch", "at", "token"))
-        origin = self._branches.get(parent) if isinstance(parent, int) else None
+        branches = self._branches  # the worker may put others in their place
+        origin = branches.get(parent) if isinstance(parent, int) else None
         if origin is None or type(at) is not int or not 0 <= at < len(origin.tokens):
             raise InterventionError("There is no such token to branch from; click one that is on the screen.")
         if type(token) is not int:
             raise InterventionError(f"A branch begins with a token's id, not {brief(token)}.")
         self.session.model.tokens.one("branch", token)
+        text = _text(branches, origin.id, at)
         growing = self._growing
         there = {b.id for b in self._branches.values() if b.parent is not None}
         there -= set() if growing is None else {growing[1]}  # it is among those that are wanted
         if len(there) + len(self._wanted) >= BRANCHES:
             raise InterventionError(f"There are {BRANCHES} branches already; drop one first.")
         self._stop = False
-        self._wanted.append(Wanted(origin.id, at, token))
+        self._wanted.append(Wanted(origin.id, at, token, text))
         self._mirror.compute_panel(self)
 
     def _drop(self, which: Any) -> None:
@@ -180,16 +188,26 @@ class Generation(View):
         asked, moving = snapshot.question.first, tuple(i for i in snapshot.interventions if not idle(i))
         here = (asked.tokens, self._sampling(), self.tokens, self.session.model.fingerprint())
         if self._begun is None or self._begun[0] != here:
+            self._lost += len(self._wanted)
             self._branches, self._wanted = {}, []
         if self._written != (here, moving):
             self._roots(snapshot, here, moving, cancelled)
         while self._wanted:
-            wanted = self._wanted[0]
-            if wanted.parent in self._branches:
+            wanted, branches = self._wanted[0], self._branches
+            same = wanted.parent in branches and _text(branches, wanted.parent, wanted.at) == wanted.text
+            if same:
                 self._grow(snapshot, wanted, moving, cancelled)
             if self._wanted and self._wanted[0] is wanted:
                 self._wanted.pop(0)
+                self._lost += not same
         self._say(snapshot, running=False)
+        lost, self._lost = self._lost, 0
+        if lost:
+            what = "A branch" if lost == 1 else f"{lost} branches"
+            raise InterventionError(
+                f"{what} could not begin: the text that was clicked has been written anew since, and reads otherwise there; "
+                "click a token of the new one."
+            )
 
     def _sampling(self) -> Json:
         return {
@@ -319,10 +337,7 @@ class Generation(View):
 
     def path(self, branch: int, upto: int) -> list[Json]:
         """The tokens from the prompt to before token `upto` of a branch, counted from the prompt."""
-        one = self._branches[branch]
-        if one.parent is None:
-            return one.tokens[:upto]
-        return [*self.path(one.parent, one.at), *one.tokens[:upto]]
+        return _path(self._branches, branch, upto)
 
     def _until(self, cancelled: Callable[[], bool]) -> Callable[[], bool]:
         return lambda: cancelled() or self._stop
@@ -379,3 +394,13 @@ class Generation(View):
         parts += [f"top {self.top_k}"] if self.top_k else []
         parts += [f"top-p {self.top_p:g}"] if self.top_p < 1 else []
         return " · ".join(parts)
+
+
+def _path(branches: Mapping[int, Branch], branch: int, upto: int) -> list[Json]:
+    one = branches[branch]
+    return [*([] if one.parent is None else _path(branches, one.parent, one.at)), *one.tokens[:upto]]
+
+
+def _text(branches: Mapping[int, Branch], branch: int, at: int) -> tuple[int, ...]:
+    """What a branch that takes the place of token `at` is to go on from, and that token, by their ids."""
+    return tuple(token["id"] for token in _path(branches, branch, at + 1))

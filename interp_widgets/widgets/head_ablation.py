@@ -67,11 +67,11 @@ class HeadAblation(View):
 
     Args:
         session: from `iw.open`.
-        mode: `"mean"` (over the named reference set), `"zero"` or `"resample"`; the session's mode follows.
+        mode: `"mean"` (over the named reference set), `"zero"` or `"resample"`; the session's mode, wherever it is set.
         colour: what the cells show: `"total effect"`, `"direct effect"`, `"previous-token"`, `"duplicate-token"`,
             `"induction"` (Olsson et al. 2022) or `"copying"`.
         read: of which number the total effect is: `"metric"`, `"probability"`, `"rank"` or `"KL"`.
-        positions: where heads are switched off, here and by a click; empty for everywhere.
+        positions: where heads are switched off, here and by a click; empty for everywhere, and again with another prompt.
         draws: in mode `"resample"`, from how many prompts that line up with the question each effect is measured, at most; a
             click takes the first.
 
@@ -90,21 +90,36 @@ class HeadAblation(View):
 
     def __init__(self, session: Session, **settings: Any) -> None:
         self._swept: list[tuple[Any, HeadEffects]] = []
-        self._prompt: tuple[int, ...] | None = None
+        self._prompt = _prompt_of(session)
         self._agreed = self._stopped = -1
-        self._status: tuple[str, float, str] = ("computing", 0.0, "")
         self._hovered: tuple[int, int] | None = None
         self._card: tuple[int, int] | None = None
         self._drawn: tuple[int, tuple[int, int]] | None = None
         chosen: dict[str, Any] = {"mode": session.mode} | settings
         super().__init__(session, **chosen)
-        if self.mode != session.mode:
-            session.set_mode(self.mode)  # pyright: ignore[reportArgumentType]  (the trait allows these modes only)
-        self.observe(self._follow_mode, names="mode")
+        self.observe(self._mode_set, names="mode")
+        if chosen["mode"] != session.mode:
+            session.set_mode(chosen["mode"])
+        self.changed()  # by whoever was faster than we could listen
 
-    def _follow_mode(self, change: Any) -> None:
+    def _mode_set(self, change: Any) -> None:
         if self.comm is not None and change["new"] != self.session.mode:
             self.session.set_mode(change["new"])
+
+    def changed(self) -> None:
+        """Take the session's mode over, and forget positions of another prompt, where they are other tokens."""
+        session = self.session
+        if self.comm is None or session is None:
+            return
+        with session.held():
+            if self.mode != session.mode:
+                self.mode = session.mode
+            prompt = _prompt_of(session)
+            if prompt is None or prompt == self._prompt:
+                return
+            before, self._prompt = self._prompt, prompt
+            if before is not None and self.positions:
+                self.positions = ()
 
     def _setting_changed(self, change: Any) -> None:
         if change["name"] != "read":  # every reading is in the table already
@@ -134,13 +149,6 @@ class HeadAblation(View):
                 self._agreed, self._stopped = self.session.revision, -1
             super().act(action, args)
 
-    def publish(
-        self, snapshot: Snapshot, status: str, data: Json | None = None, progress: float = 0.0, message: str = ""
-    ) -> None:
-        """Send what this view shows, and remember how far it is, for a card that is drawn in between."""
-        self._status = (status, progress, message)
-        super().publish(snapshot, status, data, progress, message)
-
     def _soon(self) -> None:
         """Draw the card when the worker is free; a sweep that runs draws it between two of its chunks."""
         self._mirror.compute_beside(self, "card", lambda _view, *what: self._draw_card(*what))
@@ -150,7 +158,6 @@ class HeadAblation(View):
     def compute(self, snapshot: Snapshot, cancelled: Cancelled) -> None:
         """Direct effects, the scores that are asked for, and the sweep of every head and MLP from the state on screen."""
         assert snapshot.question is not None
-        self._forget_positions(snapshot)
         self.publish(snapshot, "computing", {"prompts": prompts_of(snapshot.question)})
         self._tell_direct(snapshot, cancelled)
         self._tell_places(snapshot, cancelled)
@@ -162,14 +169,6 @@ class HeadAblation(View):
                 raise
             self.publish(snapshot, "asking", message="Stopped; what was measured so far stays")
         self._draw_card(snapshot, cancelled)
-
-    def _forget_positions(self, snapshot: Snapshot) -> None:
-        """Positions were chosen in a prompt: in another one they are other tokens."""
-        assert snapshot.question is not None
-        ids = snapshot.question.first.ids
-        if self._prompt is not None and self._prompt != ids and self.positions:
-            self.positions = ()
-        self._prompt = ids
 
     def _where(self) -> Positions:
         return Positions.of(self.positions or "all")
@@ -293,8 +292,11 @@ class HeadAblation(View):
             why = f"This card could not be made: {type(error).__name__}: {error}"
             card = {"layer": at[0], "head": at[1], "error": why}
         self._drawn = (snapshot.revision, at)
-        status, progress, message = self._status
-        self.publish(snapshot, status, {"card": card}, progress, message)
+        self.publish(snapshot, None, {"card": card})
+
+
+def _prompt_of(session: Session) -> tuple[int, ...] | None:
+    return None if session.question is None else session.question.first.ids
 
 
 def _pattern_scores(

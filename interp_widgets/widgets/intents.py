@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from interp_widgets.asking import asked_again
 from interp_widgets.model.errors import InterventionError, PromptError
+from interp_widgets.model.question import Question
 from interp_widgets.session import Session
 from interp_widgets.widgets.brief import brief
 
@@ -41,15 +42,15 @@ def read(content: dict[str, Any]) -> Intent:
         raise InterventionError("A wish needs a client name of 1 to 64 letters.")
     if not isinstance(seq, int) or isinstance(seq, bool) or not 0 < seq < 1 << 53:
         raise InterventionError(f"A wish needs a sequence number from 1, not {brief(seq)}.")
-    if not isinstance(name, str) or name not in _APPLY:
-        raise InterventionError(f"There is no wish {brief(name)}; there are {', '.join(_APPLY)}.")
+    if not isinstance(name, str) or name not in _NAMES:
+        raise InterventionError(f"There is no wish {brief(name)}; there are {', '.join(_NAMES)}.")
     if not isinstance(key, str) or len(key) > 1000 or not isinstance(args, dict):
         raise InterventionError(f"The wish {name!r} needs a key of at most 1000 letters, and its arguments by name.")
     return Intent(client, seq, str(name), key, args)
 
 
-ASIDE = frozenset({"ask", "panel"})
-"""Wishes that are no step of the history when they come in: an answer to `ask` is computed first, a panel's are its own."""
+ASIDE = frozenset({"panel"})
+"""Wishes that are no step of the history."""
 MOVES = frozenset({"clear", "undo", "redo"})
 """Wishes whose meaning depends on everything before them."""
 
@@ -116,7 +117,12 @@ def _vector(_wishes: Wishes, session: Session, intent: Intent) -> None:
     )
 
 
-def _ask(wishes: Wishes, session: Session, intent: Intent) -> None:
+def asking(session: Session, intent: Intent) -> Callable[[], Question]:
+    """What finds the question that is wished for; it may run the model, so the worker does it.
+
+    Raises:
+        PromptError: for what is no question, whatever the model.
+    """
     prompt = intent.args.get("prompt")
     if not isinstance(prompt, str) or len(prompt) > _TEXT:
         raise PromptError("A prompt is a text of at most a million characters.")
@@ -124,24 +130,20 @@ def _ask(wishes: Wishes, session: Session, intent: Intent) -> None:
     chat = intent.args.get("chat") is True
     if chat and not prompt.strip():
         raise PromptError("The message is empty; type a few words first.")
-
-    def ask() -> Callable[[], object]:
-        question = asked_again(session.model, session.question, prompt, target, foil, chat=chat)
-        return lambda: session.put(question)
-
-    wishes.later(session, intent, ask)
+    live, now = session.model, session.question  # what the page showed, whatever is undone meanwhile
+    return lambda: asked_again(live, now, prompt, target, foil, chat=chat)
 
 
 def _clear(_wishes: Wishes, session: Session, _intent: Intent) -> None:
     session.clear()
 
 
-def _undo(wishes: Wishes, session: Session, intent: Intent) -> None:
-    wishes.after_asking(session, intent, session.undo)
+def _undo(_wishes: Wishes, session: Session, _intent: Intent) -> None:
+    session.undo()
 
 
-def _redo(wishes: Wishes, session: Session, intent: Intent) -> None:
-    wishes.after_asking(session, intent, session.redo)
+def _redo(_wishes: Wishes, session: Session, _intent: Intent) -> None:
+    session.redo()
 
 
 def _panel(wishes: Wishes, _session: Session, intent: Intent) -> None:
@@ -158,12 +160,12 @@ _APPLY: dict[Any, Callable[[Any, Session, Intent], None]] = {
     "mode": _set_mode,
     "strength": _strength,
     "vector": _vector,
-    "ask": _ask,
     "clear": _clear,
     "undo": _undo,
     "redo": _redo,
     "panel": _panel,
 }
+_NAMES = ("ask", *_APPLY)
 
 
 def _text(intent: Intent, name: str) -> str:

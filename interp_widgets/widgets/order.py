@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
@@ -13,6 +14,56 @@ KEPT = 1024
 
 Wish = TypeVar("Wish")
 State = TypeVar("State")
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A step that was wished for and is not there yet, in the history as its user has it in mind.
+
+    Attributes:
+        of: the wish.
+        place: that of the state which it comes after.
+        undone: whether it was taken back again.
+        last: whether nothing was done after it; what could be redone before it was wished for cannot any more.
+    """
+
+    of: object
+    place: int
+    undone: bool = False
+    last: bool = True
+
+
+Gaps = tuple[Gap, ...]
+
+
+def undone(gaps: Gaps, place: int) -> tuple[Gaps, object] | None:
+    """The gaps after an undo at `place`, and the wish that it takes back; None when that is a step which is there.
+
+    Example:
+        >>> undone((Gap("a question", 3),), 4) is None
+        True
+        >>> undone((Gap("a question", 3),), 3)[1]
+        'a question'
+    """
+    at = next((n for n in reversed(range(len(gaps))) if not gaps[n].undone), None)
+    if at is None or gaps[at].place != place:
+        return None
+    return (*gaps[:at], replace(gaps[at], undone=True), *gaps[at + 1 :]), gaps[at].of
+
+
+def redone(gaps: Gaps, place: int) -> tuple[Gaps, object] | None:
+    """The gaps after a redo at `place`, and the wish that it belongs to; None when it brings back a step which is there."""
+    at = next((n for n, gap in enumerate(gaps) if gap.undone), None)
+    if at is not None and gaps[at].place == place:
+        return (*gaps[:at], replace(gaps[at], undone=False), *gaps[at + 1 :]), gaps[at].of
+    if at is None and gaps and gaps[-1].last and gaps[-1].place == place:
+        return gaps, gaps[-1].of  # after its step there is nothing to bring back
+    return None
+
+
+def stepped(gaps: Gaps) -> Gaps:
+    """The gaps after a step: those that were taken back cannot be brought back any more."""
+    return tuple(replace(gap, last=False) for gap in gaps if not gap.undone)
 
 
 @dataclass(frozen=True)
@@ -110,8 +161,18 @@ class Order(Generic[Wish, State]):
         self._forget_unless(revision)
         if seq < self._client(client).cut:
             return None
-        at = next((n for n, one in enumerate(self._done) if one.client == client and one.seq > seq), None)
+        at = next((n for n, one in enumerate(self._done) if one.client == client and one.seq > seq), len(self._done))
+        return self._done[at:]
+
+    def since(self, wish: Wish, revision: int) -> list[Done[Wish, State]] | None:
+        """This wish, and those after it, oldest first; None when it cannot be told any more which they are."""
+        self._forget_unless(revision)
+        at = next((n for n, one in enumerate(self._done) if one.wish is wish), None)
         return None if at is None else self._done[at:]
+
+    def remove(self, gone: Callable[[Wish], bool]) -> None:
+        """Forget wishes that have changed nothing."""
+        self._done = [one for one in self._done if not gone(one.wish)]
 
     def did(self, done: Done[Wish, State]) -> None:
         """Remember a wish that was done last."""

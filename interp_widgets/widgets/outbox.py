@@ -24,6 +24,7 @@ BURST = 8
 LIMIT = 1_000_000
 IDLE = 5.0
 BEAT = 0.5
+PATIENCE = 1.0
 BEATS, STATE = "beat", "state"
 # A late beat is taken for the end; and the answer to a click is small, while tables that fill are not: it does not queue behind them.
 FIRST: dict[Hashable, int] = {BEATS: 0, STATE: 1}
@@ -74,12 +75,12 @@ class Sender:
     """
 
     def __init__(self) -> None:
-        self.sending = threading.RLock()
         self._lock = threading.RLock()  # see `Worker`: a condition's own `with` is not safe from interrupts
         self._wake = threading.Condition(self._lock)
         self._waiting: dict[tuple[Outbox, Hashable], Make] = {}
         self._beating: dict[Outbox, Callable[[], bool]] = {}
         self._state_was_last = False
+        self._saying: Outbox | None = None  # whose message is being made and sent
         self._thread: threading.Thread | None = None
         self._allowance = float(BURST)
         self._at = time.monotonic()
@@ -109,20 +110,28 @@ class Sender:
         return self._pid != os.getpid()
 
     def take(self, box: Outbox) -> list[Make]:
-        """Take everything of one box out of the queue."""
+        """Take everything of one box out of the queue; that of it which is being sent goes out before this returns.
+
+        Unless that takes longer than `PATIENCE`: its making may wait for a lock that the caller holds.
+        """
         with self._lock:
             keys = [key for key in self._waiting if key[0] is box]
-            return [self._waiting.pop(key) for key in keys]
+            taken = [self._waiting.pop(key) for key in keys]
+            if self._thread is not threading.current_thread():
+                self._wake.wait_for(lambda: self._saying is not box, PATIENCE)
+        return taken
 
     def _loop(self) -> None:
         while (taken := self._next()) is not None:
             self._wait_for_allowance()
-            with self.sending:
-                box, key = taken
-                with self._lock:
-                    make = self._waiting.pop((box, key), None)
-                if make is not None:
-                    self._allowance -= box.deliver(make)
+            box, key = taken
+            with self._lock:
+                make, self._saying = self._waiting.pop((box, key), None), box
+            if make is not None:
+                self._allowance -= box.deliver(make)  # under no lock: what makes it waits for locks that users hold
+            with self._lock:
+                self._wake.notify_all()
+                self._saying = None
             del taken, box, make
 
     def _next(self) -> tuple[Outbox, Hashable] | None:
@@ -177,12 +186,12 @@ class Outbox:
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._closed = False
+        self._ends = self._closed = False
         self.spoke = 0.0  # when the page last heard of us
 
     def put(self, key: Hashable, make: Make) -> None:
         """Send what `make` gives (a message, several, or None) when its turn comes; a newer `put` of its key replaces it."""
-        if not self._closed:
+        if not self._ends:
             _SENDER.put(self, key, make)
 
     def later(self, job: Callable[[], None]) -> None:
@@ -191,17 +200,17 @@ class Outbox:
 
     def beat(self, heard: Callable[[], bool]) -> None:
         """Let the page hear from us every half second while `heard()`, for it to notice when this process has ended."""
-        if not self._closed:
-            _SENDER.beat(self, lambda: not self._closed and heard())
+        if not self._ends:
+            _SENDER.beat(self, lambda: not self._ends and heard())
 
     def close(self) -> None:
-        """Send what waits, and nothing after."""
+        """Send what waits, and nothing after: at once, on this thread, whatever locks it holds."""
         if self._closed or _SENDER.forked:
             return
-        with _SENDER.sending:
-            for make in _SENDER.take(self):
-                self.deliver(make)
-            self._closed = True
+        self._ends = True
+        for make in _SENDER.take(self):
+            self.deliver(make)
+        self._closed = True
 
     def deliver(self, make: Make) -> int:
         """Make and send; how many messages it was. What goes wrong is logged, and does not stop the others."""
@@ -210,7 +219,7 @@ class Outbox:
         try:
             made = make()
             messages = made if isinstance(made, list) else [made] if made is not None else []
-            if not messages:
+            if not messages or self._closed:
                 return 0
             self.spoke = time.monotonic()
             for content in messages:

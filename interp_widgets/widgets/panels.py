@@ -43,8 +43,15 @@ class Shown:
 
     @property
     def told(self) -> str:
-        """The status as pages are told it: a complaint is seen."""
-        return "failed" if self.complaint and not self.running else self.status
+        """The status as pages are told it: a complaint is seen, and takes no question away that waits for a yes."""
+        return "failed" if self.complaint and not self.running and self.status != "asking" else self.status
+
+    @property
+    def says(self) -> str:
+        """The sentence as pages are told it."""
+        if self.complaint and self.status == "asking":
+            return " · ".join(filter(None, (self.complaint, self.message)))
+        return self.complaint or self.message
 
 
 class Panels:
@@ -89,9 +96,9 @@ class Panels:
         return shown is not None and not shown.running and shown.revision == revision
 
     def show(
-        self, panel: str, revision: int, status: str, data: Json | None, progress: float = 0.0, message: str = ""
+        self, panel: str, revision: int, status: str | None, data: Json | None, progress: float = 0.0, message: str = ""
     ) -> bool:
-        """Note what a view shows from now on; False when it has closed."""
+        """Note what a view shows from now on, without a status only this data of it; False when it has closed."""
         with self._lock:
             if panel not in self._views:
                 return False
@@ -99,6 +106,8 @@ class Panels:
             for key, value in (data or {}).items():
                 shown.data[key] = (revision, value)
                 shown.unsent.add(key)
+            if status is None:
+                return True
             if revision > shown.complained_at:
                 shown.complaint = ""
             shown.status, shown.revision, shown.progress, shown.message = status, revision, progress, message
@@ -145,7 +154,7 @@ def _messages(panel: str, shown: Shown, keys: Iterable[str]) -> list[Json]:
                 "revision": revision,
                 "status": shown.told if last else "partial",
                 "progress": shown.progress if last else 0.0,
-                "message": (shown.complaint or shown.message) if last else "",
+                "message": shown.says if last else "",
                 "data": data or None,
             }
         )

@@ -86,7 +86,7 @@ class Overview:
             if scores.size and not np.isnan(scores).all():
                 layer, head = np.unravel_index(int(np.nanargmax(scores)), scores.shape)
                 return int(layer), int(head)
-        return 0, 0
+        return next((layer for layer, count in enumerate(self.heads) if count), 0), 0
 
 
 def measure(

@@ -53,7 +53,8 @@ class SelfRepair(View):
         self._report: RepairReport | None = None
         self._asked: Any = None
         self._log: list[Step] = []
-        self._measured = -1  # the revision of the report
+        self._measured = -1  # the revision of the report, or of why there is none
+        self._why = ""
         self._rounds = 0
         self._expected: Any = (
             None  # what is asked and ablated when the next round begins; anything else ends the rounds
@@ -71,8 +72,7 @@ class SelfRepair(View):
             rounds = args.get("rounds", 1)
             if type(rounds) is not int or not 1 <= rounds <= ROUNDS:
                 raise InterventionError(f"Backups are ablated in 1 to {ROUNDS} rounds, not {brief(rounds)}.")
-            if self._report is not None and self._measured != self.session.revision:
-                raise InterventionError("The present state is still being measured; try again in a moment.")
+            self._need_backups()
             self._rounds = rounds
             self._next_round()
         elif action == "stop":
@@ -82,6 +82,19 @@ class SelfRepair(View):
             self._mirror.compute_panel(self)
         else:
             super().act(action, args)
+
+    def _need_backups(self) -> None:
+        if self.session.question is None:
+            raise InterventionError("Nothing has been asked yet, so there are no backups; ask a question first.")
+        if self._measured != self.session.revision:
+            raise InterventionError("The present state is still being measured; try again in a moment.")
+        if self._report is None:
+            raise InterventionError(f"There are no backups to ablate: {self._why}")
+        if not candidates(self._report):
+            raise InterventionError(
+                f"There are no backups to ablate: no head restores {_WORTH:.0%} of the direct effect that was lost. Switch other "
+                "heads off first."
+            )
 
     def interrupted(self) -> None:
         """No further round begins."""
@@ -96,6 +109,10 @@ class SelfRepair(View):
         self._expected = (self._asked, {*self._report.ablated, *backups})
         self.session.switch(backups, off=True, mode=self._report.mode)  # pyright: ignore[reportArgumentType]  (a mode it is)
 
+    def _none(self, snapshot: Snapshot, why: str) -> None:
+        """There is no report of this state."""
+        self._report, self._rounds, self._measured, self._why = None, 0, snapshot.revision, why
+
     def compute(self, snapshot: Snapshot, cancelled: Callable[[], bool]) -> None:
         """Two forwards and what they account for; then the next round, where one is wished."""
         assert snapshot.question is not None
@@ -104,7 +121,7 @@ class SelfRepair(View):
             self._asked, self._log, self._report, self._rounds = examples, [], None, 0
         ablations = [i for i in snapshot.interventions if isinstance(i, Ablate) and _counts(i)]
         if not ablations:
-            self._report, self._rounds = None, 0
+            self._none(snapshot, "nothing is switched off. Switch a head off first.")
             self.publish(snapshot, "done", nothing(snapshot, self._log), 1.0)
             return
         self.publish(snapshot, "computing")
@@ -120,8 +137,8 @@ class SelfRepair(View):
             )
         except CancelledError:
             raise
-        except Exception:
-            self._rounds = 0
+        except BaseException as error:
+            self._none(snapshot, str(error) or type(error).__name__)
             raise
         self._report, self._measured = report, snapshot.revision
         if not self._log or self._log[-1].ablated != report.ablated:

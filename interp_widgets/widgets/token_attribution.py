@@ -12,7 +12,7 @@ import traitlets
 
 from interp_widgets.methods.answers import attribute_alternative, attribute_answer
 from interp_widgets.methods.attribution import METHODS, Attribution, attribute
-from interp_widgets.methods.baselines import baseline_names
+from interp_widgets.methods.baselines import NAMES, baseline_names
 from interp_widgets.methods.deletion import ORDERS, Evidence, evidences
 from interp_widgets.methods.deletion_steps import deletion_steps, random_steps
 from interp_widgets.methods.direct_tokens import direct_by_source
@@ -23,6 +23,7 @@ from interp_widgets.model.written import GeneratedToken
 from interp_widgets.session import Session, Snapshot
 from interp_widgets.widgets.base import View
 from interp_widgets.widgets.brief import brief
+from interp_widgets.widgets.computing import mine
 from interp_widgets.widgets.guard import Text, bundle
 from interp_widgets.widgets.token_attribution_data import (
     answer_of,
@@ -35,7 +36,8 @@ from interp_widgets.widgets.token_attribution_data import (
     instead_of,
 )
 from interp_widgets.widgets.wire import Json
-from interp_widgets.worker import PREFETCH
+from interp_widgets.worker import ANSWER as AT_ONCE
+from interp_widgets.worker import PREFETCH, worker_of
 
 SPANS = ("token", "word", "sentence", "line", "pattern", "selection")
 FIRST = "gradient_x_input"  # about 1.6 forwards: what is shown until a finer method has answered
@@ -44,6 +46,9 @@ FINER = ("integrated_gradients", "occlusion", "direct")
 KEPT = 8
 ASK = 10.0  # seconds that nothing takes without being asked for
 ANSWER = 64  # tokens of an answer at most
+GIVEN = "your own prompt"  # what a page is told of a baseline that has no name
+REPLACED = {"deletion": ("deletion",), "answer": ("answer", "instead"), "instead": ("instead",)}
+"""What takes the place of which parts: of another unit, or another length, it is made anew."""
 _MOST = 1000
 Cancelled = Callable[[], bool]
 
@@ -86,6 +91,14 @@ class Kept:
     explained: str = FIRST
 
 
+def _named(baseline: str, _view: Any) -> str:
+    return baseline if baseline in NAMES else GIVEN
+
+
+def _taken(shown: Any, view: Any) -> Any:
+    return view.baseline if shown == GIVEN else shown
+
+
 class TokenAttribution(View):
     r"""The prompt's tokens, coloured by how much each pushed the target over the foil, with the evidence beside the claim.
 
@@ -117,9 +130,10 @@ class TokenAttribution(View):
     )
     method = traitlets.Enum(METHODS, "integrated_gradients").tag(sync=True, echo_update=False)
     steps = traitlets.Int(32, min=1, max=4096).tag(sync=True, echo_update=False)
-    baseline = Text("auto").tag(sync=True, echo_update=False)
+    # A page's traits are saved with the notebook, so the words of a prompt, or of a pattern, never reach it as traits.
+    baseline = Text("auto").tag(sync=True, echo_update=False, to_json=_named, from_json=_taken)
     spans = traitlets.Enum(SPANS, "token").tag(sync=True, echo_update=False)
-    pattern = Text("").tag(sync=True, echo_update=False)
+    pattern = Text("").tag(sync=True, echo_update=False, to_json=lambda _value, _view: "")
     selection = Ranges().tag(sync=True, echo_update=False)
     answer = traitlets.Int(0, min=0, max=ANSWER).tag(sync=True, echo_update=False)
 
@@ -130,10 +144,13 @@ class TokenAttribution(View):
         self._agreed: set[tuple[int, str]] = set()
         self._stopped = self._aside = -1
         self._instead: tuple[int, int] | None = None
+        self._asked: tuple[int, ...] = ()  # the prompt that `_instead` belongs to
         super().__init__(session, **settings)
 
     def _setting_changed(self, change: Any) -> None:
         # The page sums by itself; what is replaced at once in the deletion test follows, and nothing else.
+        if self._instead is not None and self._instead[0] >= self.answer:
+            self._instead = None
         if change["name"] != "selection" or self.spans == "selection":
             self._stopped = -1
             super()._setting_changed(change)
@@ -148,13 +165,12 @@ class TokenAttribution(View):
         """
         here = self.session.revision
         if action == "target":
-            self.session.aim(self._token(args.get("id")))
+            self._aim(self.session, self._token(args.get("id")))
         elif action == "instead":
-            output = args.get("output")
-            if type(output) is not int or not 0 <= output < ANSWER:
-                raise InterventionError(f"{brief(output)} is not an output of the answer; they are numbered from 0.")
-            self._instead = (output, self._token(args.get("id")))
+            self._instead = (self._output(args.get("output")), self._token(args.get("id")))
             self._mirror.compute_panel(self)
+        elif action == "pattern":
+            self._take_pattern(args.get("pattern"))
         elif action == "stop":
             self._stopped = here
         elif action == "compute":
@@ -169,6 +185,44 @@ class TokenAttribution(View):
         else:
             super().act(action, args)
 
+    def _take_pattern(self, pattern: Any) -> None:
+        if (error := self._wrong("pattern", pattern)) is not None:
+            raise InterventionError(f"The regular expression cannot be {brief(pattern)}: {error}")
+        for fault in self._set({"pattern": pattern}).values():
+            raise InterventionError(f"The regular expression stays as it is: {type(fault).__name__}: {fault}")
+
+    def _aim(self, session: Session, token: int) -> None:
+        """Ask for another target now; while a question is being asked, of that one, when it is there."""
+        worker = worker_of(session.model)
+        if not worker.any(mine(session, "do")):
+            session.aim(token)
+            return
+
+        def then(_cancelled: Cancelled) -> None:
+            try:
+                session.aim(token)
+            except InterpError as error:
+                self._mirror.complain(self, str(error))
+
+        worker.submit((id(session), "do", f"target:{self.panel}"), then, AT_ONCE)
+
+    def _output(self, output: Any) -> int:
+        """An output of the answer that is written for the present state."""
+        if type(output) is not int or not 0 <= output < ANSWER:
+            raise InterventionError(f"{brief(output)} is not an output of the answer; they are numbered from 0.")
+        if self.answer == 0:
+            raise InterventionError("No answer is explained; choose first how many tokens of it are to be.")
+        snapshot = self.session.snapshot()
+        kept = None if snapshot.question is None else self._known(self._state_key(snapshot))
+        done = kept is not None and ("answer", self.answer) in kept.parts
+        n = 0 if kept is None else min(self.answer, len(kept.data.get("answer", {}).get("outputs", ())))
+        if output >= (n if done else self.answer):
+            n = n if done else self.answer
+            raise InterventionError(f"Output {output} does not exist: {n} tokens are explained, numbered from 0.")
+        if output >= n:
+            raise InterventionError("The answer of the present state is still being explained; try again in a moment.")
+        return output
+
     def _token(self, token: Any) -> int:
         vocabulary = self.session.model.anatomy.vocab
         if type(token) is not int or not 0 <= token < vocabulary:
@@ -180,6 +234,8 @@ class TokenAttribution(View):
     def compute(self, snapshot: Snapshot, cancelled: Cancelled) -> None:
         """Explain the run of this revision, edited or plain: roughly at once, then as chosen, then what it is held to."""
         assert snapshot.question is not None
+        if snapshot.question.first.ids != self._asked:
+            self._asked, self._instead = snapshot.question.first.ids, None
         kept = self._state(snapshot)
         if "main" not in kept.parts:
             self.publish(snapshot, "computing")
@@ -199,21 +255,25 @@ class TokenAttribution(View):
                 self.publish(snapshot, "partial", data, share)
 
             say(make(snapshot, kept, cancelled, say))
-            if isinstance(name, tuple) and name[0] == "deletion":  # one of them is shown: another unit is measured anew
-                kept.parts = {one for one in kept.parts if not (isinstance(one, tuple) and one[0] == "deletion")}
-            kept.parts.add(name)
+            over = REPLACED.get(name[0], ()) if isinstance(name, tuple) else ()
+            kept.parts = {one for one in kept.parts if not (isinstance(one, tuple) and one[0] in over)} | {name}
         self.publish(snapshot, "done", {}, 1.0)
 
     def _state(self, snapshot: Snapshot) -> Kept:
         """What is known of this state; of the last few, nothing is computed twice."""
-        assert snapshot.question is not None
-        key = (*self._where(snapshot), snapshot.question.n, self.method, self.steps, self.baseline)
-        for other, kept in self._states:
-            if other == key:
-                return kept
-        kept = Kept()
-        self._states = [*self._states[1 - KEPT :], (key, kept)]
+        key = self._state_key(snapshot)
+        kept = self._known(key)
+        if kept is None:
+            kept = Kept()
+            self._states = [*self._states[1 - KEPT :], (key, kept)]
         return kept
+
+    def _known(self, key: Any) -> Kept | None:
+        return next((kept for other, kept in self._states if other == key), None)
+
+    def _state_key(self, snapshot: Snapshot) -> tuple[Any, ...]:
+        assert snapshot.question is not None
+        return (*self._where(snapshot), snapshot.question.n, self.method, self.steps, self.baseline)
 
     def _where(self, snapshot: Snapshot) -> tuple[Any, ...]:
         assert snapshot.question is not None
@@ -228,7 +288,7 @@ class TokenAttribution(View):
         if self.method in FINER:
             try:
                 rough = self._attribute(snapshot, FIRST, cancelled)
-                self.publish(snapshot, "partial", attribution_of(rough) | groups, 0.1)
+                self.publish(snapshot, "partial", attribution_of(rough) | groups | {"pattern": self.pattern}, 0.1)
             except FeatureOffError:
                 pass
         kept.seconds = self._paces.get(self._where(snapshot), time.perf_counter() - start)
@@ -293,13 +353,15 @@ class TokenAttribution(View):
     def _pattern_groups(self, snapshot: Snapshot) -> Json:
         """The spans that `pattern` matches, or why it matches none."""
         assert snapshot.question is not None
-        if not self.pattern:
-            return {"matches": None, "matches_note": ""}
+        pattern = self.pattern
+        if not pattern:
+            return {"pattern": "", "matches": None, "matches_note": ""}
         try:
-            index, chosen = group_of(self.session.model, snapshot.question.first, f"/{self.pattern}/")
+            index, chosen = group_of(self.session.model, snapshot.question.first, f"/{pattern}/")
         except PromptError as error:
-            return {"matches": None, "matches_note": str(error)}
-        return {"matches": {"pattern": self.pattern, "index": index, "chosen": chosen}, "matches_note": ""}
+            return {"pattern": pattern, "matches": None, "matches_note": str(error)}
+        found = {"pattern": pattern, "index": index, "chosen": chosen}
+        return {"pattern": pattern, "matches": found, "matches_note": ""}
 
     # ---- what it is held to ---------------------------------------------------------------------------------------
 

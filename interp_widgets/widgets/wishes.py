@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from interp_widgets.model.errors import InterpError
+from interp_widgets.model.question import Question
 from interp_widgets.session import Mark, Session
-from interp_widgets.widgets.intents import ASIDE, MOVES, Intent, apply, keys_of, narrowed, read
-from interp_widgets.widgets.order import Done, Order
+from interp_widgets.widgets.intents import ASIDE, MOVES, Intent, apply, asking, keys_of, narrowed, read
+from interp_widgets.widgets.order import Done, Gap, Gaps, Order, redone, stepped, undone
 from interp_widgets.widgets.panels import SENTENCE, Json
 from interp_widgets.worker import ANSWER, Worker
 
@@ -19,14 +20,35 @@ if TYPE_CHECKING:
     from interp_widgets.widgets.panels import Panels
 
 log = logging.getLogger("interp_widgets")
+_MOVED = {"undo": undone, "redo": redone}
 _STOPPED = "Stopped before it was done, because the kernel was interrupted; ask again."
 
 
-@dataclass(frozen=True, eq=False)
-class _Waiting:
-    """A wish that the worker is to do; of two with one key, the older one's end is not that of the newer."""
+@dataclass(eq=False)
+class _Wish:
+    """A wish in its place among the others.
+
+    Attributes:
+        question: what was asked, once it is known.
+        bound: the wish that this undo, or redo, takes back, or brings back, before its step is there.
+    """
 
     intent: Intent
+    question: Question | None = None
+    bound: object = None
+
+    @property
+    def thing(self) -> tuple[str, str]:
+        """Of two questions about one thing the newer replaces the older."""
+        return self.intent.client, self.intent.key
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What a wish found: the session, and the steps that were still awaited."""
+
+    mark: Mark
+    gaps: Gaps
 
 
 class Wishes:
@@ -46,14 +68,20 @@ class Wishes:
         self._panels = panels
         self._refuse = refuse
         self._publish = publish
-        self._order: Order[Intent, Mark] = Order()
+        self._order: Order[_Wish, _Place] = Order()
         self._taking = threading.RLock()
-        self._waiting: dict[str, _Waiting] = {}
+        self._waiting: dict[tuple[str, str], _Wish] = {}
+        self._gaps: Gaps = ()
+        self._left = -1
 
     @property
     def acks(self) -> dict[str, int]:
         """The newest sequence number of each page that was taken in."""
         return self._order.acks
+
+    def view(self, panel: str) -> Any:
+        """The view that shows `panel`, or None."""
+        return self._panels.view(panel)
 
     @property
     def waiting(self) -> bool:
@@ -71,7 +99,7 @@ class Wishes:
             if self._order.take(intent.client, intent.seq):
                 if intent.name in ASIDE:
                     if self._order.newest(intent.client, intent.seq, [intent.key]):
-                        self._try(session, intent)
+                        self._try(session, _Wish(intent))
                 else:
                     self._step(session, intent)
             self._publish()
@@ -81,29 +109,60 @@ class Wishes:
         """Do a wish in its place: when it is late, the newer ones are taken back first and done again after it."""
         fresh = self._order.newest(intent.client, intent.seq, keys_of(intent))
         late = self._order.late(intent.client, intent.seq)
+        if intent.name == "ask" and not fresh:
+            return  # a newer question of this page's holds
         with session.held():
             again = self._order.after(intent.client, intent.seq, session.revision) if late else []
             if again is None:
                 # Something else has changed the session since: only what no newer wish has spoken of is still wished.
                 kept = None if intent.name in MOVES else narrowed(intent, fresh)
                 if kept is not None:
-                    self._do(session, kept)
+                    self._do(session, _Wish(kept))
                 return
-            if again:
-                session.rewind(again[0].before)
-                self._order.take_back(again, session.revision)
-            self._do(session, intent)
-            for one in again:
-                self._do(session, one.wish)
+            self._again(session, _Wish(intent), again)
 
-    def _do(self, session: Session, intent: Intent) -> None:
-        before = session.mark()
-        if self._try(session, intent):
-            done = Done(intent.client, intent.seq, intent, before, before.revision, session.revision)
-            self._order.did(done)
+    def _again(self, session: Session, wish: _Wish, again: list[Done[_Wish, _Place]]) -> None:
+        """Do a wish in the place of these, which are the last that were done, and then them, if they are others."""
+        later = [one for one in again if one.wish is not wish]
+        if later:
+            session.rewind(again[0].before.mark)
+            self._left = session.revision
+        if again:
+            self._gaps = tuple(gap for gap in again[0].before.gaps if gap.of in self._waiting.values())
+            self._order.take_back(again, session.revision)
+        self._do(session, wish)
+        refused = [one.wish for one in later if not self._do(session, one.wish, was_step=one.end != one.start)]
+        for one in refused:
+            self._forget(one)
 
-    def _try(self, session: Session, intent: Intent) -> bool:
-        return self._tried(intent, lambda: apply(self, session, intent))
+    def _do(self, session: Session, wish: _Wish, *, was_step: bool = False) -> bool:
+        """Do a wish now; False when it is refused. One that was a step before is still one to the undo that came after it."""
+        intent, wish.bound = wish.intent, None
+        if session.revision != self._left:
+            self._gaps = stepped(self._gaps)  # somebody else has done something
+        before, place = _Place(session.mark(), self._gaps), session.history.place
+        found = _MOVED[intent.name](self._gaps, place) if intent.name in _MOVED else None
+        if found is not None:
+            self._gaps, wish.bound = found
+        elif intent.name == "ask" and wish.question is None:
+            if not self._ask(session, wish):
+                return False
+        elif not self._try(session, wish):
+            if was_step:
+                self._gaps = (*self._gaps, Gap(wish, place))
+            return False
+        elif intent.name not in _MOVED and session.history.place != place:
+            self._gaps = stepped(self._gaps)
+        self._left = session.revision
+        start = before.mark.revision
+        self._order.did(Done(intent.client, intent.seq, wish, before, start, session.revision))
+        return True
+
+    def _try(self, session: Session, wish: _Wish) -> bool:
+        question = wish.question
+        if question is not None:
+            return self._tried(wish.intent, lambda: session.put(question))
+        return self._tried(wish.intent, lambda: apply(self, session, wish.intent))
 
     def _tried(self, intent: Intent, job: Callable[[], object]) -> bool:
         try:
@@ -117,44 +176,64 @@ class Wishes:
             return True
         return False
 
-    # ---- what `apply` needs ---------------------------------------------------------------------------------------
+    # ---- questions ------------------------------------------------------------------------------------------------
 
-    def view(self, panel: str) -> Any:
-        """The view that shows `panel`, or None."""
-        return self._panels.view(panel)
+    def _ask(self, session: Session, wish: _Wish) -> bool:
+        """Let the worker find the question before anything else; until then the old one is there to be worked with."""
+        if self._waiting.get(wish.thing) is not wish and not self._tried(
+            wish.intent, lambda: self._submit(session, wish, asking(session, wish.intent))
+        ):
+            return False
+        session.history.settle()  # what is dragged from now on is a step after the question
+        kept = tuple(gap for gap in self._gaps if not gap.undone)
+        self._gaps = (*kept, Gap(wish, session.history.place))
+        return True
 
-    def later(self, session: Session, intent: Intent, prepare: Callable[[], Callable[[], object]]) -> None:
-        """Let the worker `prepare` before anything else, which may run the model, and do what it gives; of one key only the newest."""
-        me = _Waiting(intent)
-
+    def _submit(self, session: Session, wish: _Wish, find: Callable[[], Question]) -> None:
         def do(_cancelled: Callable[[], bool]) -> None:
+            found: list[Question] = []
             try:
-                self._tried(intent, lambda: self._unless_dropped(me, prepare()))
+                self._tried(wish.intent, lambda: found.append(find()))
             finally:
-                if self._waiting.get(intent.key) is me:
-                    del self._waiting[intent.key]
-            self._publish()
+                self._known(session, wish, found)
+                self._publish()
 
-        self._waiting[intent.key] = me
-        self._worker.submit((id(session), "do", intent.key), do, ANSWER)
+        replaced = self._waiting.pop(wish.thing, None)
+        if replaced is not None:
+            self._forget(replaced)
+        self._waiting[wish.thing] = wish
+        self._worker.submit((id(session), "do", *wish.thing), do, ANSWER)
 
-    def _unless_dropped(self, waiting: _Waiting, job: Callable[[], object]) -> None:
-        with self._taking:
-            if self._waiting.get(waiting.intent.key) is waiting:
-                job()
+    def _known(self, session: Session, wish: _Wish, found: list[Question]) -> None:
+        """Put a question in its place among the wishes, or, when none was found, take what was to come of it away."""
+        with self._taking, session.held():
+            if self._waiting.get(wish.thing) is not wish or session.closed:
+                return
+            del self._waiting[wish.thing]
+            if not found:
+                self._forget(wish)
+                return
+            wish.question = found[0]
+            again = self._order.since(wish, session.revision)
+            gap = next((gap for gap in self._gaps if gap.of is wish), None)
+            if again is not None:
+                self._again(session, wish, again)
+            elif gap is not None and not gap.undone:
+                # Something else has changed the session since; a question that was taken back meanwhile is not put at all.
+                self._gaps = tuple(one for one in self._gaps if one is not gap)
+                self._do(session, wish)
 
-    def after_asking(self, session: Session, intent: Intent, job: Callable[[], object]) -> None:
-        """Do `job` now; while a question is being asked, after it, for it takes back or brings back what was before."""
-        if self._waiting:
-            # Two of them are two steps: the sequence number keeps the second from taking the first one's place.
-            self.later(session, replace(intent, key=f"{intent.key}:{intent.client}:{intent.seq}"), lambda: job)
-        else:
-            job()
+    def _forget(self, wish: _Wish) -> None:
+        """A step that will not be there: what has taken it back, or brought it back, has nothing to do either."""
+        self._gaps = tuple(gap for gap in self._gaps if gap.of is not wish)
+        self._order.remove(lambda one: one is wish or one.bound is wish)
 
     def drop(self) -> None:
         """What waits is not done any more, and whoever wished it is told."""
         with self._taking:
             waiting, self._waiting = list(self._waiting.values()), {}
+            for one in waiting:
+                self._forget(one)
         for one in waiting:
             self.refused(one.intent, _STOPPED)
 

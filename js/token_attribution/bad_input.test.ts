@@ -68,31 +68,45 @@ test("a selection that reaches beyond the prompt takes what there is of it", asy
 
 // @case E12
 test("a pasted regular expression of megabytes is refused here with its length, stays in its field, and is never sent", async () => {
-  const { root, kernel, models } = await openPage(["TokenAttribution"]);
+  const { root, kernel, models, session } = await openPage(["TokenAttribution"]);
   const view = root("TokenAttribution");
   models.TokenAttribution?.set("spans", "pattern");
+  const asked = (): unknown =>
+    session.sent
+      .map((one) => one as { name?: string; args: { action: string; pattern: string } })
+      .filter(({ name, args }) => name === "panel" && args.action === "pattern")
+      .map(({ args }) => args.pattern);
   const field = find<HTMLInputElement>(view, '[aria-label="regular expression"]');
   const enter = (text: string): void => {
     field.value = text;
     field.dispatchEvent(new Event("change"));
   };
   enter("Mary");
-  expect(models.TokenAttribution?.get("pattern")).toBe("Mary");
+  expect(asked()).toEqual(["Mary"]);
   enter("x".repeat(11_000_000));
   expect(alertsOf(view)[0]).toContain("11,000,000 letters");
   kernel.publish();
-  expect([models.TokenAttribution?.get("pattern"), field.value.length]).toEqual(["Mary", 11_000_000]);
+  expect([asked(), field.value.length]).toEqual([["Mary"], 11_000_000]);
   enter("John");
-  expect([models.TokenAttribution?.get("pattern"), alertsOf(view)]).toEqual(["John", []]);
+  expect([asked(), alertsOf(view)]).toEqual([["Mary", "John"], []]);
+  expect(models.TokenAttribution?.saved ?? []).toEqual([]); // a trait would be in the notebook that is saved
 });
 
 test("a pattern that Python sets while its field has the focus is there when the field is left, unless it is too long to send", async () => {
-  const { root, models } = await openPage(["TokenAttribution"]);
+  const { root, kernel, models, session } = await openPage(["TokenAttribution"]);
   models.TokenAttribution?.set("spans", "pattern");
   const field = find<HTMLInputElement>(root("TokenAttribution"), '[aria-label="regular expression"]');
   field.focus();
   field.value = "Jo";
-  models.TokenAttribution?.set("pattern", "Mary");
+  session.receive({
+    kind: "panel",
+    panel: "panel-TokenAttribution",
+    revision: kernel.revision,
+    status: "done",
+    progress: 1,
+    message: null,
+    data: { pattern: "Mary" },
+  });
   expect(field.value).toBe("Jo");
   field.blur();
   expect(field.value).toBe("Mary");
@@ -101,6 +115,21 @@ test("a pattern that Python sets while its field has the focus is there when the
   field.dispatchEvent(new Event("change"));
   field.blur();
   expect(field.value.length).toBe(2000);
+});
+
+test("a pattern that the kernel refuses stays in its field, with the reason beside it", async () => {
+  const { root, models, session } = await openPage(["TokenAttribution"]);
+  const view = root("TokenAttribution");
+  models.TokenAttribution?.set("spans", "pattern");
+  const field = find<HTMLInputElement>(view, '[aria-label="regular expression"]');
+  field.value = "Jo";
+  field.dispatchEvent(new Event("change"));
+  const { client, seq, key } = session.sent.at(-1) as { client: string; seq: number; key: string };
+  session.receive({ kind: "refused", client, seq, key, message: "The regular expression cannot be that." });
+  expect([field.value, alertsOf(view)]).toEqual([
+    "Jo",
+    [expect.stringContaining("The regular expression cannot be that.")],
+  ]);
 });
 
 test("why nothing is explained stands where the scores would be, as text", async () => {

@@ -15,7 +15,6 @@ export type Traits = {
   baseline: string;
   /** Whether scores stand for tokens, words, sentences, lines, matches of the pattern, or the selection. */
   spans: string;
-  pattern: string;
   selection: Range[];
   /** How many tokens of the model's own answer are explained. */
   answer: number;
@@ -34,6 +33,8 @@ export type Attribution = {
   revision: number;
   /** The number of each token's word, sentence, line. */
   groups: Groups;
+  /** What is looked for, as the kernel has it. */
+  pattern: string;
   matches: Matches | null;
   matchesNote: string;
 };
@@ -54,6 +55,7 @@ export function readAttribution(panel: Panel | null): Attribution | null {
     line: text(data.line),
     revision: panel.revisions.scores ?? -1,
     groups: Object.fromEntries(["word", "sentence", "line"].map((by) => [by, asArray(fields(data.groups)[by])])),
+    pattern: text(data.pattern),
     matches: readMatches(data.matches),
     matchesNote: text(data.matches_note),
   };

@@ -27,12 +27,14 @@ export type Shared = {
   token: Readable<number | null>;
   /** Tokens that the deletion test has replaced. */
   gone: Setting<ReadonlySet<number>>;
+  /** Looks for a pattern. What is typed is no trait: a page's traits are saved with the notebook. */
+  look(pattern: string): void;
   /** Sets a trait and saves it. */
   choose<K extends keyof Traits>(name: K, value: Traits[K]): void;
 };
 
 export function share(context: ViewContext<Traits>): Shared {
-  const { model, panel, snapshot, question, signal, derive, hover, lock, watch, onTrait } = context;
+  const { model, panel, panelId, intent, snapshot, question, signal, derive, hover, lock, watch, onTrait } = context;
 
   /** A trait as a signal. */
   function setting<T>(name: keyof Traits & string, read: (value: unknown) => T): Setting<T> {
@@ -50,6 +52,11 @@ export function share(context: ViewContext<Traits>): Shared {
   const instead = derive(() => {
     const now = result.value;
     return now !== null && now.method !== "" && method.value !== "" && now.method !== method.value;
+  });
+  const pattern = signal("");
+  const told = derive(() => result.value?.pattern ?? "");
+  watch(() => {
+    pattern.value = told.value;
   });
   const last = signal<number | null>(null);
   watch(() => {
@@ -74,7 +81,7 @@ export function share(context: ViewContext<Traits>): Shared {
     method,
     baseline: setting("baseline", (value) => String(value ?? "")),
     by,
-    pattern: setting("pattern", (value) => String(value ?? "")),
+    pattern,
     selection,
     answer: setting("answer", (value) => Number(value ?? 0)),
     token: derive(() => {
@@ -82,6 +89,10 @@ export function share(context: ViewContext<Traits>): Shared {
       return now !== null && now < count.value ? now : null;
     }),
     gone: signal<ReadonlySet<number>>(new Set()),
+    look(text) {
+      pattern.value = text;
+      intent("panel", `pattern:${panelId}`, { panel: panelId, action: "pattern", pattern: text });
+    },
     choose(name, value) {
       model.set(name, value);
       model.save_changes();

@@ -8,14 +8,14 @@ import { plural } from "../kit/format.ts";
 import type { Shared } from "./shared.ts";
 import { SPANS } from "./spans.ts";
 
-/** What the kernel takes. A trait goes out as it is, and a text of 10 MB would cost the page its connection. */
+/** What the kernel takes. */
 const LONGEST = 1000;
 
-export function spanTools({ context, result, by, pattern, selection, choose }: Shared): {
+export function spanTools({ context, result, by, pattern, selection, choose, look }: Shared): {
   menu: HTMLElement;
   node: HTMLElement;
 } {
-  const { watch, signal } = context;
+  const { watch, signal, refusals, panelId } = context;
   const tooLong = signal<string | null>(null);
   const menu = choice("Scores by", (value) => choose("spans", value));
   const field = el("input", "iw-input iw-pattern", {
@@ -37,7 +37,7 @@ export function spanTools({ context, result, by, pattern, selection, choose }: S
       const most = LONGEST.toLocaleString("en");
       tooLong.value = `This regular expression has ${letters.toLocaleString("en")} letters; at most ${most} can be sent. Shorten it.`;
     } else {
-      choose("pattern", field.value);
+      look(field.value);
       tooLong.value = null;
     }
   });
@@ -66,7 +66,8 @@ export function spanTools({ context, result, by, pattern, selection, choose }: S
           ? `${plural(count, "match", "matches")}`
           : "",
     );
-    refused.paint(by.value === "pattern" ? tooLong.value || result.value?.matchesNote || null : null);
+    const why = tooLong.value ?? refusals.value.get(`pattern:${panelId}`)?.message ?? result.value?.matchesNote;
+    refused.paint(by.value === "pattern" ? why || null : null);
     const ranges = selection.value;
     setText(
       hint,

@@ -268,7 +268,7 @@ def test_start_and_stop_a_hundred_times_ends_stopped(bench: Bench) -> None:
         page.wish("panel", f"panel:{panel}", panel=panel, action="generate")
         page.wish("panel", f"panel:{panel}", panel=panel, action="stop")
     page.calm()
-    assert bench.sliders._stopped
+    assert bench.sliders._stopped_at == bench.session.revision
     assert worker_of(bench.session.model).wait(5)
 
 
