@@ -43,7 +43,7 @@ class Mark:
     revision: int
     moments: tuple[Moment, ...]
     index: int
-    metrics: dict[int, float]
+    metrics: tuple[float | None, ...]  # many marks are kept: a dict of as many would be six times the size
     mode: AblateMode
     era: int
     tail: Tail
@@ -365,7 +365,8 @@ class Session:
         """The state and its history as they are, to come back to with `rewind`."""
         with self._lock:
             history = self._history
-            moments, metrics = tuple(history.moments), dict(history.metrics)
+            moments = tuple(history.moments)
+            metrics = tuple(history.metrics.get(n) for n in range(len(moments)))
             where = (history.tail, history.forgotten)
             return Mark(self._revision, moments, history.index, metrics, self.mode, self._era, *where)
 
@@ -375,7 +376,8 @@ class Session:
         with self._lock:
             self._revision += 1
             vectors = self.now.vectors
-            history = History(list(mark.moments), mark.index, dict(mark.metrics), mark.tail, mark.forgotten)
+            metrics = {n: metric for n, metric in enumerate(mark.metrics) if metric is not None}
+            history = History(list(mark.moments), mark.index, metrics, mark.tail, mark.forgotten)
             history.moments[history.index] = replace(history.now, mode=mark.mode)
             if mark.era != self._era:
                 history.forget_numbers()

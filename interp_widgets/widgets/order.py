@@ -11,6 +11,7 @@ CLIENTS = 64
 KEYS = 4096
 SEEN = 4096
 KEPT = 1024
+WEIGHT = 20_000  # of all states that are kept: each holds the whole history as it was
 
 Wish = TypeVar("Wish")
 State = TypeVar("State")
@@ -68,7 +69,7 @@ def stepped(gaps: Gaps) -> Gaps:
 
 @dataclass(frozen=True)
 class Done(Generic[Wish, State]):
-    """A wish that was done: whose and which, the state before it, and the revision after it."""
+    """A wish that was done: whose and which, the state before it and how much that holds, and the revision after it."""
 
     client: str
     seq: int
@@ -76,6 +77,7 @@ class Done(Generic[Wish, State]):
     before: State
     start: int
     end: int
+    weight: int = 1
 
 
 @dataclass
@@ -180,8 +182,11 @@ class Order(Generic[Wish, State]):
         self._done.append(done)
         mine = self._client(done.client)
         mine.done = max(mine.done, done.seq)
-        if len(self._done) > KEPT:
-            self._cut(self._done.pop(0))
+        weight = sum(one.weight for one in self._done)
+        while len(self._done) > KEPT or (weight > WEIGHT and len(self._done) > 1):
+            oldest = self._done.pop(0)
+            weight -= oldest.weight
+            self._cut(oldest)
 
     def take_back(self, done: list[Done[Wish, State]], revision: int) -> None:
         """Forget the last wishes, which are about to be done again: what was before them is now `revision`."""

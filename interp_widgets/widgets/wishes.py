@@ -154,8 +154,8 @@ class Wishes:
         elif intent.name not in _MOVED and session.history.place != place:
             self._gaps = stepped(self._gaps)
         self._left = session.revision
-        start = before.mark.revision
-        self._order.did(Done(intent.client, intent.seq, wish, before, start, session.revision))
+        start, weight = before.mark.revision, len(before.mark.moments)
+        self._order.did(Done(intent.client, intent.seq, wish, before, start, session.revision, weight))
         return True
 
     def _try(self, session: Session, wish: _Wish) -> bool:

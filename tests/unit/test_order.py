@@ -11,7 +11,7 @@ import pytest
 
 import interp_widgets as iw
 from interp_widgets.widgets.channel import mirror_of
-from interp_widgets.widgets.order import KEPT, KEYS, Done, Order
+from interp_widgets.widgets.order import KEPT, KEYS, WEIGHT, Done, Order
 from tests.unit import tiny_models
 from tests.unit.comm import Json, Wire
 from tests.unit.conftest import Bench
@@ -255,6 +255,18 @@ def test_of_two_wishes_of_one_thing_the_newer_is_kept_and_memory_is_bounded() ->
     for n in range(1000):
         order.take(f"client {n}", 1)
     assert len(order.acks) <= 64
+
+
+def test_of_heavy_states_fewer_are_kept_and_a_wish_from_before_them_cannot_be_put_in_place() -> None:
+    order: Order[str, int] = Order()
+    for n in range(1, 101):
+        order.take("c", 2 * n)
+        order.did(Done("c", 2 * n, "wish", 0, n, n + 1, weight=WEIGHT // 20))
+    assert len(order._done) == 20
+    assert order.after("c", 2 * 70 + 1, 101) is None
+    assert len(order.after("c", 2 * 90 + 1, 101) or []) == 10
+    order.did(Done("c", 202, "wish", 0, 101, 102, weight=2 * WEIGHT))
+    assert len(order._done) == 1, "the last one is kept, however heavy"
 
 
 def test_what_is_too_old_or_not_from_wishes_alone_cannot_be_put_in_place() -> None:
