@@ -194,9 +194,7 @@ def _replace(x: torch.Tensor, step: Step) -> torch.Tensor:
             # a pattern put in place by position has no sources beyond its own prompt, while a longer text does
             if step.site.part == "pattern":
                 new[r, first:last] = 0
-                new[r, first:last, ..., : value.shape[-1]] = value[first + shift : last + shift]
-            else:
-                new[r, first:last] = value[first + shift : last + shift]
+            new[r, first:last, ..., : value.shape[-1]] = value[first + shift : last + shift]
     return new
 
 
