@@ -59,6 +59,8 @@ SETTINGS = {
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     "@jupyterlab/docmanager-extension/plugin": {"autosave": False},
 }
+# What takes a new kernel longest is to load torch: it does so while the page is loading too.
+PRELOADED = """__import__("tests.unit.tiny_models")"""
 Theme = Literal["light", "dark"]
 Json = dict[str, Any]
 
@@ -113,6 +115,11 @@ class Lab:
         (self.folder / name).write_text(json.dumps(notebook), "utf-8")
         return name
 
+    def begin(self, path: str) -> None:
+        """Begin the kernel of one notebook, before any page asks for it."""
+        about = {"path": path, "name": path, "type": "notebook", "kernel": {"name": "python3"}}
+        self._api("sessions", "POST", about)
+
     def kernels(self) -> list[Json]:
         """The kernels that run now, as the server lists them."""
         return self._api("kernels")
@@ -123,8 +130,9 @@ class Lab:
             if session["path"] == path:
                 self._api(f"sessions/{session['id']}", "DELETE")
 
-    def _api(self, path: str, method: str = "GET") -> Any:
-        request = urllib.request.Request(f"{self.url}/api/{path}", method=method)
+    def _api(self, path: str, method: str = "GET", content: Json | None = None) -> Any:
+        body = None if content is None else json.dumps(content).encode()
+        request = urllib.request.Request(f"{self.url}/api/{path}", body, method=method)
         with urllib.request.urlopen(request, timeout=20) as answer:
             return json.loads(answer.read() or b"null")
 
@@ -162,6 +170,9 @@ class Lab:
 
     def _settings(self) -> None:
         (self.home / "home").mkdir()
+        startup = self.home / "ipython" / "profile_default" / "startup"
+        startup.mkdir(parents=True)
+        (startup / "imports.py").write_text(PRELOADED)
         for plugin, values in SETTINGS.items():
             file = self.home / "settings" / f"{plugin}.jupyterlab-settings"
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -238,8 +249,7 @@ class Notebook:
         """Run every cell to its end; AssertionError with the traceback of a cell that raised."""
         self.command("notebook:run-all-cells", timeout=timeout)
         self.wait(IDLE, "an idle kernel", timeout)
-        failed = [one for one in self.outputs() if one["output_type"] == "error"]
-        assert not failed, "\n".join(_plain(line) for one in failed for line in one["traceback"])
+        _assert_none_raised(self.outputs())
 
     def run(self, code: str, timeout: float = 60.0) -> list[Json]:
         """Add a cell with this code at the end, run it, and return its outputs."""
@@ -247,6 +257,13 @@ class Notebook:
         self.command("notebook:run-cell", timeout=timeout)
         self.wait(IDLE, "an idle kernel", timeout)
         return self.outputs(-1)
+
+    def replace(self, code: str, timeout: float = 120.0) -> None:
+        """Have this code in the first cell, and run it; AssertionError with the traceback if it raised."""
+        self.page.evaluate(FIRST_CELL, code)
+        self.command("notebook:run-cell", timeout=timeout)
+        self.wait(IDLE, "an idle kernel", timeout)
+        _assert_none_raised(self.outputs(0))
 
     def outputs(self, cell: int | None = None) -> list[Json]:
         """The outputs of one code cell, or of all, as the notebook would save them."""
@@ -365,6 +382,7 @@ class Chromium:
         context: BrowserContext = self._browser.new_context(viewport={"width": width, "height": height})
         page, witness, path = context.new_page(), Witness(), lab.add(cells)
         witness.watch(page)
+        lab.begin(path)
         try:
             page.goto(f"{lab.url}/lab/tree/{quote(path)}?reset")
             notebook = Notebook(lab, page, path, witness)
@@ -388,6 +406,11 @@ def chromium() -> Generator[Chromium]:
             started.close()
 
 
+def _assert_none_raised(outputs: Sequence[Json]) -> None:
+    failed = [one for one in outputs if one["output_type"] == "error"]
+    assert not failed, "\n".join(_plain(line) for one in failed for line in one["traceback"])
+
+
 def _plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
@@ -405,4 +428,9 @@ ADD_CELL = """(code) => {
     const panel = window.jupyterapp.shell.currentWidget, cells = panel.model.sharedModel;
     cells.insertCell(cells.cells.length, {cell_type: 'code', source: code, metadata: {}});
     panel.content.activeCellIndex = cells.cells.length - 1;
+}"""
+FIRST_CELL = """(code) => {
+    const panel = window.jupyterapp.shell.currentWidget;
+    panel.model.sharedModel.cells[0].setSource(code);
+    panel.content.activeCellIndex = 0;
 }"""

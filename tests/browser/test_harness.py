@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.browser.harness import Chromium, Lab
+from tests.browser.harness import Chromium, Lab, Notebook
 
 COUNTER = '''
 import anywidget, traitlets
@@ -24,57 +25,65 @@ counter = Counter(); counter
 '''
 
 
-def test_a_click_reaches_python_and_a_change_in_python_reaches_the_page(lab: Lab, chromium: Chromium) -> None:
-    with chromium.open(lab, [COUNTER]) as notebook:
-        notebook.run_all()
-        button = notebook.page.get_by_role("button", name="count is")
-        button.click()
-        button.click()
-        notebook.page.get_by_role("button", name="count is 2").wait_for()
-        assert notebook.run("counter.count")[0]["data"]["text/plain"] == "2"
-        notebook.run("counter.count = 40")
-        notebook.page.get_by_role("button", name="count is 40").wait_for()
+@pytest.fixture(scope="module")
+def page(lab: Lab, chromium: Chromium) -> Iterator[Notebook]:
+    with chromium.open(lab, ["1"]) as notebook:
+        yield notebook
 
 
-def test_a_cell_that_raises_fails_with_its_traceback(lab: Lab, chromium: Chromium) -> None:
-    with chromium.open(lab, ["1 / 0"]) as notebook, pytest.raises(AssertionError, match="ZeroDivisionError"):
-        notebook.run_all()
+@pytest.fixture
+def notebook(page: Notebook) -> Notebook:
+    page.replace(COUNTER)
+    return page
 
 
-def test_console_errors_and_requests_that_leave_the_machine_are_reported(lab: Lab, chromium: Chromium) -> None:
-    with chromium.open(lab, ["1"], check=False) as notebook:
-        notebook.page.evaluate("() => { console.error('a mishap'); }")
-        notebook.page.evaluate("() => fetch('http://192.0.2.1/x').catch(() => {})", None)
+def test_a_click_reaches_python_and_a_change_in_python_reaches_the_page(notebook: Notebook) -> None:
+    button = notebook.page.get_by_role("button", name="count is")
+    button.click()
+    button.click()
+    notebook.page.get_by_role("button", name="count is 2").wait_for()
+    assert notebook.run("counter.count")[0]["data"]["text/plain"] == "2"
+    notebook.run("counter.count = 40")
+    notebook.page.get_by_role("button", name="count is 40").wait_for()
+
+
+def test_a_cell_that_raises_fails_with_its_traceback(notebook: Notebook) -> None:
+    with pytest.raises(AssertionError, match="ZeroDivisionError"):
+        notebook.replace("1 / 0")
+
+
+def test_console_errors_and_requests_that_leave_the_machine_are_reported(notebook: Notebook) -> None:
+    notebook.page.evaluate("() => { console.error('a mishap'); }")
+    notebook.page.evaluate("() => fetch('http://192.0.2.1/x').catch(() => {})", None)
+    try:
         assert any("a mishap" in error for error in notebook.witness.errors)
         assert notebook.witness.foreign == ["http://192.0.2.1/x"]
         with pytest.raises(AssertionError, match="192.0.2.1"):
             notebook.assert_clean()
+    finally:
+        notebook.witness.errors.clear()
+        notebook.witness.foreign.clear()
 
 
-def test_the_theme_switches_and_shows_in_pictures(lab: Lab, chromium: Chromium, tmp_path: Path) -> None:
-    with chromium.open(lab, [COUNTER]) as notebook:
-        notebook.run_all()
-        pictures: list[bytes] = []
-        for theme in ("light", "dark"):
-            notebook.theme(theme)
-            pictures.append(notebook.screenshot(tmp_path / f"{theme}.png", ".jp-OutputArea").read_bytes())
-        assert all(picture.startswith(b"\x89PNG") for picture in pictures)
-        assert pictures[0] != pictures[1]
+def test_a_restarted_kernel_is_a_new_one(notebook: Notebook) -> None:
+    assert notebook.value("counter.count") == "0"
+    notebook.restart_kernel()
+    assert notebook.value("'counter' in globals()") == "False"
 
 
-def test_a_restarted_kernel_is_a_new_one(lab: Lab, chromium: Chromium) -> None:
-    with chromium.open(lab, ["marker = 1"]) as notebook:
-        notebook.run_all()
-        notebook.restart_kernel()
-        assert notebook.run("print('marker' in globals())")[0]["text"] == "False\n"
+def test_a_reloaded_page_finds_the_widget_alive(notebook: Notebook) -> None:
+    notebook.page.get_by_role("button", name="count is 0").click()
+    notebook.page.get_by_role("button", name="count is 1").wait_for()
+    notebook.save()
+    notebook.reload()
+    notebook.page.get_by_role("button", name="count is 1").click()
+    notebook.page.get_by_role("button", name="count is 2").wait_for()
 
 
-def test_a_reloaded_page_finds_the_widget_alive(lab: Lab, chromium: Chromium) -> None:
-    with chromium.open(lab, [COUNTER]) as notebook:
-        notebook.run_all()
-        notebook.page.get_by_role("button", name="count is 0").click()
-        notebook.page.get_by_role("button", name="count is 1").wait_for()
-        notebook.save()
-        notebook.reload()
-        notebook.page.get_by_role("button", name="count is 1").click()
-        notebook.page.get_by_role("button", name="count is 2").wait_for()
+def test_the_theme_switches_and_shows_in_pictures(notebook: Notebook, tmp_path: Path) -> None:
+    pictures: list[bytes] = []
+    for theme in ("dark", "light"):
+        notebook.theme(theme)
+        pictures.append(notebook.screenshot(tmp_path / f"{theme}.png", ".jp-OutputArea").read_bytes())
+    assert all(picture.startswith(b"\x89PNG") for picture in pictures)
+    assert pictures[0] != pictures[1]

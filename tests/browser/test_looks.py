@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests.browser.harness import Chromium, Lab, Notebook, Theme
@@ -75,13 +77,16 @@ MOVING = """() => [...document.querySelectorAll('.iw-root *')].filter((node) => 
 }).length"""
 
 
-def shown(notebook: Notebook) -> None:
-    notebook.page.evaluate(
-        "() => { const { shell } = window.jupyterapp; shell.collapseLeft(); shell.collapseRight(); }"
-    )
-    notebook.run_all()
-    notebook.wait(f"() => document.querySelectorAll('.iw-root [data-iw=metric]').length === {VIEWS}", "the views", 60)
-    notebook.calm()
+@pytest.fixture(scope="module")
+def notebook(lab: Lab, chromium: Chromium) -> Iterator[Notebook]:
+    with chromium.open(lab, CELLS) as opened:
+        opened.page.evaluate(
+            "() => { const { shell } = window.jupyterapp; shell.collapseLeft(); shell.collapseRight(); }"
+        )
+        opened.run_all()
+        opened.wait(f"() => document.querySelectorAll('.iw-root [data-iw=metric]').length === {VIEWS}", "the views", 60)
+        opened.calm()
+        yield opened
 
 
 def wide(notebook: Notebook, width: int) -> None:
@@ -95,25 +100,21 @@ def wide(notebook: Notebook, width: int) -> None:
     notebook.wait(f"() => document.querySelector('.iw-root').clientWidth === {width}", f"views {width} px wide")
 
 
-def test_at_every_width_nothing_sticks_out_covers_another_or_hides_the_present_step(
-    lab: Lab, chromium: Chromium
-) -> None:
-    with chromium.open(lab, CELLS) as notebook:
-        shown(notebook)
-        for width in (1180, 968, 700, 400):
-            wide(notebook, width)
-            notebook.wait(STEP_IN_SIGHT, f"the present step of the history at {width} px")
-            assert notebook.page.evaluate(STICKS_OUT) == []
-            assert notebook.page.evaluate(COLLIDES) == []
-
-
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_every_text_can_be_read_and_nothing_moves_for_who_asked_for_that(
-    lab: Lab, chromium: Chromium, theme: Theme
-) -> None:
-    with chromium.open(lab, CELLS) as notebook:
-        notebook.page.emulate_media(reduced_motion="reduce")
-        notebook.theme(theme)
-        shown(notebook)
+def test_every_text_can_be_read_and_nothing_moves_for_who_asked_for_that(notebook: Notebook, theme: Theme) -> None:
+    notebook.page.emulate_media(reduced_motion="reduce")
+    notebook.theme(theme)
+    try:
         assert notebook.page.evaluate(UNREADABLE) == []
         assert notebook.page.evaluate(MOVING) == 0
+    finally:
+        notebook.theme("light")
+        notebook.page.emulate_media(reduced_motion="null")
+
+
+def test_at_every_width_nothing_sticks_out_covers_another_or_hides_the_present_step(notebook: Notebook) -> None:
+    for width in (1180, 968, 700, 400):
+        wide(notebook, width)
+        notebook.wait(STEP_IN_SIGHT, f"the present step of the history at {width} px")
+        assert notebook.page.evaluate(STICKS_OUT) == []
+        assert notebook.page.evaluate(COLLIDES) == []

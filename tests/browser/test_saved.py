@@ -16,13 +16,14 @@ from tests.browser.test_truth import LIVE
 
 # The prompt is made so that its text is in no cell's source: what is found in the file was put there by a widget.
 SECRET = "w41 w17 w23 w29 w19"
+WORDS = [int(word[1:]) for word in SECRET.split()]
 CELLS = [
     f"""
 import interp_widgets as iw
 from tests.unit import tiny_models
 session = iw.open(tiny_models.gpt2(), tiny_models.tokenizer())
 session.reference = ["w3 w4 w8 w11", "w20 w21 w22"]
-session.ask(" ".join(f"w{{n}}" for n in {[int(word[1:]) for word in SECRET.split()]}), "w11", "w13")
+session.ask(" ".join(f"w{{n}}" for n in {WORDS}), "w11", "w13")
 vector = iw.steering_vector(session, ["w3 w4"], ["w7 w8"], "L1", name="push")
 session.toggle("L1H2", mode="zero")
 """,
@@ -105,21 +106,6 @@ def test_a_saved_notebook_grows_by_little_and_holds_nothing_of_what_was_asked(op
     assert all("run this cell" in "".join(text) for text in plain)
 
 
-def test_a_widget_that_keeps_its_prompt_in_a_trait_saves_it(lab: Lab, chromium: Chromium) -> None:
-    """The negative control: the usual way to write such a widget."""
-    cells = [
-        f"import ipywidgets\nipywidgets.Text(value=' '.join(f'w{{n}}' for n in {[int(w[1:]) for w in SECRET.split()]}))"
-    ]
-    with chromium.open(lab, cells) as notebook:
-        notebook.run_all()
-        notebook.command("@jupyter-widgets/jupyterlab-manager:saveWidgetState")
-        try:
-            saved = notebook.save()
-        finally:
-            notebook.command("@jupyter-widgets/jupyterlab-manager:saveWidgetState")
-        assert private(saved)
-
-
 @pytest.mark.case("H05")
 @pytest.mark.timeout(400)
 def test_a_notebook_that_is_opened_again_with_its_saved_views_says_that_they_are_not_live(opened: Notebook) -> None:
@@ -146,3 +132,14 @@ def test_a_notebook_that_is_opened_again_with_its_saved_views_says_that_they_are
     opened.wait(LIVE, "live views once their cells have run again", 60)
     # What the kernel that was shut down is still asked, JupyterLab logs by itself.
     opened.witness.errors[:] = [e for e in opened.witness.errors if "404" not in e and "Comm not found" not in e]
+
+
+def test_a_widget_that_keeps_its_prompt_in_a_trait_saves_it(opened: Notebook) -> None:
+    """The negative control: the usual way to write such a widget."""
+    opened.command("@jupyter-widgets/jupyterlab-manager:saveWidgetState")
+    try:
+        assert not private(opened.save())
+        opened.run(f"import ipywidgets\nipywidgets.Text(value=' '.join(f'w{{n}}' for n in {WORDS}))")
+        assert private(opened.save())
+    finally:
+        opened.command("@jupyter-widgets/jupyterlab-manager:saveWidgetState")

@@ -8,18 +8,15 @@ from typing import Any
 
 import pytest
 
-from tests.browser.harness import PICTURES, Chromium, Lab
-from tests.browser.yardstick import MODEL, Yardstick
+from tests.browser.harness import PICTURES, Notebook
+from tests.browser.yardstick import Yardstick
 
 MOVES, SECONDS = 300, 3.0
-CELLS = [
-    MODEL.format(heads=12, width=768),
-    """
+CELL = """
 vector = iw.steering_vector(session, ["w3 w4"], ["w7 w8"], "L0", name="push")
-sliders = iw.SteeringSliders(session, vectors={"push": vector}, tokens=4)
-sliders
-""",
-]
+view = iw.SteeringSliders(session, vectors={"push": vector}, tokens=4)
+view
+"""
 # 300 `input` events at 100 Hz on the slider, its thumb held; then every change that is painted for as long as it takes until the
 # number on screen is the answer to the last move, and a while longer.
 DRAG = """async ({ moves, seconds, last: end, patience }) => {
@@ -66,43 +63,41 @@ RELEASE = """() => {
 
 @pytest.mark.timeout(600)
 def test_300_moves_in_3_seconds_end_on_the_answer_to_the_last_and_never_show_an_older_one_after_a_newer_one(
-    lab: Lab, chromium: Chromium
+    measured: Notebook,
 ) -> None:
-    with chromium.open(lab, CELLS, width=1400, height=2000) as notebook:
-        notebook.run_all()
-        notebook.view("SteeringSliders").locator('[data-iw="metric"][data-value]').wait_for(timeout=60_000)
-        notebook.calm(240)
-        yardstick = Yardstick(notebook)
-        yardstick.echo(5)
-        waits: list[float] = []
-        for last in (0.65, -0.4, 1.1):
-            yardstick.measure()
-            found = notebook.page.evaluate(
-                DRAG, {"moves": MOVES, "seconds": SECONDS, "last": last, "patience": 6 * yardstick.forward + 1500}
-            )
-            yardstick.echo(3)
-            waits.append(_followed(found))
-            state: Any = ast.literal_eval(
-                notebook.value(
-                    "(session.interventions[0].coefficient, session.answer.metric, session.history.now.draft)"
-                )
-            )
-            assert state[:2] == (found["moved"][-1][1], found["metrics"][-1][2])
-            assert state[2] != "", "the drag has not ended: the thumb is still held"
-            steps = len(ast.literal_eval(notebook.value("[m.label for m in session.history.moments]")))
-            notebook.page.evaluate(RELEASE)
-            notebook.calm(240)
-            assert notebook.metric("SteeringSliders") == found["metrics"][-1][2], "letting go moved the number"
-            assert ast.literal_eval(notebook.value("len(session.history.moments), session.history.now.draft")) == (
-                steps,
-                "",
-            )
+    notebook = measured
+    notebook.replace(CELL)
+    notebook.view("SteeringSliders").locator('[data-iw="metric"][data-value]').wait_for(timeout=60_000)
+    notebook.calm(240)
+    yardstick = Yardstick(notebook)
+    yardstick.echo(5)
+    waits: list[float] = []
+    for last in (0.65, -0.4, 1.1):
         yardstick.measure()
-        notebook.screenshot(PICTURES / "slider-after-a-drag.png", '[data-widget="SteeringSliders"]')
-        took = sorted(waits)[1]
-        print(f"slider: the last of {MOVES} moves was answered after {took:.0f} ms ({waits}); {yardstick}")
-        assert yardstick.forward >= 100
-        assert took <= yardstick.allowed(2, 50)
+        found = notebook.page.evaluate(
+            DRAG, {"moves": MOVES, "seconds": SECONDS, "last": last, "patience": 6 * yardstick.forward + 1500}
+        )
+        yardstick.echo(3)
+        waits.append(_followed(found))
+        state: Any = ast.literal_eval(
+            notebook.value("(session.interventions[0].coefficient, session.answer.metric, session.history.now.draft)")
+        )
+        assert state[:2] == (found["moved"][-1][1], found["metrics"][-1][2])
+        assert state[2] != "", "the drag has not ended: the thumb is still held"
+        steps = len(ast.literal_eval(notebook.value("[m.label for m in session.history.moments]")))
+        notebook.page.evaluate(RELEASE)
+        notebook.calm(240)
+        assert notebook.metric("SteeringSliders") == found["metrics"][-1][2], "letting go moved the number"
+        assert ast.literal_eval(notebook.value("len(session.history.moments), session.history.now.draft")) == (
+            steps,
+            "",
+        )
+    yardstick.measure()
+    notebook.screenshot(PICTURES / "slider-after-a-drag.png", '[data-widget="SteeringSliders"]')
+    took = sorted(waits)[1]
+    print(f"slider: the last of {MOVES} moves was answered after {took:.0f} ms ({waits}); {yardstick}")
+    assert yardstick.forward >= 100
+    assert took <= yardstick.allowed(2, 50)
 
 
 def _followed(found: dict[str, list[Any]]) -> float:

@@ -1,10 +1,10 @@
 """What a page's times are measured in: the plain forward of the model in its kernel, and the bare channel's round trip.
 
-with chromium.open(lab, [MODEL.format(heads=12, width=768), ...]) as notebook:
-    notebook.run_all()
-    yardstick = Yardstick(notebook)
-    yardstick.measure()      # as often as wanted, between what is timed
-    yardstick.allowed(1.5)   # ms: one and a half forwards and one round trip
+def test_a_click(measured: Notebook) -> None:        # the fixture of conftest: a page whose `session` asks such a model
+    measured.replace("view = iw.HeadAblation(session); view")
+    yardstick = Yardstick(measured)
+    yardstick.measure()       # as often as wanted, between what is timed
+    yardstick.allowed(1.5, 0)  # ms: one and a half forwards and one round trip
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ def kernel() -> Iterator[Kernel]:
         yield started
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared_kernel() -> Iterator[Kernel]:
-    """One kernel for the tests of a module that leave nothing behind."""
+    """One kernel for all tests that leave nothing behind: what takes long in a new one is to load torch."""
     with Kernel() as started:
         yield started

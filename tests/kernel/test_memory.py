@@ -29,8 +29,9 @@ def held(stop=True):
 @pytest.mark.case("L06", "G14")
 @pytest.mark.timeout(240)
 def test_six_hundred_wishes_leave_less_than_a_quarter_of_a_megabyte_and_jupyter_itself_about_as_much(
-    kernel: Kernel,
+    shared_kernel: Kernel,
 ) -> None:
+    kernel = shared_kernel
     kernel.run(SETUP, timeout=120)
     kernel.run(TRACE)
     page, rng = Page(kernel), random.Random(4)
@@ -63,6 +64,7 @@ def test_six_hundred_wishes_leave_less_than_a_quarter_of_a_megabyte_and_jupyter_
     per_message = _control(kernel)
     print(f"memory: a plain slider leaves {per_message * LONG / 1e3:.0f} kB for as many messages")
     assert per_message * LONG > 25_000, "Jupyter has learnt to forget: hold ours to less"
+    kernel.run("session.close()")
 
 
 def _control(kernel: Kernel) -> float:

@@ -402,27 +402,27 @@ def test_a_page_is_kept_hearing_for_as_long_as_it_listens_and_not_when_it_is_hid
 ) -> None:
     page = bench.page
     page.calm()
-    monkeypatch.setattr(outbox, "BEAT", 0.2)
+    monkeypatch.setattr(outbox, "BEAT", 0.1)
 
     def beats(seconds: float) -> int:
         before = len(page.of("beat"))
         time.sleep(seconds)
         return len(page.of("beat")) - before
 
-    assert beats(0.5) == 0, "nobody asked for it"
+    assert beats(0.3) == 0, "nobody asked for it"
     page.comm.receive({"kind": "listening", "client": page.client, "on": True})
-    assert beats(0.8) >= 2
+    assert beats(0.5) >= 2
     page.comm.receive({"kind": "listening", "client": page.client, "on": False})
-    assert beats(0.5) <= 1
+    assert beats(0.3) <= 1
     page.comm.receive({"kind": "hello", "client": page.client, "version": "0", "listening": True})
-    assert beats(0.8) >= 2
+    assert beats(0.5) >= 2
     page.comm.receive({"kind": "bye", "client": page.client})
-    assert beats(0.5) <= 1
-    monkeypatch.setattr(pages, "LISTENING", 0.3)  # a page that vanished without a word
+    assert beats(0.3) <= 1
+    monkeypatch.setattr(pages, "LISTENING", 0.2)  # a page that vanished without a word
     page.comm.receive({"kind": "listening", "client": page.client, "on": True})
-    beats(0.6)
-    assert beats(0.5) == 0
+    beats(0.4)
+    assert beats(0.3) == 0
     for junk in (None, 1, [], {}):
         page.comm.receive({"kind": "listening", "client": page.client, "on": junk})
         page.comm.receive({"kind": "listening", "client": junk, "on": True})
-    assert beats(0.5) == 0
+    assert beats(0.3) == 0

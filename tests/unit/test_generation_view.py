@@ -18,8 +18,6 @@ from interp_widgets.worker import worker_of
 from tests.unit.comm import RecordingComm, Wire
 from tests.unit.tiny_models import gpt2, llama, tokenizer
 
-pytestmark = pytest.mark.alone
-
 PROMPT = "w5 w9 w12 w5 w30 w7"
 Json = dict[str, Any]
 

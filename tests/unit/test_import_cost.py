@@ -11,8 +11,6 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.alone
-
 MEASURE = """
 import json, time
 start = time.process_time(); import torch; torch_seconds = time.process_time() - start

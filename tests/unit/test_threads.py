@@ -27,8 +27,6 @@ from tests.unit import tiny_models
 from tests.unit.conftest import Bench, threads_of_ours
 from tests.unit.page import PROMPT, open_page
 
-pytestmark = pytest.mark.alone
-
 
 def forward(model: Any, ids: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
