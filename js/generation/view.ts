@@ -4,7 +4,7 @@ import "../kit/choice.css";
 import "./view.css";
 import { button, el, reconcile, setAttributes, setText, show } from "../kit/dom.ts";
 import { alertLine } from "../kit/errors.ts";
-import { followed } from "../kit/field.ts";
+import { entered, followed } from "../kit/field.ts";
 import { named, percent, plural } from "../kit/format.ts";
 import { honest, section } from "../kit/frame.ts";
 import { legend } from "../kit/legend.ts";
@@ -276,7 +276,7 @@ function numberField({ model, signal, watch, onTrait }: ViewContext<Traits>, fie
   };
   read();
   for (const trait of new Set([name, "temperature"] as const)) onTrait(trait, read);
-  input.addEventListener("change", () => {
+  entered(input, () => {
     wrong.value = objection(input, field);
     if (wrong.value !== null) return;
     if (input.value !== "") {

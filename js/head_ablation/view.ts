@@ -4,8 +4,9 @@ import "./view.css";
 import { choice } from "../kit/choice.ts";
 import { cell } from "../kit/codec.ts";
 import { colourAt } from "../kit/colour.ts";
-import { el, on, setText, show, strong } from "../kit/dom.ts";
+import { el, setText, show, strong } from "../kit/dom.ts";
 import { alertLine } from "../kit/errors.ts";
+import { entered } from "../kit/field.ts";
 import { plural } from "../kit/format.ts";
 import { honest, section } from "../kit/frame.ts";
 import { columnsOf, type Shape } from "../kit/grid_geometry.ts";
@@ -162,7 +163,7 @@ function choicesPart({ watch, state, pending }: ViewContext<Traits>, settings: S
       required: true,
     });
     const node = el("label", "iw-choice", { title: DRAWS }, el("span", "iw-muted", {}, "draws"), field);
-    on(field, "change", () => {
+    entered(field, () => {
       if (field.reportValidity()) settings.set("draws", field.valueAsNumber);
     });
     watch(() => {

@@ -3,7 +3,7 @@
 import "./slider.css";
 import { type Curve, type CurveData, curve } from "./curve.ts";
 import { el, on, setAttributes, setText } from "./dom.ts";
-import { followed } from "./field.ts";
+import { entered, followed } from "./field.ts";
 import { signed } from "./format.ts";
 import { isComposing } from "./keyboard.ts";
 import { digitsOf, niceStep } from "./scale.ts";
@@ -94,17 +94,14 @@ export function slider(actions: SliderActions, abort: AbortSignal): Slider {
     field,
     "keydown",
     (event) => {
-      if (isComposing(event)) return;
-      if (event.key === "Enter") commit();
-      else if (event.key === "Escape") {
-        field.value = exact();
-        actions.back();
-        field.blur();
-      }
+      if (event.key !== "Escape" || isComposing(event)) return;
+      field.value = exact();
+      actions.back();
+      field.blur();
     },
     options,
   );
-  on(field, "change", commit, options);
+  entered(field, commit, options);
   const settle = followed(field, exact, () => state?.wrong ?? false, options);
 
   function exact(): string {

@@ -4,6 +4,7 @@ import "../kit/choice.css";
 import { highest } from "../kit/curve.ts";
 import { button, el, reconcile, setAttributes, setText, show } from "../kit/dom.ts";
 import { alertLine } from "../kit/errors.ts";
+import { entered } from "../kit/field.ts";
 import { num } from "../kit/format.ts";
 import { type Slider, slider } from "../kit/slider.ts";
 import type { Vector } from "../session/protocol.ts";
@@ -101,7 +102,7 @@ export function vectorRow(context: ViewContext<Traits>, curves: Curves): Row {
     if (positions.value === OTHER) typed.focus();
     else send(positions.value);
   });
-  typed.addEventListener("change", () => {
+  entered(typed, () => {
     const where = typed.value.trim();
     if (where !== "") send(where);
   });

@@ -1,7 +1,7 @@
 /** The likely next tokens: a click asks the same question for another target. */
 
 import "./alternatives.css";
-import { button, el, reconcile, setAttributes, setText, show } from "../kit/dom.ts";
+import { button, el, on, reconcile, setAttributes, setText, show } from "../kit/dom.ts";
 import { alertLine } from "../kit/errors.ts";
 import { named, percent } from "../kit/format.ts";
 import { answerIsStale } from "../session/derive.ts";
@@ -20,7 +20,7 @@ export function alternativesPart({
   const wish = `target:${panelId}`;
   const refused = alertLine(() => store.dismiss(wish));
   const node = el("div", "", {}, el("span", "iw-section-words", {}, "Explain instead "), list, refused.node);
-  list.addEventListener("click", (event) => {
+  on(list, "click", (event) => {
     const id = (event.target as HTMLElement).closest<HTMLElement>("[data-id]")?.dataset.id;
     if (id !== undefined) intent("panel", wish, { panel: panelId, action: "target", id: Number(id) });
   });

@@ -1,7 +1,7 @@
 /** A whole answer: click one of its tokens and what came before recolours; click any token and see which outputs it moved. */
 
 import { choice } from "../kit/choice.ts";
-import { button, el, reconcile, setAttributes, setText, show } from "../kit/dom.ts";
+import { button, el, on, reconcile, setAttributes, setText, show } from "../kit/dom.ts";
 import { named, num, percent, signed } from "../kit/format.ts";
 import { honest, section } from "../kit/frame.ts";
 import { heatmap } from "../kit/heatmap.ts";
@@ -89,7 +89,7 @@ export function answerSection(shared: Shared): HTMLElement {
   );
   part.aside.append(copy, count.node);
   part.body.append(go, none, body);
-  go.addEventListener("click", () => choose("answer", 8));
+  on(go, "click", () => choose("answer", 8));
 
   function point(index: number | null): void {
     if (index !== hovered.peek()) hovered.value = index;
@@ -98,7 +98,7 @@ export function answerSection(shared: Shared): HTMLElement {
     kept.value = kept.peek() === index ? null : index;
     other.value = false;
   }
-  likely.addEventListener("click", (event) => {
+  on(likely, "click", (event) => {
     const id = (event.target as HTMLElement).closest<HTMLElement>("[data-id]")?.dataset.id;
     const [now, at] = [whole.peek(), kept.peek() ?? whole.peek()?.prompt];
     if (id === undefined || now === null || at == null || at < now.prompt) return;

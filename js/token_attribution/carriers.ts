@@ -1,7 +1,7 @@
 /** Which heads carried a token straight to the answer; a click switches one off, here and in every linked grid. */
 
 import { asArray } from "../kit/codec.ts";
-import { button, el, reconcile, setAttributes, setText, show } from "../kit/dom.ts";
+import { button, el, on, reconcile, setAttributes, setText, show } from "../kit/dom.ts";
 import { named, plural, signed } from "../kit/format.ts";
 import { modeOf, partIsStale } from "../session/derive.ts";
 import type { Panel } from "../session/panels.ts";
@@ -50,18 +50,18 @@ export function carriersPart({ context, result, token }: Shared): HTMLElement {
   const node = el("div", "iw-carriers", { "data-iw": "carriers" }, before, list, after, layers);
   const siteOf = (event: Event): string | undefined =>
     (event.target as HTMLElement).closest<HTMLElement>("[data-site]")?.dataset.site;
-  list.addEventListener("click", (event) => {
+  on(list, "click", (event) => {
     const [site, now] = [siteOf(event), state.peek()];
     if (site === undefined || now === null) return;
     const mode = modeOf(now, pending.peek());
     intent("ablate", `head:${site}`, { site, off: !off.peek().has(site), mode, positions: "all" });
   });
   for (const kind of ["pointerover", "focusin"] as const)
-    list.addEventListener(kind, (event) => {
+    on(list, kind, (event) => {
       const site = siteOf(event);
       point(site === undefined ? null : { kind: "head", site });
     });
-  for (const kind of ["pointerleave", "focusout"] as const) list.addEventListener(kind, () => point(null));
+  for (const kind of ["pointerleave", "focusout"] as const) on(list, kind, () => point(null));
 
   watch(() => {
     const at = token.value;

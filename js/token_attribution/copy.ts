@@ -1,10 +1,10 @@
 /** Puts a table on the clipboard, and says whether that went well. */
 
-import { button, setText } from "../kit/dom.ts";
+import { button, on, setText } from "../kit/dom.ts";
 
 export function copyButton(read: () => string | null): HTMLElement {
   const node = button("Copy table", "iw-link");
-  node.addEventListener("click", async () => {
+  on(node, "click", async () => {
     const table = read();
     if (table === null) return;
     try {

@@ -1,7 +1,7 @@
 /** The deletion test: a threshold is dragged, the tokens above it are replaced, and the model's real answer is shown. */
 
 import { curve } from "../kit/curve.ts";
-import { button, el, setAttributes, setText, show } from "../kit/dom.ts";
+import { button, el, on, setAttributes, setText, show } from "../kit/dom.ts";
 import { duration, num, plural } from "../kit/format.ts";
 import { honest, section } from "../kit/frame.ts";
 import { partIsStale } from "../session/derive.ts";
@@ -40,14 +40,14 @@ export function deletionPart(shared: Shared): HTMLElement {
   const about = honest();
   const more = longButton(context, () => "deletion");
   const back = button("Put back", "iw-link");
-  const none = el("div", "iw-muted", {}, "The test comes after the scores.");
+  const none = el("div", "iw-muted");
   const body = el("div", "iw-section-body", {}, down.node, up.node, range, result, answer.node, about.node, more);
   part.aside.append(back);
   part.body.append(none, body);
-  range.addEventListener("input", () => {
+  on(range, "input", () => {
     step.value = Number(range.value);
   });
-  back.addEventListener("click", () => {
+  on(back, "click", () => {
     step.value = 0;
   });
 

@@ -2,7 +2,7 @@
 
 import { asArray, type NdArray } from "../kit/codec.ts";
 import { colourAt, css, type Ramp } from "../kit/colour.ts";
-import { button, el, reconcile, setAttributes, setText, show } from "../kit/dom.ts";
+import { button, el, on, reconcile, setAttributes, setText, show } from "../kit/dom.ts";
 import { duration, num } from "../kit/format.ts";
 import { section } from "../kit/frame.ts";
 import { diverging } from "../kit/scale.ts";
@@ -106,11 +106,11 @@ export function methodsPart(shared: Shared): HTMLElement {
       },
       abort,
     );
-    title.addEventListener("click", press);
+    on(title, "click", press);
     const check = el("div", "iw-honest", { "data-iw": "check" });
     const node = el("div", "iw-methods-row", {}, title, strip.node, check);
     for (const kind of ["pointerenter", "focusin"] as const)
-      node.addEventListener(kind, () => {
+      on(node, kind, () => {
         pointed.value = name;
       });
     return { node, name: title, check, bars: strip };
@@ -171,7 +171,7 @@ export function methodsPart(shared: Shared): HTMLElement {
     rest.replaceChildren(
       ...now.waiting.map(({ method: name, seconds }) => {
         const yes = button(`${methodTitle(name)} (about ${duration(seconds)})`);
-        yes.addEventListener("click", () => wish(context, "compute", { what: name }));
+        on(yes, "click", () => wish(context, "compute", { what: name }));
         return yes;
       }),
       ...now.off.map(({ method: name, reason }) => el("div", "iw-honest", {}, `${methodTitle(name)}: ${reason}`)),

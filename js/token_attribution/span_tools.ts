@@ -1,9 +1,9 @@
 /** Of what the scores are summed: a menu, and the field or the hint that a choice needs. */
 
 import { choice } from "../kit/choice.ts";
-import { button, el, setText, show } from "../kit/dom.ts";
+import { button, el, on, setText, show } from "../kit/dom.ts";
 import { alertLine } from "../kit/errors.ts";
-import { followed } from "../kit/field.ts";
+import { entered, followed } from "../kit/field.ts";
 import { plural } from "../kit/format.ts";
 import type { Shared } from "./shared.ts";
 import { SPANS } from "./spans.ts";
@@ -31,22 +31,20 @@ export function spanTools({ context, result, by, pattern, selection, choose, loo
   const hint = el("span", "iw-honest");
   const find = el("div", "iw-section-tools", {}, field, matched);
   const chosen = el("div", "iw-section-tools", {}, hint, clear);
-  field.addEventListener("change", () => {
-    const letters = field.value.length;
-    if (letters > LONGEST) {
-      const most = LONGEST.toLocaleString("en");
-      tooLong.value = `This regular expression has ${letters.toLocaleString("en")} letters; at most ${most} can be sent. Shorten it.`;
-    } else {
-      look(field.value);
-      tooLong.value = null;
-    }
+  entered(field, () => {
+    const { length } = field.value;
+    const long = length > LONGEST;
+    if (!long) look(field.value);
+    tooLong.value = long
+      ? `This regular expression has ${length.toLocaleString("en")} letters; at most 1,000 can be sent. Shorten it.`
+      : null;
   });
   const settle = followed(
     field,
     () => pattern.value,
     () => tooLong.value !== null,
   );
-  clear.addEventListener("click", () => choose("selection", []));
+  on(clear, "click", () => choose("selection", []));
   watch(() => {
     const groups = result.value?.groups ?? {};
     menu.paint(

@@ -1,7 +1,7 @@
 /** The prompt with its scores: which method, which spans, the number of each, the heads that carried it. */
 
 import { choice } from "../kit/choice.ts";
-import { button, el, setText, show } from "../kit/dom.ts";
+import { button, el, on, setText, show } from "../kit/dom.ts";
 import { alertLine } from "../kit/errors.ts";
 import { named, signed } from "../kit/format.ts";
 import { honest, section } from "../kit/frame.ts";
@@ -146,7 +146,7 @@ export function wish(context: Shared["context"], action: string, args: Record<st
 /** A button for what takes long: how long, and yes. */
 export function longButton(context: Shared["context"], what: () => string): HTMLButtonElement {
   const node = button("", "iw-btn");
-  node.addEventListener("click", () => wish(context, "compute", { what: what() }));
+  on(node, "click", () => wish(context, "compute", { what: what() }));
   show(node, false);
   return node;
 }

@@ -77,3 +77,35 @@ def test_the_threshold_of_the_deletion_test_moves_by_keyboard_and_shows_what_was
     notebook.page.keyboard.press("Home")
     notebook.wait("() => document.querySelector('[data-iw=\"deleted\"]').dataset.count === '0'", "whole again", 10)
     assert result.get_attribute("data-value") == plain
+
+
+def test_enter_in_a_field_does_what_leaving_it_does_though_the_notebook_keeps_the_key(notebook: Notebook) -> None:
+    tokens, heads, keyboard = notebook.view("TokenAttribution"), notebook.view("HeadAblation"), notebook.page.keyboard
+    tokens.get_by_label("Scores by").select_option("Regular expression")
+    field = tokens.get_by_label("regular expression")
+    field.click()
+    keyboard.type(" (Mary|John)")
+    keyboard.press("Enter")
+    tokens.get_by_text("3 matches").wait_for(timeout=10_000)
+    scored = "document.querySelectorAll('[data-widget=TokenAttribution] [aria-label=prompt] [data-score]')"
+    notebook.wait(f"() => {scored}.length === 3", "the scores of the matches alone", 10)
+    for theme in ("dark", "light"):
+        notebook.theme(theme)
+        notebook.screenshot(PICTURES / f"regular_expression_{theme}.png", '[data-widget="TokenAttribution"]')
+    keyboard.press("Control+a")
+    keyboard.type("(Mary")
+    keyboard.press("Enter")
+    alert = tokens.get_by_role("alert").filter(has_text="(Mary")
+    alert.wait_for(timeout=10_000)
+    assert field.input_value() == "(Mary"
+    tokens.get_by_label("Scores by").select_option("Token")
+    heads.get_by_role("button", name="resample").click()
+    draws = heads.get_by_label("draws")
+    draws.click()
+    keyboard.press("Control+a")
+    keyboard.type("3")
+    keyboard.press("Enter")
+    notebook.calm(120)
+    assert notebook.value("heads.draws") == "3"
+    notebook.value("session.set_mode('mean')")
+    notebook.calm(120)
