@@ -47,7 +47,7 @@ class Attention:
 class Mlp:
     """One layer's MLP: `neurons` is the down projection, whose input the neurons are (None for a mixture of experts).
 
-    `entry` is the module whose first input is what the MLP reads.
+    `entry` is the module whose first input is what the MLP reads, or None where it was not found.
     """
 
     module: nn.Module

@@ -66,6 +66,8 @@ def _check_mlp(layer: Layer, site: Site) -> None:
         raise SiteError(f"{site} does not exist: layer {site.layer} has neurons 0 to {layer.mlp.d_neurons - 1}.")
     if site.part == "mlp" and layer.mlp.write is None:
         raise FeatureOffError(f"{site} is off: what the MLP adds to the stream was not found in this architecture.")
+    if site.part == "mlp_in" and layer.mlp.entry is None:
+        raise FeatureOffError(f"{site} is off: what reads the MLP's input was not found in this architecture.")
 
 
 def hidden_of(args: Args, kwargs: Kwargs) -> tuple[torch.Tensor, int | str]:
@@ -163,8 +165,8 @@ def place(program: Program, anatomy: Anatomy, site: Site, rows: Callable[[], int
         assert layer.mlp is not None and layer.mlp.neurons is not None
         on_input(program, layer.mlp.neurons, rows, _by_part(touch, site.index, lambda x: x.unsqueeze(-1)))
     elif site.part == "mlp_in":
-        assert layer.mlp is not None
-        on_input(program, layer.mlp.entry or layer.mlp.module, rows, touch)
+        assert layer.mlp is not None and layer.mlp.entry is not None
+        on_input(program, layer.mlp.entry, rows, touch)
     elif site.part == "resid_mid":
         _place_mid(program, layer, rows, touch)
     else:

@@ -109,12 +109,21 @@ def embedding(root: nn.Module) -> nn.Module:
 
 def vocabulary(embed: nn.Module) -> int:
     """The number of rows of a token embedding, wrapped or not; 0 when it is none."""
+    return _size(embed, "num_embeddings", 0)
+
+
+def embedding_width(embed: nn.Module) -> int:
+    """How wide a token's embedding is, wrapped or not, which need not be the stream's width; 0 when that is not known."""
+    return _size(embed, "embedding_dim", 1)
+
+
+def _size(embed: nn.Module, name: str, axis: int) -> int:
     for module in (embed, *embed.modules()):
-        rows = getattr(module, "num_embeddings", None)
-        if isinstance(rows, int):
-            return rows
+        size = getattr(module, name, None)
+        if isinstance(size, int):
+            return size
     shape = getattr(getattr(embed, "weight", None), "shape", ())
-    return int(shape[0]) if len(shape) == 2 else 0
+    return int(shape[axis]) if len(shape) == 2 else 0
 
 
 @contextlib.contextmanager

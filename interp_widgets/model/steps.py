@@ -15,6 +15,7 @@ from interp_widgets.model.gate import suspended
 from interp_widgets.model.interventions import Ablate, Edit, Intervention, Patch, Steer
 from interp_widgets.model.places import layer_of
 from interp_widgets.model.positions import Row
+from interp_widgets.model.probe import embedding_width
 from interp_widgets.model.receipts import Receipt, Tally
 from interp_widgets.model.sites import LOCAL, Site
 from interp_widgets.model.vector import Vector
@@ -353,4 +354,6 @@ def _features(anatomy: Anatomy, site: Site) -> tuple[int, ...]:
         mlp = layer_of(anatomy, site).mlp
         assert mlp is not None
         return (mlp.d_neurons,) if site.index is None else (1,)
+    if site.part == "embed":
+        return (embedding_width(anatomy.embed) or anatomy.d_model,)
     return (anatomy.d_model,)

@@ -294,10 +294,12 @@ def _container(block: Block, call: Call, heads: Heads | None) -> nn.Module:
 
 def _entry(block: Block, module: nn.Module, down: Call | None) -> nn.Module | None:
     """What reads the MLP's input: the MLP itself, or its first projection when the block calls its parts."""
-    if down is None or module is not down.module:
+    if any(c.module is module and c is not down and block.given(c) is not None for c in block.calls):
         return module
-    width = None if down.given is None else down.given.shape[-1]
+    width = None if down is None or down.given is None else down.given.shape[-1]
     ups = [
-        c for c in projections(block.calls) if c.end < down.start and c.gave is not None and c.gave.shape[-1] == width
+        c
+        for c in projections(block.calls)
+        if down is not None and c.end < down.start and c.gave is not None and c.gave.shape[-1] == width
     ]
-    return ups[-1].module if ups else None
+    return ups[-1].module if ups and block.given(ups[-1]) is not None else None
