@@ -13,7 +13,7 @@ from typing import Any, Literal
 from interp_widgets.answer import Answer, compute_answer, reference_for, with_references
 from interp_widgets.asking import Reading, TokenSpec, aimed_at, question_of
 from interp_widgets.code import to_session_code, to_torch_code
-from interp_widgets.methods.steering import SteeringVector, place_name, writes
+from interp_widgets.methods.steering import SteeringVector, checked_name, place_name, writes
 from interp_widgets.model.applied import applied
 from interp_widgets.model.compile import check_edge, compile_steps
 from interp_widgets.model.errors import ClosedError, InterventionError, PromptError
@@ -33,7 +33,6 @@ from interp_widgets.worker import retire_worker, worker_of
 
 log = logging.getLogger("interp_widgets")
 Listener = Callable[["Session", str], None]
-_NAME = 200
 
 
 @dataclass(frozen=True)
@@ -328,9 +327,7 @@ class Session:
         """
         self._open()
         self._check(Steer(vector.site, vector, 0.0))
-        called = vector.name if name is None else name
-        if not isinstance(called, str) or not 0 < len(called) <= _NAME:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InterventionError(f"A vector is called by a text of 1 to {_NAME} letters, not {called!r:.60}.")
+        called = checked_name(vector.name if name is None else name)
         with self._lock:
             moment = self.now.remade(called, vector)
             for entry in moment.moved_by(called):

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Method = Literal["mean_difference", "pca_center", "probe"]
 Where = Literal["last", "mean"]
 Rows = npt.NDArray[np.float64]
+LONGEST_NAME = 200
 _STREAMS = frozenset({"embed", "resid_pre", "resid_mid", "resid_post", "attn", "mlp", "other"})
 
 
@@ -317,6 +318,17 @@ def writes(live: LiveModel) -> list[Site]:
         sites += [Site("other", layer.index, n) for n in range(len(layer.others))]
         sites += [Site("mlp", layer.index)] if layer.mlp is not None else []
     return sites
+
+
+def checked_name(name: Any) -> str:
+    """What a vector is called.
+
+    Raises:
+        InterventionError: for what is no text, an empty one, or one that is too long for a slider's name.
+    """
+    if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME:
+        raise InterventionError(f"A vector is called by a text of 1 to {LONGEST_NAME} letters, not {name!r:.60}.")
+    return name
 
 
 def place_name(live: LiveModel, sites: Sequence[Site]) -> str:

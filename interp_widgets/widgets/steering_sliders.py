@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import traitlets
 
 from interp_widgets.methods.dose_response import ASK
-from interp_widgets.methods.steering import SteeringVector
+from interp_widgets.methods.steering import SteeringVector, checked_name
 from interp_widgets.model.compile import compile_steps
 from interp_widgets.model.errors import CancelledError, InterventionError
 from interp_widgets.model.generate import generate
@@ -217,13 +217,12 @@ def _check(session: Session, vectors: Mapping[str, SteeringVector]) -> None:
 
     Raises:
         TypeError: for what is no vector.
-        InterpError: for a site that the model does not have, a vector made for another model, or a name that is no text.
+        InterpError: for a site that the model does not have, a vector made for another model, or a name that is no text, or too long.
     """
     for name, vector in vectors.items():
         if not isinstance(vector, SteeringVector):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"The vector {name!r} is a {type(vector).__name__}; make one with iw.steering_vector(...).")
-        if not isinstance(name, str) or not name:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InterventionError(f"A vector is called by a text, such as 'mood', not {name!r:.60}.")
+        checked_name(name)
         check_site(session.model.anatomy, vector.site)
         compile_steps(session.model, [Steer(vector.site, vector, 0.0)], ())
 

@@ -205,6 +205,9 @@ def test_a_vector_is_called_by_a_text_that_a_page_can_send_back(bench: Bench) ->
     for name in (5, "", "x" * 201):
         with pytest.raises(iw.InterpError, match="a text of 1 to 200 letters"):
             bench.session.add_vector(vector, name)  # pyright: ignore[reportArgumentType]
+        with pytest.raises(iw.InterpError, match="a text of 1 to 200 letters"):
+            iw.SteeringSliders(bench.session, {"first": vector, name: vector})  # pyright: ignore[reportArgumentType]
+        assert set(bench.session.vectors) == {"push"}, "the first vector was kept of a view that was refused"
 
 
 # ---- asking again -------------------------------------------------------------------------------------------------------
