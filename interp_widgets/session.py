@@ -10,24 +10,22 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from interp_widgets import changes
 from interp_widgets.answer import Answer, compute_answer, reference_for, with_references
 from interp_widgets.asking import Reading, TokenSpec, aimed_at, question_of
 from interp_widgets.code import to_session_code, to_torch_code
-from interp_widgets.methods.steering import SteeringVector, checked_name, place_name, writes
+from interp_widgets.methods.steering import SteeringVector, checked_name
 from interp_widgets.model.applied import applied
-from interp_widgets.model.compile import check_edge, compile_steps
 from interp_widgets.model.errors import ClosedError, InterventionError, PromptError
 from interp_widgets.model.fingerprint import Fingerprint
-from interp_widgets.model.interventions import Ablate, AblateMode, Intervention, Steer, finite_strength
+from interp_widgets.model.interventions import AblateMode, Intervention, Steer, finite_strength
 from interp_widgets.model.live import LiveModel
-from interp_widgets.model.places import check_site
 from interp_widgets.model.positions import Positions, PositionSpec
 from interp_widgets.model.question import Example, MetricFn, Prompt, Question
 from interp_widgets.model.receipts import Receipt
 from interp_widgets.model.reference import Reference
-from interp_widgets.model.run import row_of
-from interp_widgets.model.sites import Site, span
-from interp_widgets.moment import Entry, History, Moment, Tail, once
+from interp_widgets.model.sites import Site
+from interp_widgets.moment import History, Moment, Tail
 from interp_widgets.session_json import to_json
 from interp_widgets.worker import retire_worker, worker_of
 
@@ -157,13 +155,7 @@ class Session:
                 nothing is changed then.
         """
         self._open()
-        for intervention in interventions:
-            self._check(intervention)
-        once([i for i in interventions if isinstance(i, Ablate)])
-        entries = tuple(Entry(intervention) for intervention in interventions)
-        label = interventions[-1].label if len(interventions) == 1 else f"{len(interventions)} interventions"
-        label = label if interventions else "cleared"
-        self._step(lambda now: replace(now, entries=entries, label=label, draft=""))
+        self._step(lambda now: changes.replaced(self._live, now, interventions))
 
     def toggle(self, site: str | Site, mode: AblateMode | None = None) -> None:
         """Switch a head (or another site) off, or on again."""
@@ -185,27 +177,7 @@ class Session:
             SiteError: for a site that the model does not have. InterventionError: for a position that the prompt does not have.
         """
         self._open()
-        where = Positions.of(positions)
-        ablations = [Ablate(Site.parse(s), mode or self.mode, positions=where) for s in sites]
-        for ablation in ablations:
-            self._check(ablation)
-        once(ablations)
-        names = ", ".join(a.site.name for a in ablations[:3]) + (
-            f" and {len(ablations) - 3} more" if len(ablations) > 3 else ""
-        )
-        if off:
-            self._there(where)
-
-        def switched(moment: Moment) -> Moment:
-            if not off:
-                heads = [
-                    0 if layer.attention is None else layer.attention.n_heads for layer in self._live.anatomy.layers
-                ]
-                return moment.switched_on([a.site for a in ablations], heads, f"{names} on")
-            at = "" if str(where) == "all" else f" at {where}"
-            return moment.with_each([Entry(ablation) for ablation in ablations], f"{names} off{at}")
-
-        self._step(switched)
+        self._step(lambda now: changes.switched(self._live, now, sites, off=off, mode=mode, positions=positions))
 
     def cut(self, site: str | Site, dest: int, src: int, off: bool = True) -> None:
         """Cut one edge of attention: at position `dest` the head no longer sees position `src`; `off=False` mends it.
@@ -217,30 +189,12 @@ class Session:
             >>> session.cut("L1H4", 7, 2)  # doctest: +SKIP
         """
         self._open()
-        self._live.need("patterns written")
-        edge = Ablate(site, "edge", edge=(dest, src))
-        self._check(edge)
-        if not 0 <= src <= dest:
-            raise InterventionError(
-                f"The edge {dest} ← {src} does not exist: attention looks back, from a position to an earlier one."
-            )
-        with self._lock:
-            for asked in self.question.examples if off and self.question is not None else ():
-                check_edge(edge, len(asked.tokens))
-            entry, name = Entry(edge), f"{edge.site.name} {dest} ← {src}"
-            self._step(
-                lambda now: now.with_entry(entry, f"{name} cut") if off else now.without([entry.key], f"{name} mended")
-            )
+        self._step(lambda now: changes.cut(self._live, now, site, dest, src, off=off))
 
     def set_mode(self, mode: AblateMode) -> None:
         """The mode of every ablation, those in force included; undo brings the old one back."""
         self._open()
-        Ablate("L0H0", mode)
-        with self._lock:
-            entries = tuple(e.in_mode(mode) for e in self.now.entries)
-            for entry in entries:
-                self._check(entry.intervention)
-            self._step(lambda now: replace(now, entries=entries, mode=mode, label=f"{mode} ablation", draft=""))
+        self._step(lambda now: changes.in_mode(self._live, now, mode))
 
     def strength(self, name: str, value: float, *, final: bool = True) -> None:
         """Set a named vector's coefficient, at every layer it acts on; a drag (`final=False`) is one step of the history.
@@ -249,15 +203,9 @@ class Session:
             InterventionError: when there is no such vector, or the strength is not a finite number.
         """
         self._open()
-        self._known(name)
-        value = finite_strength(value)
         with self._lock:
-            group = self.steering(name)
-            changed = tuple(Entry(steer.at(value), on) for steer, on in group)
-            for entry in changed:
-                self._check(entry.intervention)
-            if changed != self.now.moved_by(name):
-                moment = self.now.with_group(self.now.moved_by(name), changed, f"{name} {value:+z.2f}")
+            moment = changes.at_strength(self._live, self.now, name, finite_strength(value))
+            if moment.entries != self.now.entries:
                 self._step(lambda _now: replace(moment, draft=f"strength:{name}"))
             if final:
                 self._history.finish()
@@ -282,41 +230,17 @@ class Session:
                 prompt does not have included; nothing is changed then.
         """
         self._open()
-        self._known(name)
         with self._lock:
-            group = self.steering(name)
-            (first, is_on), *_ = group
-            if site is not None and site != place_name(self._live, [steer.site for steer, _ in group]):
-                steers = [first.placed(where) for where in (writes(self._live) if site == "writes" else span(site))]
-            else:
-                steers = [steer for steer, _ in group]
-            shown = is_on if on is None else on
-            changed = tuple(Entry(steer.placed(mode=mode, positions=positions), shown) for steer in steers)
-            for entry in changed:
-                self._check(entry.intervention)
-                if shown:  # one that a shorter prompt has left without its place can be switched off
-                    self._there(entry.intervention.positions)
-            label = f"{name} changed" if on is None else f"{name} {'on' if shown else 'off'}"
-            if changed == self.now.moved_by(name):
-                return
-            self._step(lambda now: now.with_group(now.moved_by(name), changed, label))
+            moment = changes.resettled(self._live, self.now, name, on=on, site=site, positions=positions, mode=mode)
+            if moment.entries != self.now.entries:
+                self._step(lambda _now: moment)
 
     def steering(self, name: str) -> tuple[tuple[Steer, bool], ...]:
         """How a named vector acts now, and whether it is on: once for every layer of its range.
 
         A `Steer` of the same name along another vector is not this one's: no slider moves it.
         """
-        vector = self._known(name)
-        group = [(e.intervention, e.on) for e in self.now.moved_by(name)]
-        found = tuple((steer, on) for steer, on in group if isinstance(steer, Steer))
-        return found or ((Steer(vector.site, vector, 0.0, name=name), True),)
-
-    def _known(self, name: str) -> SteeringVector:
-        vectors = self.now.vectors
-        vector = vectors.get(name)
-        if vector is None:
-            raise InterventionError(f"There is no vector {name!r}; there are {', '.join(vectors) or 'none yet'}.")
-        return vector
+        return changes.steering(self.now, name)
 
     def add_vector(self, vector: SteeringVector, name: str | None = None) -> None:
         """Give the session a vector that sliders and `strength` know by name.
@@ -326,12 +250,9 @@ class Session:
         undo brings the old one back.
         """
         self._open()
-        self._check(Steer(vector.site, vector, 0.0))
         called = checked_name(vector.name if name is None else name)
         with self._lock:
-            moment = self.now.remade(called, vector)
-            for entry in moment.moved_by(called):
-                self._check(entry.intervention)
+            moment = changes.remade(self._live, self.now, called, vector)
             self._history.knows(called, vector)
             if moment.entries == self.now.entries:
                 self._changed()
@@ -386,21 +307,6 @@ class Session:
     def held(self) -> AbstractContextManager[bool]:
         """While a `with` block of this runs, nobody else changes the session: for several reads, or changes, as one."""
         return self._lock
-
-    def _there(self, positions: Positions) -> None:
-        """Refuse the number of a position that a prompt of the question does not have.
-
-        Raises:
-            InterventionError: naming it.
-        """
-        question = self.question
-        for asked in question.examples if question is not None else ():
-            positions.mask(row_of(asked.tokens, len(asked.tokens)))
-
-    def _check(self, intervention: Intervention) -> None:
-        check_site(self._live.anatomy, intervention.site)
-        if isinstance(intervention, Steer):
-            compile_steps(self._live, [intervention], ())
 
     # ---- reading --------------------------------------------------------------------------------------------------
 
