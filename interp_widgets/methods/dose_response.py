@@ -205,7 +205,7 @@ def _of_many(
     found = iter([
         rows.one(i)
         for _, logits in whole_texts(live, asked, [()] * len(moving), moving, cancelled)
-        for rows in [rows_of(base, logits[:, asked.position].float())]
+        for rows in [rows_of(base, logits[:, asked.position].float(), cancelled)]
         for i in range(len(logits))
     ])  # fmt: skip
     rest = replace(rows_of(base, base.logits), kl=np.zeros(1, np.float32))
@@ -329,7 +329,7 @@ def text_means(
         for at, r in enumerate(rows):
             span = slice(n - 1, n - 1 + len(texts[r]))
             now, before = with_push[at, span].float(), without[at, span].float().log_softmax(-1)
-            metric[r] = float(asked.metric.of(now).mean())
+            metric[r] = float(asked.metric.of(now, cancelled).mean())
             kl[r] = max(0.0, float((before.exp() * (before - now.log_softmax(-1))).sum(-1).mean()))
             best = now[-1].softmax(-1).topk(min(TOP_K, now.shape[-1]))
             top[r, : len(best.indices)], share[r, : len(best.values)] = best.indices.cpu(), best.values.cpu()

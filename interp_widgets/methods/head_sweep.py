@@ -170,7 +170,7 @@ class Sweep:
     def _read(self, metrics: bool) -> None:
         """Whole answers cost a pass over the unembedding, whatever their number, so several chunks are read together."""
         hidden = torch.cat([hidden for _, hidden in self.unread])
-        rows = read_rows(self.live, self.base, hidden)
+        rows = read_rows(self.live, self.base, hidden, self.cancelled)
         parts = [part for chunk, _ in self.unread for part in chunk]
         self._take(parts, rows)
         if metrics:

@@ -116,7 +116,7 @@ def _metrics_from(
 
     hidden = halved(live, base, rows, run)
     metric = read_metric(live, base, hidden)
-    metric = read_rows(live, base, hidden).metric if metric is None else metric
+    metric = read_rows(live, base, hidden, cancelled).metric if metric is None else metric
     return np.asarray(metric, dtype=np.float64)
 
 

@@ -204,7 +204,7 @@ class _Pair:
             run = self._packed if packed else self._whole
             hidden = run(base, source, chunk, direction)
             metric = read_metric(self.live, base, hidden)
-            metric = read_rows(self.live, base, hidden).metric if metric is None else metric
+            metric = read_rows(self.live, base, hidden, self.cancelled).metric if metric is None else metric
             for cell, value in zip(chunk, metric, strict=True):
                 table[cell] = value
             done += sum(len(self.layers) - c.layer for c in chunk)

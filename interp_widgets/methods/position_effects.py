@@ -70,7 +70,9 @@ def position_effects(
     for start in range(0, len(asked.tokens), step):
         with live.lock, modes(live.device):
             before, after = (live.readout.logits(rows[start : start + step]) for rows in (plain, edited))
-            parts.append((asked.metric.of(before), asked.metric.of(after), _divergences(before, after)))
+            parts.append(
+                (asked.metric.of(before, cancelled), asked.metric.of(after, cancelled), _divergences(before, after))
+            )
     arrays = (torch.cat(column).float().cpu().numpy() for column in zip(*parts, strict=True))
     return PositionEffects(asked.tokens, *arrays)
 

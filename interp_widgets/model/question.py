@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from interp_widgets.model.errors import ModelRefusedError, PromptError
+from interp_widgets.model.errors import CancelledError, ModelRefusedError, PromptError
 
 MetricFn = Callable[[torch.Tensor], float]
 
@@ -59,11 +59,19 @@ class Metric:
             return getattr(self.fn, "__name__", "own metric").replace("_", " ").replace("<lambda>", "own metric")
         return "logit difference" if self.foil else "logit over the mean logit"
 
-    def of(self, logits: torch.Tensor) -> torch.Tensor:
-        """The metric of every row of `logits [row, vocab]` (float32), differentiable unless `fn` is set."""
+    def of(self, logits: torch.Tensor, cancelled: Callable[[], bool] | None = None) -> torch.Tensor:
+        """The metric of every row of `logits [row, vocab]` (float32), differentiable unless `fn` is set.
+
+        Raises:
+            PromptError: when `fn` gives what is not one number. CancelledError: when cancelled between two rows.
+        """
         if self.fn is not None:
-            # Each its own copy: a function that writes into what it gets must not write into a run that is kept.
-            numbers = [self.number(self.fn(row.clone())) for row in logits]
+            numbers: list[float] = []
+            for row in logits:
+                if cancelled is not None and cancelled():
+                    raise CancelledError
+                # Each its own copy: a function that writes into what it gets must not write into a run that is kept.
+                numbers.append(self.number(self.fn(row.clone())))
             return torch.tensor(numbers, dtype=torch.float32, device=logits.device)
         target = _pick(logits, self.target)
         return target - (_pick(logits, self.foil) if self.foil else logits.mean(-1))

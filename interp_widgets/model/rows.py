@@ -168,16 +168,19 @@ class Rows:
         return cls(*(np.concatenate(c) for c in columns))
 
 
-def read_rows(live: LiveModel, base: Base, hidden: torch.Tensor) -> Rows:
+def read_rows(live: LiveModel, base: Base, hidden: torch.Tensor, cancelled: Cancelled | None = None) -> Rows:
     """Metric, KL, rank and top tokens of `hidden [row, d_model]`, in float32, a few hundred megabytes at a time.
 
     Raises:
         ModelChangedError: when the model is no longer the one that `base` was recorded with.
+        CancelledError: when cancelled between two calls of the user's own metric.
     """
     step = max(1, READ_BYTES // (4 * live.anatomy.vocab))
     with live.lock, modes(live.device):
         same_model(live, base)
-        parts = [rows_of(base, live.readout.logits(hidden[i : i + step])) for i in range(0, hidden.shape[0], step)]
+        parts = [
+            rows_of(base, live.readout.logits(hidden[i : i + step]), cancelled) for i in range(0, hidden.shape[0], step)
+        ]
     return parts[0] if len(parts) == 1 else Rows.join(parts)
 
 
@@ -205,7 +208,7 @@ def divergence_of(before: torch.Tensor, after: torch.Tensor) -> float:
     return max(0.0, float((p.exp() * (p - q)).sum()))
 
 
-def rows_of(base: Base, logits: torch.Tensor) -> Rows:
+def rows_of(base: Base, logits: torch.Tensor, cancelled: Cancelled | None = None) -> Rows:
     """What is kept of `logits [row, vocab]`, compared with the base's answer."""
     own = torch.log_softmax(base.logits[0].float(), -1)
     share = own.exp()
@@ -216,5 +219,5 @@ def rows_of(base: Base, logits: torch.Tensor) -> Rows:
     probability = (values - total[:, None]).exp()
     wanted = list(base.asked.metric.target) or [target_of(base)]
     chance = (logits[:, wanted] - total[:, None]).exp().sum(-1)
-    columns = (base.asked.metric.of(logits), kl.clamp_min(0.0), rank, top, probability, chance)
+    columns = (base.asked.metric.of(logits, cancelled), kl.clamp_min(0.0), rank, top, probability, chance)
     return Rows(*(c.cpu().numpy() for c in columns))

@@ -144,7 +144,7 @@ def _batched(
 
     limit = row_limit(live, base)
     parts = [run_units(live, base, points[i : i + limit], births, cancelled) for i in range(0, len(points), limit)]
-    rows = read_rows(live, base, torch.cat(parts)) if parts else None
+    rows = read_rows(live, base, torch.cat(parts), cancelled) if parts else None
     return [rows.one(i) for i in range(len(points))] if rows is not None else []
 
 

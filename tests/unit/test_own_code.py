@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 
 import interp_widgets as iw
+from interp_widgets.methods.attribution import attribute
+from interp_widgets.methods.dose_response import dose_response
+from interp_widgets.methods.head_effects import head_effects
+from interp_widgets.methods.patching import patching
+from interp_widgets.methods.position_effects import position_effects
+from interp_widgets.model.errors import CancelledError
 from interp_widgets.model.interventions import Edit, Steer
+from interp_widgets.model.question import Question
 from tests.unit import tiny_models
 
 PROMPT = "w5 w9 w12 w5 w30 w7"
@@ -69,3 +76,41 @@ def test_an_edit_may_ask_the_session_for_a_run_of_its_own(session: iw.Session) -
     assert torch.equal(
         session.model.run(PROMPT, [nested]).logits, session.model.run(PROMPT, [Edit("L1", lambda x: x + mean)]).logits
     )
+
+
+Measured = Callable[[iw.Session, Question, Callable[[], bool]], object]
+SLOW_METRICS: dict[str, Measured] = {
+    "dose response": lambda s, asked, cancelled: dose_response(s.model, asked.first, push(), cancelled=cancelled),
+    "dose response at several layers": lambda s, asked, cancelled: dose_response(
+        s.model, asked.first, (push("L0"), push("L1")), cancelled=cancelled
+    ),
+    "heads": lambda s, asked, cancelled: head_effects(s.model, asked, mode="zero", cancelled=cancelled),
+    "patching": lambda s, asked, cancelled: patching(s.model, asked, cancelled=cancelled),
+    "positions": lambda s, asked, cancelled: position_effects(s.model, asked, [push()], cancelled),
+    "occlusion": lambda s, asked, cancelled: attribute(s.model, asked, method="occlusion", cancelled=cancelled),
+}
+
+
+def push(site: str = "L1") -> iw.Steer:
+    return iw.Steer(site, torch.linspace(-1, 1, 32), 1.0, positions="all")
+
+
+@pytest.mark.case("E08")
+@pytest.mark.parametrize("what", SLOW_METRICS)
+def test_what_is_measured_with_an_own_metric_stops_between_two_of_its_calls(what: str) -> None:
+    calls = 0
+
+    def metric(logits: torch.Tensor) -> float:
+        nonlocal calls
+        calls += 1
+        return float(logits[11] - logits[13])
+
+    session = iw.open(tiny_models.gpt2(), tiny_models.tokenizer())
+    asked = session.ask(PROMPT, "w11", "w13", corrupt="w6 w9 w12 w5 w30 w7", metric=metric)
+    SLOW_METRICS[what](session, asked, lambda: False)
+    whole, calls = calls, 0
+    assert whole > 4, "the metric is called so rarely that the test shows nothing"
+    with pytest.raises(CancelledError):
+        SLOW_METRICS[what](session, asked, lambda: calls >= 3)
+    session.close()
+    assert calls == 3
