@@ -382,8 +382,8 @@ class Chromium:
         context: BrowserContext = self._browser.new_context(viewport={"width": width, "height": height})
         page, witness, path = context.new_page(), Witness(), lab.add(cells)
         witness.watch(page)
-        lab.begin(path)
         try:
+            lab.begin(path)
             page.goto(f"{lab.url}/lab/tree/{quote(path)}?reset")
             notebook = Notebook(lab, page, path, witness)
             notebook.ready()
