@@ -51,6 +51,8 @@ class Computing:
         self._news = news
         self._publish = publish
         self._turns: dict[str, tuple[int, Cancelled]] = {}
+        # Between the look whether a job has been stopped and what it then shows, nothing stops it.
+        self._telling = threading.RLock()
         self._failed = -1
         self.error: str | None = None
 
@@ -110,7 +112,8 @@ class Computing:
         worker = self._worker
         answering = worker.any(mine(session, "answer", "do"))
         stopped = [view.panel for view in self._panels.views() if answering or worker.any(of(session, view.panel))]
-        worker.drop_where(mine(session, "answer", "panel", "do"))
+        with self._telling:
+            worker.drop_where(mine(session, "answer", "panel", "do"))
         for view in self._panels.views():
             view.interrupted()
         if answering:
@@ -212,9 +215,12 @@ class Computing:
             CancelledError: in a computation that has been told to stop, which has nothing to say any more.
         """
         worker, cancelled = self._turns.get(panel, (0, None))
-        if cancelled is not None and worker == threading.get_ident() and cancelled():
-            raise CancelledError  # on the page's thread it is what was wished, whatever is being computed meanwhile
-        self._show(panel, revision, status, data, progress, message)
+        with self._telling:
+            if cancelled is not None and worker == threading.get_ident() and cancelled():
+                raise CancelledError  # on the page's thread it is what was wished, whatever is being computed meanwhile
+            is_open = self._panels.show(panel, revision, status, data, progress, message)
+        if is_open:
+            self._news(panel)
 
     def _show(self, panel: str, *shown: Any) -> None:
         if self._panels.show(panel, *shown):

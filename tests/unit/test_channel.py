@@ -223,6 +223,33 @@ def test_an_interrupt_says_in_every_view_that_it_was_stopped_and_the_next_change
     bench.session.clear()
 
 
+@pytest.mark.case("E08", "F08")
+def test_a_token_that_is_being_told_while_the_kernel_is_interrupted_does_not_bring_the_text_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generating(bench)
+    panels = mirror_of(bench.session)._computing._panels
+    show, begun = panels.show, threading.Event()
+
+    def interrupted(panel: str, revision: int, status: str | None, *rest: Any) -> bool:
+        if status == "partial" and not begun.is_set():
+            begun.set()
+            stop = threading.Thread(target=channel.stop_all)
+            stop.start()
+            stop.join(0.3)
+        return show(panel, revision, status, *rest)
+
+    monkeypatch.setattr(panels, "show", interrupted)
+    assert begun.wait(5)
+    assert worker_of(bench.session.model).wait(5)
+    bench.page.wait(lambda: bench.page.panel(bench.sliders)["status"] == "failed", "the word in the view", 2.0)
+    channel.look_all()  # a cell has ended
+    assert worker_of(bench.session.model).wait(5)
+    assert bench.page.panel(bench.sliders)["status"] == "failed"
+    bench.sliders.tokens = 6
+    bench.session.clear()
+
+
 @pytest.mark.case("E08", "D11")
 def test_an_answer_that_was_interrupted_is_shown_once_a_cell_has_asked_for_it(bench: Bench) -> None:
     with bench.session.model.lock:
