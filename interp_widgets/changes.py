@@ -57,7 +57,7 @@ def switched(
     more = f" and {len(ablations) - 3} more" if len(ablations) > 3 else ""
     names = ", ".join(a.site.name for a in ablations[:3]) + more
     if not off:
-        heads = [0 if layer.attention is None else layer.attention.n_heads for layer in live.anatomy.layers]
+        heads = live.anatomy.head_counts
         return now.switched_on([a.site for a in ablations], heads, f"{names} on")
     _check_positions(now.question, where)
     at = "" if str(where) == "all" else f" at {where}"

@@ -298,7 +298,7 @@ def _gradient(value: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
         slope = cast("torch.Tensor | None", torch.autograd.grad(value.sum(), embeddings, allow_unused=True)[0])
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, NotImplementedError) as error:
+    except (RuntimeError, NotImplementedError) as error:  # what torch raises where an operation has no derivative
         reason = str(error).splitlines()[0].rstrip(".")
         raise FeatureOffError(
             f"This model gives no gradient ({reason}); use method='occlusion', which needs none."

@@ -121,3 +121,8 @@ class Anatomy:
     notes: tuple[str, ...] = ()
     gaps: dict[str, str] = field(default_factory=dict[str, str])
     errors: dict[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def head_counts(self) -> list[int]:
+        """How many heads each layer has, 0 where it has no softmax attention."""
+        return [0 if layer.attention is None else layer.attention.n_heads for layer in self.layers]

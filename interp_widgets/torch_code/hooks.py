@@ -232,7 +232,7 @@ def _reading(live: LiveModel, site: Site) -> nn.Module:
     elif site.part == "neurons" and layer.mlp is not None:
         module = layer.mlp.neurons
     elif site.part == "mlp_in" and layer.mlp is not None:
-        module = layer.mlp.entry or layer.mlp.module
+        module = layer.mlp.entry
     elif site.part == "resid_pre":
         module = layer.module
     elif site.part == "resid_post":

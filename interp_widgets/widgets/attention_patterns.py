@@ -16,7 +16,7 @@ from interp_widgets.widgets.pattern_overview import Overview, exact_layer, measu
 from interp_widgets.widgets.wire import Json
 
 __all__ = [
-    "AttentionPatterns", "cells_of", "heads_of", "large_of", "need_head", "overview_of", "pooled", "steps", "thumbnails",
+    "AttentionPatterns", "cells_of", "large_of", "need_head", "overview_of", "pooled", "steps", "thumbnails",
     "triangle",
 ]  # fmt: skip
 SHOWS = ("now", "difference", "value-weighted")
@@ -50,7 +50,7 @@ class AttentionPatterns(View):
         self._drawn: tuple[Snapshot, Overview] | None = None
         self._chosen = bool({"layer", "head"} & set(settings))
         if self._chosen and isinstance(session, Session):  # pyright: ignore[reportUnnecessaryIsInstance]
-            need_head(heads_of(session), settings.get("layer", 0), settings.get("head", 0))
+            need_head(session.model.anatomy.head_counts, settings.get("layer", 0), settings.get("head", 0))
         super().__init__(session, **settings)
 
     @traitlets.validate("layer", "head")
@@ -59,7 +59,7 @@ class AttentionPatterns(View):
         if self.session is not None:
             site: Json = {"layer": self.layer, "head": self.head, proposal["trait"].name: proposal["value"]}
             try:
-                need_head(heads_of(self.session), **site)
+                need_head(self.session.model.anatomy.head_counts, **site)
             except InterventionError as error:
                 raise traitlets.TraitError(str(error)) from error
         return proposal["value"]
@@ -70,7 +70,7 @@ class AttentionPatterns(View):
             super().act(action, args)
             return
         layer, head = args.get("layer"), args.get("head")
-        need_head(heads_of(self.session), layer, head)
+        need_head(self.session.model.anatomy.head_counts, layer, head)
         self._chosen = True
         with self.hold_trait_notifications():
             self.layer, self.head = layer, head  # pyright: ignore[reportAttributeAccessIssue]  (need_head saw to it)
@@ -108,7 +108,7 @@ class AttentionPatterns(View):
         return {"large": _large(values, *self._there())} if layer == self._there()[0] else {}
 
     def _there(self) -> tuple[int, int]:
-        heads = heads_of(self.session)
+        heads = self.session.model.anatomy.head_counts
         layer = min(int(self.layer or 0), len(heads) - 1)
         return layer, max(0, min(int(self.head or 0), heads[layer] - 1))
 
@@ -134,11 +134,6 @@ class AttentionPatterns(View):
 
 def _large(values: Array, layer: int, head: int) -> Json:
     return large_of(values[None], 0, head) | {"layer": layer}
-
-
-def heads_of(session: Session) -> list[int]:
-    """How many heads each layer has, 0 where it has no attention."""
-    return [0 if layer.attention is None else layer.attention.n_heads for layer in session.model.anatomy.layers]
 
 
 def need_head(heads: Sequence[int], layer: Any, head: Any) -> None:

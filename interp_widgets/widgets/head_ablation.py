@@ -22,7 +22,7 @@ from interp_widgets.model.live import LiveModel
 from interp_widgets.model.positions import Positions
 from interp_widgets.model.question import Asked
 from interp_widgets.session import Session, Snapshot
-from interp_widgets.widgets.attention_patterns import heads_of, need_head
+from interp_widgets.widgets.attention_patterns import need_head
 from interp_widgets.widgets.base import View
 from interp_widgets.widgets.guard import bundle
 from interp_widgets.widgets.head_tables import (
@@ -135,7 +135,7 @@ class HeadAblation(View):
             InterventionError: for a head that does not exist.
         """
         if action in ("first", "card"):
-            need_head(heads_of(self.session), args.get("layer"), args.get("head"))
+            need_head(self.session.model.anatomy.head_counts, args.get("layer"), args.get("head"))
             site = (int(args["layer"]), int(args["head"]))
             if action == "first":
                 self._hovered = site
@@ -256,7 +256,7 @@ class HeadAblation(View):
         """How long the sweep takes, where that is worth a sentence."""
         if not table.estimate >= SAY:
             return ""
-        return f"All {sum(heads_of(self.session))} heads take about {duration(table.estimate)}"
+        return f"All {sum(self.session.model.anatomy.head_counts)} heads take about {duration(table.estimate)}"
 
     def _with_hovered(self, snapshot: Snapshot, part: HeadEffects, cancelled: Cancelled) -> HeadEffects:
         """The table with the head that the pointer is on, measured by itself when its chunk has not come yet."""
@@ -303,7 +303,7 @@ def _pattern_scores(
     live: LiveModel, asked: Asked, interventions: Sequence[Intervention], cancelled: Cancelled
 ) -> dict[str, npt.NDArray[np.float32]]:
     """The scores that are read off attention patterns, `[layer, head]`, a layer at a time."""
-    heads = [0 if layer.attention is None else layer.attention.n_heads for layer in live.anatomy.layers]
+    heads = live.anatomy.head_counts
     names = ("previous-token", "duplicate-token", "induction")
     scores = {name: np.full((len(heads), max(heads)), np.nan, np.float32) for name in names}
 

@@ -105,7 +105,7 @@ def measure(
     Raises:
         FeatureOffError: when this model's attention cannot be read. CancelledError: when cancelled.
     """
-    heads = [0 if layer.attention is None else layer.attention.n_heads for layer in live.anatomy.layers]
+    heads = live.anatomy.head_counts
     layers = [layer for layer, count in enumerate(heads) if count]
     at_once = max(1, KEPT // (4 * len(asked.tokens) ** 2 * max(heads, default=1)))
     keep = frozenset(layers) if len(layers) <= at_once else frozenset(() if chosen is None else (chosen,))

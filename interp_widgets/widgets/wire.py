@@ -55,7 +55,7 @@ def token_of(token: Token) -> Json:
 
 
 def _model(live: LiveModel) -> Json:
-    heads = [0 if layer.attention is None else layer.attention.n_heads for layer in live.anatomy.layers]
+    heads = live.anatomy.head_counts
     return {
         "name": live.name,
         "layers": len(heads),

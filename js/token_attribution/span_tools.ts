@@ -36,7 +36,7 @@ export function spanTools({ context, result, by, pattern, selection, choose, loo
     const long = length > LONGEST;
     if (!long) look(field.value);
     tooLong.value = long
-      ? `This regular expression has ${length.toLocaleString("en")} letters; at most 1,000 can be sent. Shorten it.`
+      ? `This regular expression has ${length.toLocaleString("en")} letters; at most ${LONGEST.toLocaleString("en")} can be sent. Shorten it.`
       : null;
   });
   const settle = followed(

@@ -399,7 +399,7 @@ def test_patterns_of_a_model_without_heads_are_refused_with_the_reason(wire: Wir
 
 def test_a_layer_without_heads_is_refused_and_what_is_drawn_stays(wire: Wire) -> None:
     session, view, page = on(wire, "jamba")
-    heads = attention_patterns.heads_of(session)
+    heads = session.model.anatomy.head_counts
     hole = heads.index(0)
     here = (view.layer, view.head)
     assert here[0] in [layer for layer, count in enumerate(heads) if count]
